@@ -1,0 +1,273 @@
+"""One YAML file describes a run. Unknown keys and impossible combinations are refused here.
+
+Imports neither torch nor ray, so that a config can be checked anywhere in a blink.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LoraConfig(Section):
+    """Low-rank adapters on q, k, v, o, gate, up, down of both experts (AlphaGRPO: r 32, alpha
+    64).
+    """
+
+    rank: int = Field(32, ge=1)
+    alpha: float = Field(64.0, gt=0)
+
+
+class ModelConfig(Section):
+    """The policy's checkpoint and which of its parameters train."""
+
+    path: Path
+    """Folder in the official BAGEL layout."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    trainable: Literal["lora", "experts"] = "lora"
+    """``experts`` trains every decoder-layer weight of both experts; all else is frozen."""
+    lora: LoraConfig = LoraConfig()
+
+
+class TaskConfig(Section):
+    """What one trajectory is."""
+
+    kind: Literal["rt2i"] = "rt2i"
+    """Reasoning text-to-image: think, then draw."""
+    think: bool = True
+    system_prompt: str
+    """Read before the prompt; asks for a plan inside <think></think>."""
+    max_think_tokens: int = Field(1024, ge=4)
+    height: int = Field(512, ge=16)
+    width: int = Field(512, ge=16)
+
+
+class TextSampling(Section):
+    """How a thought is sampled. Log-probabilities are always those of the unfiltered softmax
+    at 1.
+    """
+
+    temperature: float = Field(1.0, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(0.8, gt=0, le=1)
+
+
+class GuidanceConfig(Section):
+    """Classifier-free guidance (BAGEL's scales and renormalisation)."""
+
+    text_scale: float = Field(4.0, ge=1)
+    image_scale: float = Field(1.0, ge=1)
+    interval: tuple[float, float] = (0.4, 1.0)
+    """Active for lo < t <= hi, in shifted time."""
+    renorm: Literal["none", "global", "channel", "text_channel"] = "global"
+    renorm_min: float = Field(0.0, ge=0, le=1)
+
+
+class WindowConfig(Section):
+    """The steps drawn by SDE and trained; all others are Euler steps."""
+
+    length: int = Field(10, ge=1)
+    allowed: tuple[int, int] = (0, 11)
+    """The window lies inside steps [lo, hi)."""
+
+
+class FlowConfig(Section):
+    """The denoising path of the rollout."""
+
+    num_points: int = Field(16, ge=2)
+    """Points of the time grid; the sampler takes ``num_points - 1`` steps."""
+    shift: float = Field(3.0, gt=0)
+    noise_level: float = Field(0.7, gt=0)
+    window: WindowConfig = WindowConfig()
+    guidance: GuidanceConfig = GuidanceConfig()
+    start_noise: Literal["sample", "group"] = "sample"
+    """``group``: all samples of a group start from the same noise, as helps small models."""
+
+
+class RolloutConfig(Section):
+    """How groups are drawn."""
+
+    group_size: int = Field(14, ge=2)
+    prompts_per_step: int = Field(32, ge=1)
+    num_runners: int = Field(1, ge=1)
+    cpus_per_runner: float = Field(1.0, ge=0)
+    gpus_per_runner: float = Field(0.0, ge=0)
+    threads: int = Field(1, ge=1)
+    """torch threads in each runner and in the learner: the same in both, or bits differ."""
+    groups_in_flight: int = Field(2, ge=1)
+    """Groups per runner at once: one is drawn while the others are being scored."""
+    max_lag: int = Field(0, ge=0)
+    """How many versions a group's policy may be behind the learner's."""
+    max_retries: int = Field(3, ge=0)
+    text: TextSampling = TextSampling()
+    flow: FlowConfig = FlowConfig()
+
+
+class TextLossConfig(Section):
+    """GSPO-style sequence ratio with DAPO-style asymmetric clip (method: objective, text part)."""
+
+    level: Literal["sequence", "token"] = "sequence"
+    clip_low: float = Field(0.20, gt=0, lt=1)
+    clip_high: float = Field(0.28, gt=0)
+    weight: float = Field(1.0, ge=0)
+    """lambda; the text loss also counts once per window step."""
+    kl_weight: float = Field(0.0, ge=0)
+
+
+class ImageLossConfig(Section):
+    """Flow-GRPO over the SDE window (method: objective, image part)."""
+
+    clip: float = Field(1e-5, gt=0)
+    advantage_clamp: float = Field(5.0, gt=0)
+    kl_weight: float = Field(0.0, ge=0)
+    guidance_in_training: bool = True
+    enabled: bool = True
+
+
+class AlgorithmConfig(Section):
+    """The GRPO objective."""
+
+    advantage_std: Literal["batch", "group"] = "batch"
+    advantage_epsilon: float = Field(1e-4, gt=0)
+    text: TextLossConfig = TextLossConfig()
+    image: ImageLossConfig = ImageLossConfig()
+
+
+class RewardConfig(Section):
+    """From verdicts to rewards."""
+
+    program: str = "dvreward"
+    aggregate: Literal["geometric", "mean", "sum_mean"] = "geometric"
+    format_bonus: float = Field(1.0, ge=0)
+    """Added where the text starts with <think> and ends with </think>."""
+    min_valid_share: float = Field(0.5, gt=0, le=1)
+    """A group with a smaller share of scored samples is drawn again."""
+    max_invalid_share: float = Field(0.2, gt=0, le=1)
+    """A step with a larger share of samples without a score stops the run."""
+
+
+class OptimizerConfig(Section):
+    """AdamW on the trainable parameters, with float32 masters."""
+
+    lr: float = Field(5e-5, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    grad_clip: float = Field(1.0, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+
+
+class ServiceConfig(Section):
+    """How the run reaches the two services."""
+
+    decomposer_app: str = "decomposer"
+    verifier_app: str = "verifier"
+    serve_config: Path | None = None
+    """Deployed where its applications are not already running; None: they must be running."""
+    question_store: Path | None = None
+    """Folder of kept question sets; None: inside the run folder."""
+    max_concurrency: int = Field(16, ge=1)
+    """Pictures in verification at once, per runner."""
+    deadline_s: float = Field(120.0, gt=0)
+    max_attempts: int = Field(4, ge=1)
+
+
+class DataConfig(Section):
+    """Where prompts come from: a ``.txt`` or ``.jsonl`` file, or ``shapes:train`` and the like."""
+
+    train: str
+    heldout: str
+    num_train: int | None = Field(None, ge=1)
+    thought_share: float = Field(0.5, ge=0, le=1)
+    """Of a world's prompts: the share that needs a thought."""
+
+
+class TrainingConfig(Section):
+    """How long, how often to save, and what to look at."""
+
+    num_steps: int = Field(100, ge=1)
+    max_minutes: float | None = Field(None, gt=0)
+    """Training stops at the step that passes this many minutes, evaluations not counted."""
+    checkpoint_every: int = Field(20, ge=1)
+    keep_checkpoints: int = Field(3, ge=1)
+    report_groups_every: int = Field(10, ge=1)
+    """Steps between sample groups kept with pictures for the report."""
+    parity_limit_share: float = Field(0.1, gt=0)
+    """Largest |log ratio| at step 0 as a share of the clip range; a run above it is refused."""
+
+
+class EvaluationConfig(Section):
+    """Held-out pictures before and after training, judged by the oracle where the world has one."""
+
+    num_plain: int = Field(256, ge=0)
+    num_thought: int = Field(256, ge=0)
+    num_points: int = Field(16, ge=2)
+    guidance: GuidanceConfig = GuidanceConfig()
+    text: TextSampling = TextSampling(temperature=0.3, top_p=1.0)
+    batch_size: int = Field(64, ge=1)
+    every: int | None = Field(None, ge=1)
+
+
+class RunConfig(Section):
+    """Everything about one run; written resolved into its folder."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(42, ge=0)
+    output: Path = Path("runs")
+    model: ModelConfig
+    task: TaskConfig
+    data: DataConfig
+    rollout: RolloutConfig = RolloutConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    reward: RewardConfig = RewardConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    services: ServiceConfig = ServiceConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> RunConfig:
+        flow, (low, high) = self.rollout.flow, self.rollout.flow.window.allowed
+        steps = flow.num_points - 1
+        if not 0 <= low < high <= steps:
+            raise ValueError(
+                f"rollout.flow.window.allowed must lie inside the schedule's {steps} steps, "
+                f"got [{low}, {high}); raise rollout.flow.num_points or narrow the range"
+            )
+        if flow.window.length > high - low:
+            raise ValueError(
+                f"rollout.flow.window.length must fit into its allowed range, got "
+                f"{flow.window.length} steps in [{low}, {high}); shorten the window "
+                "or widen the range"
+            )
+        low_t, high_t = flow.guidance.interval
+        if not low_t < high_t:
+            raise ValueError(
+                "rollout.flow.guidance.interval must be increasing, "
+                f"got [{low_t}, {high_t}]; swap them"
+            )
+        if not self.task.think and self.reward.format_bonus:
+            raise ValueError(
+                "reward.format_bonus rewards a well-formed thought, got "
+                f"{self.reward.format_bonus} with task.think false; set reward.format_bonus to 0"
+            )
+        if not self.task.think and not self.algorithm.image.enabled:
+            raise ValueError(
+                "nothing would train with task.think and algorithm.image.enabled both false; "
+                "turn one of them on"
+            )
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, ``<output>/<name>``."""
+        return self.output / self.name

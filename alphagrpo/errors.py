@@ -1,0 +1,81 @@
+"""One exception tree for the whole mesh.
+
+::
+
+    MeshError
+    ├── ConfigError            (ValueError)       a user's setting or file; nothing was started
+    │   ├── CheckpointError                       a model folder that is missing or damaged
+    │   └── PromptFileError                       an empty or undecodable prompt file
+    ├── ServiceError           (RuntimeError)     a service answered with a failure
+    │   ├── ServiceUnavailable (ConnectionError)  no answer; worth a retry
+    │   ├── DeadlineExceeded   (TimeoutError)     the answer was late
+    │   ├── NoQuestions        (ValueError)       a prompt the decomposer can make no question of
+    │   └── BadImage           (ValueError)       bytes that are no allowed picture
+    ├── WeightsError           (RuntimeError)     weights with a wrong checksum or version
+    ├── ParityError            (RuntimeError)     rollout and replay disagree beyond the clip range
+    ├── PolicyDataError        (RuntimeError)     trajectories that may not be trained on
+    └── EnvironmentProblem     (RuntimeError)     memory, ports, a cluster already running
+
+Every message says the rule, the value got and the remedy. All of them survive pickling: Ray raises
+them again on the other side of a process boundary.
+"""
+
+from __future__ import annotations
+
+
+class MeshError(Exception):
+    """Root of every error this project raises on purpose."""
+
+
+class ConfigError(MeshError, ValueError):
+    """A setting, file or combination the user can mend; raised before anything is started."""
+
+
+class CheckpointError(ConfigError):
+    """A model folder that is missing, truncated, or whose tensors do not fit its config."""
+
+
+class PromptFileError(ConfigError):
+    """A prompt file that is empty, not UTF-8, or holds a malformed line."""
+
+
+class ServiceError(MeshError, RuntimeError):
+    """A decomposer, verifier or generator call that failed for good."""
+
+
+class ServiceUnavailable(ServiceError, ConnectionError):
+    """No answer could be had. Never turned into reward 0: a zero is an opinion, this is an
+    absence.
+    """
+
+
+class DeadlineExceeded(ServiceError, TimeoutError):
+    """The answer did not come inside the call's deadline."""
+
+
+class NoQuestions(ServiceError, ValueError):
+    """A prompt of which no valid question could be made; the prompt is set aside, never trained."""
+
+
+class BadImage(ServiceError, ValueError):
+    """Bytes that do not decode to a picture, or a picture outside the allowed size or mode."""
+
+
+class WeightsError(MeshError, RuntimeError):
+    """Weights whose checksum, version or layout is not what the manifest says."""
+
+
+class ParityError(MeshError, RuntimeError):
+    """Replayed log-probabilities differ from the rollout's by more than a tenth of the clip
+    range.
+    """
+
+
+class PolicyDataError(MeshError, RuntimeError):
+    """Trajectories that may not be trained on, such as too many samples without a score."""
+
+
+class EnvironmentProblem(MeshError, RuntimeError):
+    """The machine or cluster cannot run this: too little memory, a port in use, a cluster
+    already up.
+    """

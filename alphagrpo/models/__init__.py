@@ -1,0 +1,1 @@
+"""Unified models: the protocol the mesh trains against, and BAGEL."""

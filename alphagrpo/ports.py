@@ -1,0 +1,180 @@
+"""What the training loop talks to. Ray, in-process and fake adapters all speak these protocols.
+
+References to groups are opaque to the loop: with Ray they are object-store references, in process
+they are the groups themselves. The loop only ever reads :class:`GroupReport`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from alphagrpo.types import (
+    Prompt,
+    Question,
+    QuestionSet,
+    RolloutJob,
+    Score,
+    Verdict,
+    WeightsManifest,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Seconds a group spent in each stage, as its runner saw them."""
+
+    draw_s: float = 0.0
+    """Thinking and denoising."""
+    verify_s: float = 0.0
+    """From the first verification call of the group to its last answer."""
+    pull_s: float = 0.0
+    """Fetching and checking newer weights before the group was drawn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One drawn sample as people look at it: for the report, the ledger and the dashboard."""
+
+    id: str
+    thought: str
+    """The sampled text, think tags included; empty without thinking."""
+    score: Score | None
+    reward: float | None
+    png: bytes | None = None
+    """The picture, only where the job asked for it."""
+    picture_hash: str = ""
+    """sha256 of the pixels, hex; names the file in the run folder."""
+    invalid_reason: str = ""
+    """Why no score could be had; empty for a scored sample."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupReport:
+    """The small half of a finished group; the large half stays behind :attr:`reference`."""
+
+    job: RolloutJob
+    questions: QuestionSet
+    samples: tuple[Sample, ...]
+    reference: Any
+    """The :class:`alphagrpo.types.Group`, or an object-store reference to it."""
+    runner: str
+    timings: Timings = Timings()
+
+    @property
+    def num_valid(self) -> int:
+        """Samples that have a reward."""
+        return sum(sample.reward is not None for sample in self.samples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureRequest:
+    """One picture for evaluation or a person: no training, no SDE."""
+
+    prompt: Prompt
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """The answer to a :class:`PictureRequest`."""
+
+    prompt: Prompt
+    thought: str
+    pixels: NDArray[np.uint8]
+    """[H, W, 3]"""
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateReport:
+    """What one optimizer step did."""
+
+    step: int
+    """Optimizer steps taken so far, this one included."""
+    skipped: bool = False
+    """True where every advantage was zero, so that no step was taken."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """``area/name`` to value: losses, ratios, clip shares, gradient norm, seconds."""
+
+
+class Decomposer(Protocol):
+    """Breaks a prompt into atomic yes/no questions."""
+
+    async def decompose(self, prompt: Prompt) -> QuestionSet:
+        """Questions of ``prompt``. Raises NoQuestions, ServiceUnavailable or DeadlineExceeded."""
+        ...
+
+
+class Verifier(Protocol):
+    """Answers questions about a picture."""
+
+    async def verify(
+        self, pixels: NDArray[np.uint8], questions: Sequence[Question]
+    ) -> tuple[Verdict, ...]:
+        """One verdict per question, in order, about ``pixels`` [H, W, 3].
+
+        All questions of a picture go in one call. Raises ServiceUnavailable or DeadlineExceeded
+        when not every verdict could be had.
+        """
+        ...
+
+
+class RolloutPool(Protocol):
+    """Draws and scores groups, anywhere."""
+
+    @property
+    def size(self) -> int:
+        """How many groups are worth having in flight at once."""
+        ...
+
+    async def roll_out(
+        self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
+    ) -> GroupReport:
+        """Draw and score one group; lost runners are retried elsewhere with the same seeds."""
+        ...
+
+    async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
+        """Draw pictures for evaluation with weights of exactly ``version``, in order."""
+        ...
+
+
+class Learner(Protocol):
+    """Owns the policy's trainable parameters."""
+
+    async def update(self, groups: Sequence[Any]) -> UpdateReport:
+        """One GRPO step on the groups behind these references."""
+        ...
+
+    async def publish(self) -> WeightsManifest:
+        """Publish the current parameters as a new version and return its manifest."""
+        ...
+
+    async def save(self, folder: str) -> None:
+        """Write parameters, optimizer and step (safetensors and JSON) into ``folder``."""
+        ...
+
+    async def load(self, folder: str) -> int:
+        """Restore what :meth:`save` wrote; returns the step."""
+        ...
+
+
+class WeightStore(Protocol):
+    """Versioned weights: published by the learner, pulled by runners."""
+
+    async def publish(self, chunks: Sequence[Any], manifest: WeightsManifest) -> None:
+        """Make a version available. Versions only grow."""
+        ...
+
+    async def newest(self) -> WeightsManifest | None:
+        """The newest manifest, or None before the first publication."""
+        ...
+
+    async def fetch(self, version: int) -> tuple[WeightsManifest, Sequence[Any]]:
+        """Manifest and flat uint8 chunks of ``version``; raises WeightsError if it is gone."""
+        ...

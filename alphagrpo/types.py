@@ -1,0 +1,222 @@
+"""The records that travel through the mesh: frozen, documented per field, free of torch and ray.
+
+Arrays are numpy so that a trajectory crosses Ray's object store without a copy.
+Legend of shapes: L text token, K trained SDE step, N image token, C latent channel per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+QuestionKind = Literal["semantic", "quality"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What the user wants drawn.
+
+    Example: ``Prompt(id="p17", text="two red circles on a black background")``
+    """
+
+    id: str
+    """Stable across runs: file stem and line number, or the world's own scene id."""
+    text: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values only. The shapes world keeps the scene specification here, for the oracle
+    alone.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One atomic yes/no question about the picture; "yes" is always the good answer.
+
+    Example: ``Question(id="s0", text="is there a red circle ?", kind="semantic", tag="Existence")``
+    """
+
+    id: str
+    """Unique in its set: ``s<i>`` for semantic, ``q<i>`` for quality questions."""
+    text: str
+    kind: QuestionKind
+    tag: str
+    """One of the paper's 10 semantic or 8 quality aspects (DVReward, section 3.1)."""
+    depends_on: tuple[str, ...] = ()
+    """Ids of questions that make no sense unless these are answered yes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionSet:
+    """All questions of one prompt, and which program and model made them."""
+
+    prompt: str
+    """The prompt's text: questions are keyed by what was asked, not by who asked."""
+    questions: tuple[Question, ...]
+    revision: str
+    """``<program>@<model revision>``, so that a reward can be traced to what made its questions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The verifier's answer to one question about one picture.
+
+    Example: ``Verdict(question_id="s0", p_yes=0.91, judge="shapes-verifier@4f2c")``
+    """
+
+    question_id: str
+    p_yes: float
+    """P(yes) / (P(yes) + P(no)) at the first answer token, summed over spellings; in [0, 1]."""
+    judge: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A reward program's opinion of one picture. A score that could not be had is ``None``,
+    never 0.
+    """
+
+    semantic: float
+    """Mean P(yes) over the semantic questions; in [0, 1]."""
+    quality: float
+    """Mean P(yes) over the quality questions; in [0, 1]."""
+    reward: float
+    """What the program makes of both; DVReward: their geometric mean, in [0, 1]."""
+    verdicts: tuple[Verdict, ...]
+    program: str = "dvreward"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenText:
+    """Text the policy was given: a condition, never trained."""
+
+    token_ids: NDArray[np.int64]
+    """[L], without the framing start and end ids, which the model adds."""
+    role: Literal["system", "prompt"] = "prompt"
+    """``system`` stays in the text-free guidance branch, ``prompt`` does not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenImage:
+    """A picture the policy was shown, as latents: encoding again would change the condition."""
+
+    latents: NDArray[np.float32]
+    """[N, C], row-major tokens."""
+    pixels: NDArray[np.uint8]
+    """[H, W, 3], for the vision transformer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSegment:
+    """Text the policy sampled: a thought or a reflection."""
+
+    token_ids: NDArray[np.int64]
+    """[L] the exact sampled ids in order, the closing end id included if it was sampled."""
+    log_probs: NDArray[np.float32]
+    """[L] log-probability of each id under the unfiltered softmax at temperature 1."""
+    finished: bool
+    """False where the token limit cut the text; then no end id is among ``token_ids``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSegment:
+    """A picture the policy drew, with what is needed to replay its SDE window."""
+
+    window_start: int
+    """First step (index into the time grid) of the trained SDE window."""
+    latents: NDArray[np.float32]
+    """[K + 1, N, C]: x before the window's first step, then after each of its K steps."""
+    log_probs: NDArray[np.float32]
+    """[K] mean over (N, C) of -(x_next - mu)^2 / (2 sigma^2 (-dt))."""
+    noise_seed: int
+    """Seed of the start noise and the window's noise; (seed, sample, step) gives each draw."""
+    final_latents: NDArray[np.float32]
+    """[N, C] the clean end of the path; what a later round is shown."""
+    pixels: NDArray[np.uint8]
+    """[H, W, 3] the decoded picture."""
+
+
+Segment = GivenText | GivenImage | TextSegment | ImageSegment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """One sample: what it was given, what it thought, what it drew, and which policy did so."""
+
+    id: str
+    """``<run>/<prompt>/<visit>/<sample>``: the same whichever worker drew it, however often."""
+    sample: int
+    """Index in its group, 0 .. G - 1."""
+    seed: int
+    policy_version: int
+    segments: tuple[Segment, ...]
+    well_formed: bool = True
+    """The thought opens and closes with the think tags (what the format bonus asks)."""
+
+    @property
+    def text(self) -> TextSegment | None:
+        """The last sampled text, or None for a run without thinking."""
+        return next((s for s in reversed(self.segments) if isinstance(s, TextSegment)), None)
+
+    @property
+    def image(self) -> ImageSegment:
+        """The last picture drawn: the one that is scored."""
+        for segment in reversed(self.segments):
+            if isinstance(segment, ImageSegment):
+                return segment
+        raise LookupError(f"trajectory {self.id} holds no drawn image")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutJob:
+    """An order for one group. Running it twice, anywhere, gives the same trajectories."""
+
+    run: str
+    prompt: Prompt
+    visit: int
+    """How often this prompt was drawn before in this run; part of the seed."""
+    group_size: int
+    policy_version: int
+    """The version that must draw it; a runner pulls until it has it."""
+    seed: int
+    """The run's seed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """All G samples of one prompt: the unit of dispatch, retry, statistics and training."""
+
+    job: RolloutJob
+    trajectories: tuple[Trajectory, ...]
+    """G of them, in order of ``sample``."""
+    questions: QuestionSet | None = None
+    scores: tuple[Score | None, ...] = ()
+    """One per trajectory; None where no score could be had."""
+    rewards: tuple[float | None, ...] = ()
+    """What the advantage is computed from: the score plus task bonuses; None where invalid."""
+
+    @property
+    def valid(self) -> tuple[bool, ...]:
+        """Which samples have a reward and so may be trained on."""
+        return tuple(reward is not None for reward in self.rewards)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsManifest:
+    """What a published set of weights is: enough to refuse a wrong or half-arrived one."""
+
+    version: int
+    checksum: str
+    """sha256 over all chunks in order, hex."""
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+    """torch names without the prefix: ``float32``, ``bfloat16``."""
+    offsets: tuple[int, ...]
+    """Byte offset of each tensor in the flat buffer."""
+    nbytes: int
+    kind: Literal["lora", "full"] = "full"
