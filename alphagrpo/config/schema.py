@@ -112,6 +112,13 @@ class RolloutConfig(Section):
     flow: FlowConfig = FlowConfig()
 
 
+class LearnerConfig(Section):
+    """What the central learner reserves of the cluster."""
+
+    cpus: float = Field(1.0, ge=0)
+    gpus: float = Field(0.0, ge=0)
+
+
 class TextLossConfig(Section):
     """GSPO-style sequence ratio with DAPO-style asymmetric clip (method: objective, text part)."""
 
@@ -215,6 +222,9 @@ class EvaluationConfig(Section):
     text: TextSampling = TextSampling(temperature=0.3, top_p=1.0)
     batch_size: int = Field(64, ge=1)
     every: int | None = Field(None, ge=1)
+    """Steps between probes: small evaluations during training, on the first prompts of each sort."""
+    num_probe: int = Field(32, ge=1)
+    """Prompts of each sort in a probe."""
 
 
 class RunConfig(Section):
@@ -227,12 +237,15 @@ class RunConfig(Section):
     task: TaskConfig
     data: DataConfig
     rollout: RolloutConfig = RolloutConfig()
+    learner: LearnerConfig = LearnerConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     reward: RewardConfig = RewardConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     services: ServiceConfig = ServiceConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Package versions of the run; written into its folder, never read."""
 
     @model_validator(mode="after")
     def _possible(self) -> RunConfig:

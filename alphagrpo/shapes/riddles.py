@@ -1,0 +1,117 @@
+"""Riddles: descriptions that need a thought before they can be drawn.
+
+Every phrase has one answer and an identity of its own, so that a policy may know some phrases and
+confuse others, and a run can show which of them it learnt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from alphagrpo.shapes.specs import Item, Spec
+
+Slot = Literal["kind", "colour", "count"]
+
+KIND_RIDDLES: Mapping[str, str] = {
+    "round shape": "circle",
+    "shape without corners": "circle",
+    "shape like a wheel": "circle",
+    "shape with four equal sides": "square",
+    "shape like a window": "square",
+    "shape like a box": "square",
+    "shape with three sides": "triangle",
+    "shape with three corners": "triangle",
+    "shape like a tent": "triangle",
+    "shape like a plus sign": "cross",
+    "shape with four arms": "cross",
+    "shape like two crossed bars": "cross",
+}
+"""Singular noun phrase to kind."""
+COLOUR_RIDDLES: Mapping[str, str] = {
+    "blood": "red",
+    "a tomato": "red",
+    "a strawberry": "red",
+    "grass": "green",
+    "a leaf": "green",
+    "a frog": "green",
+    "the sky": "blue",
+    "the sea": "blue",
+    "a whale": "blue",
+    "a lemon": "yellow",
+    "the sun": "yellow",
+    "a banana": "yellow",
+    "a plum": "purple",
+    "a grape": "purple",
+    "lavender": "purple",
+    "a carrot": "orange",
+    "a pumpkin": "orange",
+    "a fox": "orange",
+}
+"""Used as ``in the colour of ...``."""
+COUNT_RIDDLES: Mapping[str, str] = {
+    "there are eyes on a face": "2",
+    "a bird has legs": "2",
+    "a bike has wheels": "2",
+    "a triangle has corners": "3",
+    "a traffic light has lamps": "3",
+    "a fork has tips": "3",
+    "a square has corners": "4",
+    "a car has wheels": "4",
+    "a dog has legs": "4",
+}
+"""Used as ``as many ... as ...``; the answer in digits."""
+RIDDLES: Mapping[Slot, Mapping[str, str]] = {
+    "kind": KIND_RIDDLES,
+    "colour": COLOUR_RIDDLES,
+    "count": COUNT_RIDDLES,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Riddle:
+    """One riddle phrase as used in a prompt."""
+
+    slot: Slot
+    phrase: str
+    answer: str
+    item: int
+    """Index of the item of the specification it speaks of."""
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values only, for ``Prompt.metadata["riddles"]``."""
+        return {"slot": self.slot, "phrase": self.phrase, "answer": self.answer, "item": self.item}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Riddle:
+        """The inverse of :meth:`to_json`."""
+        return cls(value["slot"], value["phrase"], value["answer"], int(value["item"]))
+
+
+def riddle_noun(phrase: str, count: int) -> str:
+    """``shape with three sides``, or ``shapes with three sides`` where there are several."""
+    return phrase if count == 1 else phrase.replace("shape", "shapes", 1)
+
+
+def misread(spec: Spec, riddles: tuple[Riddle, ...], answers: Mapping[str, str]) -> Spec | None:
+    """What the prompt would mean to someone who takes phrase ``p`` for ``answers[p]``.
+
+    None where that cannot be drawn. With it a noisy thought corpus is made from right prompts.
+    """
+    items = list(spec.items)
+    for riddle in riddles:
+        answer = answers.get(riddle.phrase, riddle.answer)
+        items[riddle.item] = _with(items[riddle.item], riddle.slot, answer)
+    absent = spec.absent
+    if absent in {word for item in items for word in item[1:]}:
+        return None
+    if sum(item.number for item in items) > 4 or len({i[1:] for i in items}) < len(items):
+        return None
+    return Spec(tuple(items), spec.relation, spec.background, absent)
+
+
+def _with(item: Item, slot: Slot, answer: str) -> Item:
+    if slot == "count":
+        return item._replace(number=int(answer))
+    return item._replace(kind=answer) if slot == "kind" else item._replace(colour=answer)

@@ -1,0 +1,57 @@
+"""`ray_cluster.yaml` against Ray's own schema, and the promises its comments make."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> dict:
+    return yaml.safe_load((ROOT / "ray_cluster.yaml").read_text(encoding="utf-8"))
+
+
+def test_cluster_file_is_valid_under_rays_schema(cluster: dict) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(cluster)
+    validate_config(prepared)
+    assert prepared["head_node_type"] == "head"
+
+
+def test_schema_refuses_a_typo(cluster: dict) -> None:
+    from jsonschema import ValidationError
+    from ray.autoscaler._private.util import validate_config
+
+    with pytest.raises(ValidationError):
+        validate_config({**cluster, "idle_timeout_minuts": 15})
+
+
+def test_every_role_has_a_pool_label(cluster: dict) -> None:
+    pools = {
+        name: node["labels"]["mesh.pool"] for name, node in cluster["available_node_types"].items()
+    }
+    assert pools == {name: name for name in ("head", "learner", "rollout", "verifier")}
+
+
+def test_learner_is_never_preempted(cluster: dict) -> None:
+    market = {
+        name: node["node_config"].get("InstanceMarketOptions", {}).get("MarketType")
+        for name, node in cluster["available_node_types"].items()
+    }
+    assert market["rollout"] == "spot"
+    assert market["learner"] is None
+
+
+@pytest.mark.parametrize("commands", ["head_start_ray_commands", "worker_start_ray_commands"])
+def test_token_authentication_is_on_everywhere(cluster: dict, commands: str) -> None:
+    start = [line for line in cluster[commands] if "ray start" in line]
+    assert start
+    assert all("RAY_AUTH_MODE=token" in line for line in start)
+    assert "~/.ray/auth_token" in cluster["file_mounts"]
+
+
+def test_dashboard_stays_on_loopback(cluster: dict) -> None:
+    assert any("--dashboard-host=127.0.0.1" in line for line in cluster["head_start_ray_commands"])
