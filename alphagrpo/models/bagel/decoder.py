@@ -1,0 +1,269 @@
+"""The two-expert decoder: a Qwen2 shape with query-key norm, every weight twice.
+
+One expert ("und") processes text, vision tokens and markers; the other ("gen", ``_moe_gen`` in the
+checkpoint) processes latent tokens only. All tokens share one attention. The tokens of each expert
+are one contiguous slice, understanding first: routing is a split, never a gather. The order of
+tokens inside a block does not matter to attention, which sees rotary positions and a mask.
+
+Legend of shapes: B sequence, U understanding token, G generation token, S = U + G, T cached token,
+D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from alphagrpo.models.bagel.attention import AttentionKernel, attend
+from alphagrpo.models.bagel.config import LlmConfig
+from alphagrpo.models.bagel.embeddings import rotary
+from alphagrpo.models.bagel.norm import RmsNorm
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """Rotary tables of one call, [B, S or 1, 1, head_dim]; the query's hold the attention scale."""
+
+    q_cos: Tensor
+    q_sin: Tensor
+    k_cos: Tensor
+    k_sin: Tensor
+
+    @classmethod
+    def at(cls, position: Tensor, config: LlmConfig) -> Rotation:
+        """Tables for ``position`` [B, S], or [B, 1] where all tokens share one position."""
+        cos, sin = rotary(position, config.head_dim, config.rope_theta)
+        cos, sin = cos[:, :, None], sin[:, :, None]
+        # rotate(x) = x * cos + swap_halves(x) * signed sin: a roll swaps, the sign is kept here.
+        low, high = sin.chunk(2, dim=-1)
+        sin = torch.cat([-low, high], dim=-1)
+        scale = config.head_dim**-0.5
+        return cls(cos * scale, sin * scale, cos, sin)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return torch.addcmul(x * cos, torch.roll(x, x.shape[-1] // 2, dims=-1), sin)
+
+
+class Mlp(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] to [..., D]."""
+        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Attention(nn.Module):
+    """Projections and query-key norms of both experts."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        hidden, dim = config.hidden_size, config.head_dim
+        queries, keys = config.num_attention_heads * dim, config.num_key_value_heads * dim
+        for suffix in ("", "_moe_gen"):
+            self.add_module(f"q_proj{suffix}", nn.Linear(hidden, queries))
+            self.add_module(f"k_proj{suffix}", nn.Linear(hidden, keys))
+            self.add_module(f"v_proj{suffix}", nn.Linear(hidden, keys))
+            self.add_module(f"o_proj{suffix}", nn.Linear(queries, hidden, bias=False))
+            self.add_module(f"q_norm{suffix}", RmsNorm(dim, config.rms_norm_eps))
+            self.add_module(f"k_norm{suffix}", RmsNorm(dim, config.rms_norm_eps))
+
+    def queries(self, x: Tensor, suffix: str) -> Tensor:
+        """Normalised queries [B, S, heads, head_dim] of one expert's tokens [B, S, D]."""
+        modules = self._modules
+        q = modules["q_proj" + suffix](x)  # type: ignore[misc]
+        return modules["q_norm" + suffix](q.view(*x.shape[:2], -1, self.head_dim))  # type: ignore[misc]
+
+    def keys_values(self, x: Tensor, suffix: str) -> tuple[Tensor, Tensor]:
+        """Normalised keys and values, each [B, S, kv_heads, head_dim], of one expert's tokens."""
+        modules = self._modules
+        shape = (*x.shape[:2], -1, self.head_dim)
+        k = modules["k_proj" + suffix](x).view(shape)  # type: ignore[misc]
+        v = modules["v_proj" + suffix](x).view(shape)  # type: ignore[misc]
+        return modules["k_norm" + suffix](k), v  # type: ignore[misc]
+
+    def output(self, x: Tensor, suffix: str) -> Tensor:
+        """Output projection [B, S, heads * head_dim] to [B, S, D]."""
+        return self._modules["o_proj" + suffix](x)  # type: ignore[misc]
+
+
+class Layer(nn.Module):
+    """One decoder layer of both experts."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        hidden, eps = config.hidden_size, config.rms_norm_eps
+        self.self_attn = Attention(config)
+        for suffix in ("", "_moe_gen"):
+            self.add_module(f"mlp{suffix}", Mlp(config))
+            self.add_module(f"input_layernorm{suffix}", RmsNorm(hidden, eps))
+            self.add_module(f"post_attention_layernorm{suffix}", RmsNorm(hidden, eps))
+
+    def forward(
+        self,
+        parts: Sequence[tuple[str, Tensor]],
+        rotation: Rotation,
+        past: tuple[Tensor, Tensor],
+        bias: Tensor | None,
+        kernel: AttentionKernel,
+        wanted: frozenset[str],
+    ) -> tuple[list[tuple[str, Tensor]], Tensor, Tensor]:
+        """Process the experts' slices ``(suffix, [B, S_e, D])`` together.
+
+        Slices whose suffix is not in ``wanted`` give keys and values only, and are not returned.
+        Returns the slices, and this block's keys and values (without the past).
+        """
+        modules = self._modules
+        norms = [_lowered(modules["input_layernorm" + suffix](x)) for suffix, x in parts]  # type: ignore[misc]
+        k, v = self._keys_values(parts, norms, rotation)
+        asking = [i for i, (suffix, _) in enumerate(parts) if suffix in wanted]
+        if not asking:
+            return [], k, v
+        attention: Attention = self.self_attn
+        q = _join([attention.queries(norms[i], parts[i][0]) for i in asking])
+        q_cos, q_sin = rotation.q_cos, rotation.q_sin
+        skipped = v.shape[1] - q.shape[1]
+        if skipped and q_cos.shape[1] > 1:
+            raise ValueError("only tokens at one shared rotary position may be left out as queries")
+        q = _rotate(q, q_cos, q_sin).to(v.dtype)
+        if bias is not None and skipped and bias.shape[1] > 1:
+            raise ValueError("only a block that sees everything may leave out queries")
+        mixed = attend(q, _heads_first(past[0], k), _heads_first(past[1], v), bias, kernel)
+        done = []
+        start = 0
+        for i in asking:
+            suffix, x = parts[i]
+            rows = mixed[:, start : start + x.shape[1]] if len(asking) > 1 else mixed
+            start += x.shape[1]
+            x = x + attention.output(rows, suffix)
+            inner = _lowered(modules["post_attention_layernorm" + suffix](x))  # type: ignore[misc]
+            x = x + modules["mlp" + suffix](inner)  # type: ignore[misc]
+            done.append((suffix, x))
+        return done, k, v
+
+    def _keys_values(
+        self, parts: Sequence[tuple[str, Tensor]], norms: Sequence[Tensor], rotation: Rotation
+    ) -> tuple[Tensor, Tensor]:
+        pairs = [
+            self.self_attn.keys_values(x, suffix)
+            for (suffix, _), x in zip(parts, norms, strict=True)
+        ]
+        v = _join([pair[1] for pair in pairs])
+        k = _rotate(_join([pair[0] for pair in pairs]), rotation.k_cos, rotation.k_sin)
+        return k.to(v.dtype), v
+
+
+def _lowered(x: Tensor) -> Tensor:
+    """``x`` in autocast's type: one conversion here instead of one per projection."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+def _join(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim=1)
+
+
+def _heads_first(past: Tensor, new: Tensor) -> Tensor:
+    """Cached and new tokens together as [B, kv_heads, T + S, head_dim], in one copy."""
+    new = new.transpose(1, 2)
+    if past.shape[1] == 0:
+        return new.contiguous()
+    return torch.cat([past.to(new.dtype).transpose(1, 2), new], dim=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What one pass through the decoder gives."""
+
+    und: Tensor | None
+    """[B, U, D] after the final norm, or None where it was not asked for."""
+    gen: Tensor | None
+    """[B, G, D] after the final norm, or None where it was not asked for."""
+    keys: tuple[Tensor, ...]
+    """Per layer [B, S, kv_heads, head_dim]: this block only, understanding slice first."""
+    values: tuple[Tensor, ...]
+
+
+BOTH = frozenset({"", "_moe_gen"})
+"""Both experts' outputs are wanted."""
+GEN = frozenset({"_moe_gen"})
+"""Only latent tokens' outputs are wanted: the velocity."""
+NONE: frozenset[str] = frozenset()
+"""Only keys and values are wanted: reading a picture."""
+
+
+class Decoder(nn.Module):
+    """Token table, layers and final norms, under the checkpoint's names."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.kernel: AttentionKernel = "auto"
+        self.recompute = False
+        """Keep only each layer's input and compute it again backward: less memory, more time."""
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm_moe_gen = RmsNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        und: Tensor | None,
+        gen: Tensor | None,
+        position: Tensor,
+        bias: Tensor | None,
+        past: tuple[Sequence[Tensor], Sequence[Tensor]],
+        wanted: frozenset[str] = BOTH,
+    ) -> Decoded:
+        """Run one block against a cache.
+
+        Args:
+            und: inputs [B, U, D] of the understanding expert, or None.
+            gen: inputs [B, G, D] of the generation expert, or None.
+            position: rotary positions [B, S] in the order (und, gen), or [B, 1] if all share one.
+            bias: additive mask [B, S or 1, T + S], see :func:`~.attention.attend`.
+            past: cached keys and values, per layer [B, T, kv_heads, head_dim].
+            wanted: which experts' outputs are needed; the last layer computes no others.
+        """
+        parts = [(s, x) for s, x in (("", und), ("_moe_gen", gen)) if x is not None]
+        rotation = Rotation.at(position, self.config)
+        keys, values = [], []
+        last = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            ask = BOTH if i < last else wanted
+            pair = (past[0][i], past[1][i])
+            inputs = (parts, rotation, pair, bias, self.kernel, ask)
+            if self.recompute and torch.is_grad_enabled():
+                parts, k, v = checkpoint(layer, *inputs, use_reentrant=False)
+            else:
+                parts, k, v = layer(*inputs)
+            keys.append(k)
+            values.append(v)
+        ends = dict(parts)
+        return Decoded(
+            und=self.norm(ends[""]) if "" in ends else None,
+            gen=self.norm_moe_gen(ends["_moe_gen"]) if "_moe_gen" in ends else None,
+            keys=tuple(keys),
+            values=tuple(values),
+        )
+
+
+class LanguageModel(nn.Module):
+    """Decoder and text head; the head is never tied to the token table."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.model = Decoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)

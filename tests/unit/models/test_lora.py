@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from alphagrpo.errors import CheckpointError, ConfigError
+from alphagrpo.models.bagel.checkpoint import load_bagel, model_names, save_bagel
+from alphagrpo.models.bagel.model import Bagel
+from alphagrpo.models.lora import (
+    adapters,
+    add_lora,
+    disabled,
+    load_lora_state,
+    lora_state,
+    merge,
+    trainable_parameters,
+)
+
+
+def run(model: Bagel) -> Tensor:
+    token_ids = torch.tensor([[1, 7, 8, 2], [1, 9, 2, 0]])
+    context, hidden = model.read_text(model.empty_context(2), token_ids, torch.tensor([4, 3]))
+    x = torch.linspace(-1, 1, 2 * 4 * 16).view(2, 4, 16)
+    v = model.velocity(context, x, torch.tensor([0.8, 0.3]), (2, 2))
+    return torch.cat([v.flatten(), model.text_logits(hidden[:, :3]).flatten()])
+
+
+def trained(model: Bagel) -> Bagel:
+    add_lora(model, rank=4, alpha=8, seed=1)
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for adapter in adapters(model).values():
+            adapter.lora_b += 0.1 * torch.randn(adapter.lora_b.shape, generator=generator)
+    return model
+
+
+@torch.no_grad()
+def test_a_fresh_adapter_changes_nothing(model: Bagel) -> None:
+    before = run(model)
+    names = add_lora(model, rank=4, alpha=8, seed=1)
+    # q, k, v, o, gate, up, down of two experts in every layer.
+    assert len(names) == 14 * model.config.llm.num_hidden_layers
+    assert torch.equal(run(model), before)
+
+
+@torch.no_grad()
+def test_disabled_is_the_base_model_and_is_undone(model: Bagel) -> None:
+    before = run(model)
+    trained(model)
+    after = run(model)
+    assert (after - before).abs().max() > 1e-3
+    with disabled(model):
+        assert torch.equal(run(model), before)
+    assert torch.equal(run(model), after)
+
+
+@torch.no_grad()
+def test_merging_equals_the_unmerged_model(model: Bagel) -> None:
+    trained(model)
+    want = run(model)
+    merge(model)
+    assert not adapters(model)
+    torch.testing.assert_close(run(model), want, atol=2e-5, rtol=1e-4)
+
+
+def test_only_adapters_get_a_gradient(model: Bagel) -> None:
+    trained(model)
+    run(model).square().sum().backward()
+    with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert with_gradient
+    assert all(".lora_" in name for name in with_gradient)
+    first = adapters(model)["language_model.model.layers.0.self_attn.q_proj_moe_gen"]
+    assert first.lora_a.grad is not None
+    assert first.lora_a.grad.abs().sum() > 0
+
+
+def test_the_start_is_a_function_of_the_seed(model: Bagel) -> None:
+    from copy import deepcopy
+
+    other = deepcopy(model)
+    add_lora(model, rank=4, alpha=8, seed=1)
+    add_lora(other, rank=4, alpha=8, seed=1)
+    ours, theirs = lora_state(model), lora_state(other)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@torch.no_grad()
+def test_state_round_trip_and_refusals(model: Bagel) -> None:
+    from copy import deepcopy
+
+    fresh = deepcopy(model)
+    add_lora(fresh, rank=4, alpha=8, seed=2)
+    trained(model)
+    state = lora_state(model)
+    load_lora_state(fresh, state)
+    assert torch.equal(run(fresh), run(model))
+    name = next(iter(state))
+    with pytest.raises(CheckpointError, match="one side only"):
+        load_lora_state(fresh, {k: v for k, v in state.items() if k != name})
+    with pytest.raises(CheckpointError, match="must have shape"):
+        load_lora_state(fresh, state | {name: state[name][:1]})
+
+
+def test_adapters_stay_float32_on_a_bfloat16_model(model: Bagel, tmp_path) -> None:
+    save_bagel(model, tmp_path)
+    low = load_bagel(tmp_path, dtype=torch.bfloat16)
+    add_lora(low, rank=2, alpha=4, seed=0)
+    assert {t.dtype for t in lora_state(low).values()} == {torch.float32}
+    run(low).square().mean().backward()
+    gradients = [p.grad for p in low.parameters() if p.grad is not None]
+    assert {g.dtype for g in gradients} == {torch.float32}
+
+
+def test_saving_leaves_adapters_out(model: Bagel, tmp_path) -> None:
+    plain = model_names(model)
+    trained(model)
+    assert model_names(model) == plain
+    save_bagel(model, tmp_path)
+    assert not adapters(load_bagel(tmp_path))
+
+
+def test_what_trains(model: Bagel) -> None:
+    everything = trainable_parameters(model, "all")
+    assert len(everything) == len(list(model.parameters()))
+    experts = trainable_parameters(model, "experts")
+    assert all(name.startswith("language_model.model.layers.") for name in experts)
+    assert any("_moe_gen" in name for name in experts)
+    assert not model.llm2vae.weight.requires_grad
+    with pytest.raises(ConfigError, match="names no parameter"):
+        trainable_parameters(model, "lora")
+    with pytest.raises(ConfigError, match="at least 1, got 0"):
+        add_lora(model, rank=0, alpha=1, seed=0)
+    add_lora(model, rank=2, alpha=4, seed=0)
+    assert set(trainable_parameters(model, "lora")) == set(lora_state(model))
+    with pytest.raises(ConfigError, match="one set"):
+        add_lora(model, rank=2, alpha=4, seed=0)

@@ -1,0 +1,76 @@
+"""Published weights: exact on arrival, refused whole when anything is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from alphagrpo.errors import WeightsError
+from alphagrpo.models import weights
+
+
+def make_parameters(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "a.weight": torch.randn(3, 5, generator=generator),
+        "b.bias": torch.randn(7, generator=generator).to(torch.bfloat16),
+        "c.scale": torch.randn((), generator=generator),
+        "d.weight": torch.randn(4, 2, generator=generator).t(),
+    }
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 64, 10_000])
+def test_apply_restores_every_bit(chunk_bytes: int) -> None:
+    source, target = make_parameters(0), make_parameters(1)
+    manifest, chunks = weights.flatten(source, version=3, chunk_bytes=chunk_bytes)
+    assert max(chunk.nbytes for chunk in chunks) <= chunk_bytes
+    weights.apply(target, manifest, chunks)
+    for name, tensor in source.items():
+        assert torch.equal(tensor, target[name])
+        assert target[name].dtype == tensor.dtype
+
+
+def test_checksum_does_not_depend_on_the_cutting() -> None:
+    manifests = {
+        weights.flatten(make_parameters(0), version=0, chunk_bytes=size)[0].checksum
+        for size in (5, 64, 999)
+    }
+    assert len(manifests) == 1
+
+
+def test_chunks_are_read_only() -> None:
+    _, chunks = weights.flatten(make_parameters(0), version=0)
+    with pytest.raises(ValueError, match="read-only"):
+        chunks[0][0] = 1
+
+
+def refuse(target, manifest, chunks, match: str) -> None:
+    before = {name: tensor.clone() for name, tensor in target.items()}
+    with pytest.raises(WeightsError, match=match):
+        weights.apply(target, manifest, chunks)
+    assert all(torch.equal(before[name], target[name]) for name in target), "half applied"
+
+
+def test_flipped_bit_is_refused_before_anything_changes() -> None:
+    manifest, chunks = weights.flatten(make_parameters(0), version=0, chunk_bytes=32)
+    broken = [np.array(chunk) for chunk in chunks]
+    broken[-1][-1] ^= 1
+    refuse(make_parameters(1), manifest, broken, "checksum")
+
+
+def test_missing_chunk_is_refused() -> None:
+    manifest, chunks = weights.flatten(make_parameters(0), version=0, chunk_bytes=32)
+    refuse(make_parameters(1), manifest, chunks[:-1], "bytes")
+
+
+def test_other_layout_is_refused() -> None:
+    manifest, chunks = weights.flatten(make_parameters(0), version=0)
+    renamed = {f"x.{name}": tensor for name, tensor in make_parameters(1).items()}
+    refuse(renamed, manifest, chunks, "8 do not")
+    wider = {name: tensor.float() for name, tensor in make_parameters(1).items()}
+    refuse(wider, manifest, chunks, "b.bias")
+    crooked = replace(manifest, offsets=(0, 1, *manifest.offsets[2:]))
+    refuse(make_parameters(1), crooked, chunks, "offsets")
