@@ -1,0 +1,1 @@
+"""Benchmarks: every figure in the documentation is printed by one of these."""

@@ -1,0 +1,38 @@
+"""All benchmark tables, one after another: ``python -m benchmarks [NAME ...]``.
+
+Each benchmark is a process of its own, so that threads, engines and clusters of one do not weigh on
+the next. Figures are ratios measured side by side in one run, with medians; the machine is shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+BENCHMARKS = {
+    "kernels": "kernels against eager torch and Liger: milliseconds, error, memory",
+    "verification": "questions per second: one call per picture against one request per question",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    listing = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items())
+    parser.add_argument("names", nargs="*", metavar="NAME", help=listing)
+    names = parser.parse_args().names or list(BENCHMARKS)
+    unknown = sorted(set(names) - set(BENCHMARKS))
+    if unknown:
+        parser.error(f"benchmarks are {', '.join(BENCHMARKS)}; got {', '.join(unknown)}")
+    failed = []
+    for name in names:
+        print(f"\n== {name}: {BENCHMARKS[name]}", flush=True)
+        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode:
+            failed.append(name)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
