@@ -1,0 +1,164 @@
+"""What the judging programs ask of a model server, and how a model's revision is told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from alphagrpo.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_WHOLE_FILE_BYTES = 256 << 20
+_EDGE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """Which model an engine serves.
+
+    Example: ``ModelInfo(name="verifier", revision="4f2c91ab")``
+    """
+
+    name: str
+    """Last part of the model's folder or hub name."""
+    revision: str
+    """Hash of the model's files, see :func:`folder_revision`, or the hub's commit."""
+
+    @property
+    def tag(self) -> str:
+        """``<name>@<revision>``."""
+        return f"{self.name}@{self.revision}"
+
+
+class Tokenizer(Protocol):
+    """The part of a transformers tokenizer that judging uses."""
+
+    chat_template: Any
+
+    def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]:
+        """Token ids of ``text``."""
+        ...
+
+    def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any:
+        """The prompt text of a conversation."""
+        ...
+
+
+class Engine(Protocol):
+    """A served model: text, and pictures if it is a vision model."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """Name and revision of what is served."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The served model's own tokenizer."""
+        ...
+
+    async def generate(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        schema: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Text after ``prompt``; with ``schema`` (JSON schema) it is JSON of that form.
+
+        Raises ServiceUnavailable where the engine is dead.
+        """
+        ...
+
+    async def score_tokens(
+        self,
+        prompt: str,
+        token_ids: Sequence[int],
+        *,
+        pixels: NDArray[np.uint8],
+        image_key: str,
+    ) -> Mapping[int, float]:
+        """Log-probability of each of ``token_ids`` as the first token after ``prompt``.
+
+        ``pixels`` [H, W, 3] stands where the prompt has its image placeholder; ``image_key`` names
+        its content, so that the same picture is processed and encoded once. Raises
+        ServiceUnavailable where the engine is dead.
+        """
+        ...
+
+    async def check_health(self) -> None:
+        """Raises ServiceUnavailable where the engine can answer nothing any more."""
+        ...
+
+
+def folder_revision(folder: Path) -> str:
+    """8 hex digits over a model folder's weights, tokenizer and configs.
+
+    Files up to 256 MiB are hashed whole, larger ones by size, first and last MiB: the first holds
+    every tensor's name, shape and offset. Raises as :func:`check_model_folder`.
+    """
+    weights = check_model_folder(folder)
+    digest = hashlib.sha256()
+    for path in sorted([*weights, *folder.glob("*.json"), *folder.glob("*.jinja")]):
+        digest.update(path.name.encode())
+        _hash_file(path, digest)
+    return digest.hexdigest()[:8]
+
+
+def check_model_folder(folder: Path) -> list[Path]:
+    """The weight files of a model folder; reads headers only, so it is quick for any size.
+
+    Raises CheckpointError for a folder without config or weights, and for truncated weights.
+    """
+    weights = sorted(folder.glob("*.safetensors"))
+    if not (folder / "config.json").is_file() or not weights:
+        raise CheckpointError(
+            f"a served model is a folder with config.json and *.safetensors, got {folder}; "
+            "train or download the model, or mend the path in the Serve config"
+        )
+    for path in weights:
+        _check_complete(path)
+    return weights
+
+
+def _check_complete(path: Path) -> None:
+    """Compares a safetensors file's size with what its header says."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            header_size = int.from_bytes(file.read(8), "little")
+            if header_size > size:
+                raise ValueError("header longer than the file")
+            header = json.loads(file.read(header_size))
+        ends = [value["data_offsets"][1] for key, value in header.items() if key != "__metadata__"]
+        expected = 8 + header_size + max(ends, default=0)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"weights must be a safetensors file, {path} is not ({error}); fetch it again"
+        ) from error
+    if size != expected:
+        raise CheckpointError(
+            f"{path} must hold {expected} bytes by its own header, got {size}; it is truncated or "
+            "damaged, fetch it again"
+        )
+
+
+def _hash_file(path: Path, digest: Any) -> None:
+    size = path.stat().st_size
+    digest.update(size.to_bytes(8, "little"))
+    with path.open("rb") as file:
+        if size <= _WHOLE_FILE_BYTES:
+            digest.update(file.read())
+            return
+        digest.update(file.read(_EDGE_BYTES))
+        file.seek(-_EDGE_BYTES, 2)
+        digest.update(file.read())

@@ -1,0 +1,204 @@
+"""Clients of the decomposer and the verifier: the ports, over Serve handles or a gateway.
+
+``connect_verifier`` and ``connect_decomposer`` take JSON values only, so that a composition root
+can hand ``"services.client:connect_verifier"`` and their arguments to an actor, which then needs
+no import of this package.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alphagrpo.config.schema import ServiceConfig
+from alphagrpo.errors import ServiceError
+from alphagrpo.judging.images import check_pixels, encode_png_base64
+from alphagrpo.judging.questions import questions_from_records, questions_to_records
+from alphagrpo.judging.store import QuestionStore
+from alphagrpo.types import Prompt, Question, QuestionSet, Verdict
+from services.retry import CallPolicy, CallStats, PatientCaller
+from services.transport import HandleTransport, HttpTransport, Transport, is_retryable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class VerifierClient:
+    """:class:`alphagrpo.ports.Verifier` over Serve handles: one call per picture."""
+
+    def __init__(self, transport: Transport, policy: CallPolicy | None = None) -> None:
+        self._transport = transport
+        self._caller = PatientCaller("verifier", policy or CallPolicy(), is_retryable)
+
+    @property
+    def stats(self) -> CallStats:
+        """Calls, retries and latency so far."""
+        return self._caller.stats
+
+    async def verify(
+        self, pixels: NDArray[np.uint8], questions: Sequence[Question]
+    ) -> tuple[Verdict, ...]:
+        """One verdict per question, in order, about ``pixels`` uint8 [H, W, 3].
+
+        Raises BadImage before anything is sent; ServiceUnavailable, DeadlineExceeded or
+        ServiceError where not every verdict could be had.
+        """
+        check_pixels(pixels)
+        if not questions:
+            return ()
+        verdicts = await self._caller.call(lambda: self._send(pixels, tuple(questions)))
+        if [verdict.question_id for verdict in verdicts] != [q.id for q in questions]:
+            raise ServiceError(
+                "a verifier gives one verdict per question in order, got "
+                f"{[verdict.question_id for verdict in verdicts]} for {[q.id for q in questions]}"
+            )
+        return verdicts
+
+    async def _send(
+        self, pixels: NDArray[np.uint8], questions: tuple[Question, ...]
+    ) -> tuple[Verdict, ...]:
+        if not isinstance(self._transport, HttpTransport):
+            return tuple(await self._transport.call("verify", pixels, questions))
+        answer = await self._transport.call(
+            "verify",
+            {"image": encode_png_base64(pixels), "questions": questions_to_records(questions)},
+        )
+        return tuple(Verdict(**verdict) for verdict in answer["verdicts"])
+
+    async def info(self) -> Mapping[str, Any]:
+        """Name and revision of the judge. Raises as :meth:`verify`."""
+        return dict(await self._caller.call(lambda: self._transport.call("info")))
+
+
+class DecomposerClient:
+    """:class:`alphagrpo.ports.Decomposer`: asks the question store first, the service second."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        policy: CallPolicy | None = None,
+        store: QuestionStore | None = None,
+    ) -> None:
+        self._transport, self._store = transport, store
+        self._caller = PatientCaller("decomposer", policy or CallPolicy(), is_retryable)
+        self._asked: dict[str, asyncio.Task[QuestionSet]] = {}
+        self._revision: str | None = None
+        self.store_hits = 0
+
+    @property
+    def stats(self) -> CallStats:
+        """Calls, retries and latency so far; store hits are no calls."""
+        return self._caller.stats
+
+    async def decompose(self, prompt: Prompt) -> QuestionSet:
+        """Questions of ``prompt``; the same prompt asked twice at once is sent once.
+
+        Raises NoQuestions with the reason, ServiceUnavailable, DeadlineExceeded, and ConfigError
+        for a stored set that a person has edited into something unusable.
+        """
+        task = self._asked.get(prompt.text)
+        if task is None or task.get_loop() is not asyncio.get_running_loop():
+            task = asyncio.create_task(self._ask(prompt.text))
+            self._asked[prompt.text] = task
+            task.add_done_callback(lambda _: self._asked.pop(prompt.text, None))
+        # Shielded: one caller that gives up must not take the answer from the others.
+        return await asyncio.shield(task)
+
+    async def _ask(self, text: str) -> QuestionSet:
+        if self._store is not None:
+            kept = self._store.get(text, await self.revision())
+            if kept is not None:
+                self.store_hits += 1
+                return kept
+        questions = await self._caller.call(lambda: self._send(text))
+        if self._store is not None:
+            self._store.put(questions)
+        return questions
+
+    async def _send(self, text: str) -> QuestionSet:
+        if not isinstance(self._transport, HttpTransport):
+            answer: QuestionSet = await self._transport.call("decompose", text)
+            return answer
+        record = await self._transport.call("decompose", {"prompt": text})
+        return QuestionSet(
+            prompt=text,
+            questions=questions_from_records(record["questions"]),
+            revision=record["revision"],
+        )
+
+    async def revision(self) -> str:
+        """``<program>@<model revision>`` of the service, asked once."""
+        if self._revision is None:
+            self._revision = str((await self.info())["revision"])
+        return self._revision
+
+    async def info(self) -> Mapping[str, Any]:
+        """Program, model and revision of the service. Raises as :meth:`decompose`."""
+        return dict(await self._caller.call(lambda: self._transport.call("info")))
+
+
+def _transport(service: str, app: str, url: str | None, token: str | None) -> Transport:
+    return HandleTransport(app) if url is None else HttpTransport(service, url, token)
+
+
+def connect_verifier(
+    *,
+    app: str = "verifier",
+    url: str | None = None,
+    token: str | None = None,
+    max_concurrency: int = 16,
+    deadline_s: float = 120.0,
+    max_attempts: int = 4,
+) -> VerifierClient:
+    """A verifier client; nothing is contacted before the first call.
+
+    ``url`` names a gateway of another cluster instead of the Serve application ``app`` of this one.
+    """
+    policy = CallPolicy(
+        max_concurrency=max_concurrency, deadline_s=deadline_s, max_attempts=max_attempts
+    )
+    return VerifierClient(_transport("verifier", app, url, token), policy)
+
+
+def connect_decomposer(
+    *,
+    app: str = "decomposer",
+    url: str | None = None,
+    token: str | None = None,
+    question_store: str | None = None,
+    max_concurrency: int = 16,
+    deadline_s: float = 120.0,
+    max_attempts: int = 4,
+) -> DecomposerClient:
+    """A decomposer client over the store in folder ``question_store`` (None: no store)."""
+    policy = CallPolicy(
+        max_concurrency=max_concurrency, deadline_s=deadline_s, max_attempts=max_attempts
+    )
+    store = QuestionStore(Path(question_store)) if question_store else None
+    return DecomposerClient(_transport("decomposer", app, url, token), policy, store)
+
+
+def verifier_options(config: ServiceConfig) -> dict[str, Any]:
+    """The arguments of :func:`connect_verifier` that a run config states."""
+    return {"app": config.verifier_app, **_policy_options(config)}
+
+
+def decomposer_options(config: ServiceConfig, store: Path | None = None) -> dict[str, Any]:
+    """The arguments of :func:`connect_decomposer`; ``store`` where the config names none."""
+    folder = config.question_store or store
+    return {
+        "app": config.decomposer_app,
+        "question_store": str(folder) if folder else None,
+        **_policy_options(config),
+    }
+
+
+def _policy_options(config: ServiceConfig) -> dict[str, Any]:
+    return {
+        "max_concurrency": config.max_concurrency,
+        "deadline_s": config.deadline_s,
+        "max_attempts": config.max_attempts,
+    }

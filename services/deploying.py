@@ -1,0 +1,201 @@
+"""Bringing Serve applications up from a Serve config, and attaching to those already running."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.schema import ApplicationStatus, ServeApplicationSchema, ServeDeploySchema
+
+from alphagrpo.errors import EnvironmentProblem
+from services.serve_config import load_serve_config
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[Mapping[str, str]], None]
+"""Called with each application's status whenever one changes."""
+
+START_TIMEOUT_S = 600.0
+"""An engine takes half a minute on a free core, and many times that on a crowded machine."""
+STOP_TIMEOUT_S = 180.0
+_POLL_S = 0.5
+_LOG_LINES = 30
+_LIVE = {ApplicationStatus.RUNNING, ApplicationStatus.DEPLOYING}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeployReport:
+    """What :func:`ensure_deployed` did."""
+
+    started: tuple[str, ...]
+    """Applications it deployed."""
+    attached: tuple[str, ...]
+    """Applications that were there already and were left as they are."""
+    seconds: float
+    """From asking to the last application running."""
+
+
+def ensure_deployed(
+    serve_config: Path | str,
+    *,
+    progress: Progress | None = None,
+    timeout_s: float = START_TIMEOUT_S,
+) -> DeployReport:
+    """Make every application of ``serve_config`` run in the connected cluster.
+
+    Those that run already, whoever deployed them, are left as they are, replica counts included.
+    Raises ConfigError for a wrong config before anything is started, EnvironmentProblem with the
+    replica's last log lines where an application cannot start or is late.
+    """
+    started = time.monotonic()
+    config = load_serve_config(Path(serve_config))
+    names = [app.name for app in config.applications]
+    running = {name for name, status in _statuses().items() if status in _LIVE}
+    missing = [name for name in names if name not in running]
+    if missing:
+        _apply(_merge(config, keep=running))
+    _wait(names, progress, started + timeout_s)
+    return DeployReport(
+        started=tuple(missing),
+        attached=tuple(name for name in names if name in running),
+        seconds=time.monotonic() - started,
+    )
+
+
+def redeploy(
+    serve_config: Path | str,
+    *,
+    progress: Progress | None = None,
+    timeout_s: float = START_TIMEOUT_S,
+) -> None:
+    """Bring running applications to what ``serve_config`` says now, as ``serve deploy`` does.
+
+    Applications deployed from another config stay. Raises as :func:`ensure_deployed`.
+    """
+    config = load_serve_config(Path(serve_config))
+    names = [app.name for app in config.applications]
+    others = set(_statuses()) - set(names)
+    _apply(_merge(config, keep=others))
+    _wait(names, progress, time.monotonic() + timeout_s)
+
+
+def undeploy(names: Iterable[str]) -> None:
+    """Delete applications and wait until they are gone; those that are not there are skipped.
+
+    One that does not go in time is logged and left to Serve: this runs when things end, where an
+    error would hide the one that ended them.
+    """
+    going = set(names) & set(_statuses())
+    for name in sorted(going):
+        serve.delete(name, _blocking=False)
+    until = time.monotonic() + STOP_TIMEOUT_S
+    while going & set(_statuses()):
+        if time.monotonic() > until:
+            log.warning("still stopping: %s", ", ".join(sorted(going & set(_statuses()))))
+            return
+        time.sleep(_POLL_S)
+
+
+def _statuses() -> dict[str, ApplicationStatus]:
+    """Status of every application of this cluster; empty where Serve is not running."""
+    return {name: app.status for name, app in serve.status().applications.items()}
+
+
+def _merge(config: ServeDeploySchema, keep: set[str]) -> ServeDeploySchema:
+    """``config`` with the deployed form of the applications in ``keep``.
+
+    Serve deletes what a newly applied config leaves out, so what others deployed from a config must
+    be in it. Applications deployed by ``serve.run`` have no config and are never deleted so.
+    """
+    deployed = _deployed_configs()
+    kept = [deployed[name] for name in sorted(keep) if name in deployed]
+    fresh = [app for app in config.applications if app.name not in keep]
+    return config.model_copy(update={"applications": [*fresh, *kept]})
+
+
+def _deployed_configs() -> dict[str, ServeApplicationSchema]:
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return {}
+    found: dict[str, ServeApplicationSchema] = {}
+    for name, app in client.get_serve_details()["applications"].items():
+        if raw := app.get("deployed_app_config"):
+            found[name] = ServeApplicationSchema.model_validate(raw)
+    return found
+
+
+def _apply(config: ServeDeploySchema) -> None:
+    """What ``serve run CONFIG`` does: start Serve where it is not running, apply the config."""
+    from ray.serve._private.api import serve_start
+
+    if not ray.is_initialized():
+        raise EnvironmentProblem(
+            "services are deployed into a connected cluster, and Ray is not initialised; call "
+            "ray.init first"
+        )
+    client = serve_start(
+        http_options=config.http_options.model_dump(),
+        proxy_location=config.proxy_location,
+    )
+    client.deploy_apps(config)
+
+
+def _wait(names: list[str], progress: Progress | None, deadline: float) -> None:
+    shown: dict[str, str] = {}
+    while True:
+        applications = serve.status().applications
+        states = {
+            name: applications[name].status.value if name in applications else "NOT_STARTED"
+            for name in names
+        }
+        if progress is not None and states != shown:
+            shown = states
+            progress(states)
+        # UNHEALTHY may pass, as when a replica is being replaced; DEPLOY_FAILED is final.
+        failed = [name for name in names if states[name] == ApplicationStatus.DEPLOY_FAILED.value]
+        if failed:
+            raise EnvironmentProblem(_report(failed[0], applications[failed[0]], "did not start"))
+        if all(state == ApplicationStatus.RUNNING.value for state in states.values()):
+            return
+        if time.monotonic() > deadline:
+            late = next(name for name in names if states[name] != ApplicationStatus.RUNNING.value)
+            raise EnvironmentProblem(_report(late, applications.get(late), "is late"))
+        time.sleep(_POLL_S)
+
+
+def _report(name: str, app: Any, what: str) -> str:
+    message = app.message.strip() if app is not None else "it is unknown to Serve"
+    parts = [f"Serve application {name!r} must be running and {what}: {message}"]
+    if app is not None:
+        parts += [
+            f"  {deployment}: {status.status.value} {status.message.strip()}"
+            for deployment, status in app.deployments.items()
+            if status.message
+        ]
+    if tail := _log_tail(name):
+        parts.append(f"last lines of its replica's log:\n{tail}")
+    parts.append("mend the cause and start again")
+    return "\n".join(parts)
+
+
+def _log_tail(app: str) -> str:
+    """The newest replica log of an application on this node; empty where there is none."""
+    from ray._private.worker import global_worker
+
+    node = getattr(global_worker, "node", None)
+    if node is None:
+        return ""
+    logs = Path(node.get_logs_dir_path()) / "serve"
+    found = sorted(logs.glob(f"replica_{app}_*.log"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        return ""
+    lines = found[-1].read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(lines[-_LOG_LINES:])

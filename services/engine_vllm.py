@@ -1,0 +1,253 @@
+"""vLLM as an :class:`alphagrpo.judging.engine.Engine`, on a CPU or a GPU.
+
+Only vLLM's small stable surface is used: ``AsyncLLM.from_engine_args``, its renderer, ``generate``,
+``check_health`` and ``shutdown``. vLLM is imported when an engine is made, after its environment is
+set, so that this module can be imported anywhere.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from alphagrpo.errors import ConfigError, ServiceError, ServiceUnavailable
+from alphagrpo.judging.engine import ModelInfo, Tokenizer, folder_revision
+from services.paths import resolve_model
+from services.settings import EngineSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+CPU_BLOCK = 32
+"""Tokens of a cache block; vLLM's CPU attention takes multiples of 32."""
+
+
+def set_environment(settings: EngineSettings) -> bool:
+    """Set what vLLM reads from the environment, before its first import. Returns: on a CPU?"""
+    on_cpu = settings.device == "cpu"
+    if settings.device == "auto":
+        import torch
+
+        on_cpu = not torch.cuda.is_available()
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    if on_cpu:
+        os.environ.update(
+            VLLM_CPU_OMP_THREADS_BIND="nobind",
+            # AsyncLLM has its engine process either way; with 1, vLLM puts a third process behind.
+            VLLM_ENABLE_V1_MULTIPROCESSING="0",
+            OMP_NUM_THREADS=str(settings.threads),
+            # Compiling one small function for log-probabilities takes vLLM up to 18 s on a CPU,
+            # during the first request; run eagerly it costs nothing that can be measured.
+            TORCHDYNAMO_DISABLE="1",
+            # Two malloc arenas instead of eight per core save memory in a process of many threads.
+            MALLOC_ARENA_MAX="2",
+            HF_HUB_OFFLINE="1",
+        )
+    return on_cpu
+
+
+def engine_arguments(settings: EngineSettings, model: str, on_cpu: bool) -> dict[str, Any]:
+    """vLLM's engine arguments for ``settings``."""
+    arguments: dict[str, Any] = {
+        "model": model,
+        "dtype": settings.dtype,
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_num_seqs,
+        "max_num_batched_tokens": settings.max_num_batched_tokens,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        "generation_config": "vllm",
+        "mm_processor_cache_gb": settings.mm_cache_mib / 1024,
+    }
+    if settings.tensor_parallel_size == 1:
+        arguments["distributed_executor_backend"] = "uni"
+    if on_cpu:
+        arguments |= {
+            "enforce_eager": True,
+            "block_size": CPU_BLOCK,
+            "kv_cache_memory_bytes": settings.kv_cache_mib << 20,
+            "skip_mm_profiling": True,
+        }
+    else:
+        arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
+    return arguments | settings.options
+
+
+class VllmEngine:
+    """One vLLM engine; make it inside the event loop that will use it.
+
+    ``vision``: pictures go in too, one per prompt. Raises CheckpointError for a broken model
+    folder and ConfigError for arguments that vLLM does not know.
+    """
+
+    def __init__(self, settings: EngineSettings, *, vision: bool = False) -> None:
+        started = perf_counter()
+        model = resolve_model(settings.model)
+        local = Path(model).is_dir()
+        revision = folder_revision(Path(model)) if local else ""
+        on_cpu = set_environment(settings)
+        arguments = engine_arguments(settings, model, on_cpu)
+        if vision:
+            arguments.setdefault("limit_mm_per_prompt", {"image": 1})
+        self._llm = _start(arguments)
+        if not local:
+            commit = getattr(self._llm.model_config.hf_config, "_commit_hash", None)
+            revision = (commit or "unpinned")[:8]
+        self._model = ModelInfo(name=Path(model).name, revision=revision)
+        self._tokenizer: Tokenizer = self._llm.get_tokenizer()
+        self._ids = itertools.count()
+        self._closed = False
+        self._active = 0
+        self._answered = 0
+        self._answered_at_check = 0
+        log.info("vLLM serves %s after %.1f s", self._model.tag, perf_counter() - started)
+
+    @property
+    def model(self) -> ModelInfo:
+        """Name and revision of what is served."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The served model's own tokenizer."""
+        return self._tokenizer
+
+    async def generate(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        schema: Mapping[str, Any] | None = None,
+    ) -> str:
+        """See :class:`alphagrpo.judging.engine.Engine`."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        structured = None
+        if schema is not None:
+            structured = StructuredOutputsParams(json=dict(schema), disable_any_whitespace=True)
+        sampling = SamplingParams(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            structured_outputs=structured,
+        )
+        output = await self._run({"prompt": prompt}, sampling)
+        return str(output.outputs[0].text)
+
+    async def score_tokens(
+        self,
+        prompt: str,
+        token_ids: Sequence[int],
+        *,
+        pixels: NDArray[np.uint8],
+        image_key: str,
+    ) -> Mapping[int, float]:
+        """See :class:`alphagrpo.judging.engine.Engine`."""
+        from PIL import Image
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(
+            max_tokens=1, temperature=0.0, logprob_token_ids=list(token_ids), detokenize=False
+        )
+        request = {
+            "prompt": prompt,
+            "multi_modal_data": {"image": Image.fromarray(pixels)},
+            # With a name vLLM need not hash the picture, and prepares and encodes it once.
+            "multi_modal_uuids": {"image": image_key},
+        }
+        output = await self._run(request, sampling)
+        log_probs = output.outputs[0].logprobs
+        if not log_probs:
+            raise ServiceError(
+                "vLLM must return log-probabilities for logprob_token_ids, got none; this needs "
+                "vLLM 0.29 or newer"
+            )
+        return {token: float(entry.logprob) for token, entry in log_probs[0].items()}
+
+    async def _run(self, request: dict[str, Any], sampling: Any) -> Any:
+        """The final output of one request; mesh errors for a dead engine or refused input."""
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        if self._closed:
+            raise ServiceUnavailable(
+                f"the engine of {self._model.tag} must be running and was shut down; ask another "
+                "replica"
+            )
+        output = None
+        self._active += 1
+        try:
+            prompt = await self._render(request)
+            async for partial in self._llm.generate(prompt, sampling, f"r{next(self._ids)}"):
+                output = partial
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise ServiceUnavailable(
+                f"the engine of {self._model.tag} must be alive, vLLM says: {error!r}; its replica "
+                "is being replaced, see its log for the cause"
+            ) from None
+        except ValueError as error:
+            raise ServiceError(
+                f"the engine of {self._model.tag} refused a request: {error}; shorten the prompt "
+                "or raise max_model_len"
+            ) from None
+        finally:
+            self._active -= 1
+        self._answered += 1
+        return output
+
+    async def _render(self, request: dict[str, Any]) -> Any:
+        from vllm.renderers.inputs.preprocess import parse_model_prompt
+
+        parsed = parse_model_prompt(self._llm.model_config, request)
+        (prompt,) = await self._llm.renderer.render_cmpl_async([parsed])
+        return prompt
+
+    async def check_health(self) -> None:
+        """Raises ServiceUnavailable for a dead engine, and for one that is idle yet silent.
+
+        An engine that has answered since the last check, or has work in hand, is left alone; an
+        idle one is asked for a token, because a live process alone proves nothing.
+        """
+        from vllm import SamplingParams
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            await self._llm.check_health()
+        except EngineDeadError as error:
+            raise ServiceUnavailable(
+                f"the engine of {self._model.tag} is dead ({error!r}); its replica must be replaced"
+            ) from None
+        if self._active == 0 and self._answered == self._answered_at_check:
+            await self._run({"prompt": "?"}, SamplingParams(max_tokens=1, temperature=0.0))
+        self._answered_at_check = self._answered
+
+    def shutdown(self) -> None:
+        """Stop the engine's process; later calls raise ServiceUnavailable."""
+        self._closed = True
+        self._llm.shutdown()
+
+
+def _start(arguments: dict[str, Any]) -> Any:
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    try:
+        engine_args = AsyncEngineArgs(**arguments)
+    except TypeError as error:
+        raise ConfigError(
+            f"engine options must be arguments of this vLLM, got {sorted(arguments)}: {error}; "
+            "mend engine.options in the Serve config"
+        ) from None
+    return AsyncLLM.from_engine_args(engine_args)

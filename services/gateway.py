@@ -1,0 +1,266 @@
+"""The gateway: both services over HTTP, for people and for trainers in other clusters.
+
+``import_path: services.gateway:build``. It holds no model: it reaches the other two applications
+by handle and gives their errors as HTTP statuses, each with rule, value and remedy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from ray import serve
+from ray.serve.exceptions import BackPressureError
+
+from alphagrpo import ports
+from alphagrpo.algorithms.rewards import reward_program
+from alphagrpo.errors import (
+    BadImage,
+    ConfigError,
+    DeadlineExceeded,
+    MeshError,
+    NoQuestions,
+    ServiceError,
+    ServiceUnavailable,
+)
+from alphagrpo.judging.images import ImageLimits, decode_base64_image
+from alphagrpo.judging.questions import questions_from_records, questions_to_records
+from alphagrpo.types import Prompt, Question, QuestionSet, Verdict
+from services import gateway_models as models
+from services.client import connect_decomposer, connect_verifier
+from services.gateway_guard import Guard
+from services.settings import GatewaySettings, parse_settings
+
+_STATUS: tuple[tuple[type[MeshError], int, str], ...] = (
+    (BadImage, 400, "bad_image"),
+    (NoQuestions, 422, "no_questions"),
+    (ConfigError, 422, "invalid_request"),
+    (DeadlineExceeded, 504, "deadline_exceeded"),
+    (ServiceUnavailable, 503, "unavailable"),
+    (ServiceError, 502, "service_error"),
+)
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": models.ErrorResponse} for status in (400, 401, 413, 422, 429, 502, 503, 504)
+}
+_PROBE_S = 5.0
+
+
+class Decomposer(ports.Decomposer, Protocol):
+    """The port, and who is behind it."""
+
+    async def info(self) -> Mapping[str, Any]:
+        """Model and revision."""
+        ...
+
+
+class Verifier(ports.Verifier, Protocol):
+    """The port, and who is behind it."""
+
+    async def info(self) -> Mapping[str, Any]:
+        """Model and revision."""
+        ...
+
+
+def create_app(decomposer: Decomposer, verifier: Verifier, settings: GatewaySettings) -> FastAPI:
+    """The HTTP application over any two services; raises ConfigError for a missing token."""
+    app = FastAPI(
+        title="AlphaGRPO judges",
+        summary="Questions from prompts, verdicts on pictures, rewards from both.",
+        version="1",
+    )
+    limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+    _add_routes(app, decomposer, verifier, settings, limits)
+    _add_probes(app, decomposer, verifier)
+    _add_error_handlers(app)
+    app.add_middleware(
+        Guard,
+        token=_token(settings),
+        max_body_bytes=settings.max_body_bytes,
+        max_concurrency=settings.max_concurrency,
+    )
+    return app
+
+
+def _token(settings: GatewaySettings) -> str | None:
+    if settings.token_variable is None:
+        return None
+    token = os.environ.get(settings.token_variable, "")
+    if not token:
+        raise ConfigError(
+            f"token_variable names an environment variable with the gateway's token, "
+            f"{settings.token_variable!r} is not set; set it where the gateway runs"
+        )
+    return token
+
+
+def _add_routes(
+    app: FastAPI,
+    decomposer: Decomposer,
+    verifier: Verifier,
+    settings: GatewaySettings,
+    limits: ImageLimits,
+) -> None:
+    @app.post("/v1/decompose", responses=_ERRORS)
+    async def decompose(request: models.DecomposeRequest) -> models.DecomposeResponse:
+        """Atomic yes/no questions of a prompt."""
+        made = await decomposer.decompose(_prompt(request.prompt))
+        return models.DecomposeResponse(
+            prompt=made.prompt, questions=_to_models(made.questions), revision=made.revision
+        )
+
+    @app.post("/v1/verify", responses=_ERRORS)
+    async def verify(request: models.VerifyRequest) -> models.VerifyResponse:
+        """P(yes) of every question about a picture, in one call."""
+        pixels = decode_base64_image(request.image, limits)
+        questions = _questions(request.questions, settings.max_questions)
+        return models.VerifyResponse(
+            verdicts=_verdict_models(await verifier.verify(pixels, questions))
+        )
+
+    @app.post("/v1/score", responses=_ERRORS)
+    async def score(request: models.ScoreRequest) -> models.ScoreResponse:
+        """The reward of a picture under its prompt."""
+        pixels = decode_base64_image(request.image, limits)
+        program = reward_program(request.program or settings.reward_program)
+        if request.questions is None:
+            made = await decomposer.decompose(_prompt(request.prompt))
+        else:
+            given = _questions(request.questions, settings.max_questions)
+            made = QuestionSet(prompt=request.prompt, questions=given, revision="given")
+        asked = program.questions(made)
+        result = program.score(made, await verifier.verify(pixels, asked))
+        if result is None:
+            raise ServiceError("a score needs a verdict on every question; ask again")
+        return models.ScoreResponse(
+            reward=result.reward,
+            semantic=result.semantic,
+            quality=result.quality,
+            program=result.program,
+            questions=_to_models(asked),
+            verdicts=_verdict_models(result.verdicts),
+            revision=made.revision,
+        )
+
+
+def _add_probes(app: FastAPI, decomposer: Decomposer, verifier: Verifier) -> None:
+    @app.get("/v1/info", responses=_ERRORS)
+    async def info() -> models.InfoResponse:
+        """Model and revision behind each service."""
+        asked = await asyncio.gather(decomposer.info(), verifier.info())
+        return {"decomposer": dict(asked[0]), "verifier": dict(asked[1])}
+
+    @app.get(
+        "/healthz",
+        response_model=models.HealthResponse,
+        responses={503: {"model": models.HealthResponse}},
+    )
+    async def healthz() -> JSONResponse:
+        """200 where both services answer, 503 with the reason where one does not."""
+        found = await asyncio.gather(_probe(decomposer.info()), _probe(verifier.info()))
+        well = all(fine for fine, _ in found)
+        body = models.HealthResponse(
+            status="ok" if well else "degraded",
+            services={"decomposer": found[0][1], "verifier": found[1][1]},
+        )
+        return JSONResponse(body.model_dump(), 200 if well else 503)
+
+
+async def _probe(asked: Awaitable[Mapping[str, Any]]) -> tuple[bool, str]:
+    try:
+        async with asyncio.timeout(_PROBE_S):
+            return True, str((await asked)["revision"])
+    except (MeshError, TimeoutError) as error:
+        return False, f"{type(error).__name__}: {error}"
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(MeshError)
+    async def mesh_error(_: Request, error: MeshError) -> JSONResponse:
+        if isinstance(error.__cause__, BackPressureError):
+            return _error(429, "too_many_requests", str(error), {"retry-after": "1"})
+        for kind, status, code in _STATUS:
+            if isinstance(error, kind):
+                return _error(status, code, str(error))
+        return _error(500, "internal", str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        issues = [
+            f"{'.'.join(str(part) for part in issue['loc'][1:]) or 'body'}: {issue['msg']}, got "
+            f"{str(issue.get('input'))[:80]!r}"
+            for issue in error.errors()
+        ]
+        malformed = any(issue["type"] == "json_invalid" for issue in error.errors())
+        code, status = ("malformed_json", 400) if malformed else ("invalid_request", 422)
+        return _error(status, code, "; ".join(issues) + "; see /docs for the form")
+
+
+def _error(
+    status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+
+
+def _prompt(text: str) -> Prompt:
+    return Prompt(id="gateway", text=text)
+
+
+def _questions(given: Sequence[models.QuestionModel | str], most: int) -> tuple[Question, ...]:
+    if len(given) > most:
+        raise ConfigError(f"a picture is asked at most {most} questions, got {len(given)}; split")
+    records = [
+        item.model_dump()
+        if isinstance(item, models.QuestionModel)
+        else {"id": f"s{i}", "text": item, "kind": "semantic", "tag": "Existence"}
+        for i, item in enumerate(given)
+    ]
+    questions = questions_from_records(records)
+    if len({question.id for question in questions}) < len(questions):
+        raise ConfigError("questions have ids of their own, some share one; rename them")
+    return questions
+
+
+def _to_models(questions: Sequence[Question]) -> list[models.QuestionModel]:
+    return [models.QuestionModel(**record) for record in questions_to_records(questions)]
+
+
+def _verdict_models(verdicts: Sequence[Verdict]) -> list[models.VerdictModel]:
+    return [
+        models.VerdictModel(question_id=v.question_id, p_yes=v.p_yes, judge=v.judge)
+        for v in verdicts
+    ]
+
+
+def _served_app(args: dict[str, Any]) -> FastAPI:
+    """The application as a replica makes it, over Serve handles."""
+    settings = parse_settings(GatewaySettings, args, "gateway")
+    patience: dict[str, Any] = {
+        "max_concurrency": settings.max_concurrency,
+        "deadline_s": settings.deadline_s,
+        "max_attempts": settings.max_attempts,
+    }
+    return create_app(
+        connect_decomposer(app=settings.decomposer_app, **patience),
+        connect_verifier(app=settings.verifier_app, **patience),
+        settings,
+    )
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """The application of a Serve config's ``args`` (:class:`GatewaySettings`).
+
+    Raises ConfigError for wrong keys, before anything is started.
+    """
+    parse_settings(GatewaySettings, args, "gateway")
+
+    def served_app() -> FastAPI:
+        return _served_app(args)
+
+    replica = serve.ingress(served_app)()
+    deployment = serve.deployment(name="Gateway", max_ongoing_requests=256)(replica)
+    return deployment.bind()

@@ -1,0 +1,101 @@
+"""The ``args`` of the Serve applications; unknown keys are refused."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from alphagrpo.errors import ConfigError
+from alphagrpo.judging.decomposition import ProgramName
+from alphagrpo.judging.templates import TemplateName
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_T = TypeVar("_T", bound=_Strict)
+
+
+class EngineSettings(_Strict):
+    """One vLLM engine."""
+
+    model: str
+    """Folder relative to the project root, absolute folder, or hub id."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    dtype: str = "auto"
+    max_model_len: int | None = Field(None, ge=16)
+    max_num_seqs: int = Field(64, ge=1)
+    max_num_batched_tokens: int | None = Field(None, ge=16)
+    threads: int = Field(1, ge=1)
+    """OpenMP threads of the engine on a CPU."""
+    kv_cache_mib: int = Field(64, ge=1)
+    """On a CPU; a GPU takes ``gpu_memory_utilization`` of its memory."""
+    mm_cache_mib: int = Field(64, ge=0)
+    """Preprocessed pictures kept, so that each is prepared once for all its questions."""
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    tensor_parallel_size: int = Field(1, ge=1)
+    options: dict[str, Any] = {}
+    """Further vLLM engine arguments by their own names; they win over all above."""
+
+
+class DecomposerSettings(_Strict):
+    """``args`` of the decomposer application."""
+
+    engine: EngineSettings
+    program: ProgramName = "dsg"
+    template: TemplateName = "auto"
+    max_tokens: int = Field(2048, ge=16)
+    max_attempts: int | None = Field(None, ge=1)
+    max_prompt_chars: int = Field(2000, ge=1)
+    max_semantic: int = Field(40, ge=1)
+    """Most semantic questions of one set, for the program ``single``."""
+    max_quality: int = Field(20, ge=1)
+    max_question_chars: int = Field(300, ge=8)
+
+
+class VerifierSettings(_Strict):
+    """``args`` of the verifier application."""
+
+    engine: EngineSettings
+    template: TemplateName = "auto"
+    warm_first: bool = True
+    """Ask one question alone before the rest, where a picture's prefix is longer than a block."""
+    cache_size: int = Field(100_000, ge=0)
+    """Answers kept per replica."""
+    max_questions: int = Field(256, ge=1)
+    max_question_chars: int = Field(1000, ge=1)
+
+
+class GatewaySettings(_Strict):
+    """``args`` of the gateway application."""
+
+    decomposer_app: str = "decomposer"
+    verifier_app: str = "verifier"
+    token_variable: str | None = None
+    """Environment variable that holds the bearer token callers must send; None: no token."""
+    reward_program: str = "dvreward"
+    max_body_bytes: int = Field(12 << 20, ge=1024)
+    max_image_bytes: int = Field(8 << 20, ge=64)
+    max_image_pixels: int = Field(4096 * 4096, ge=64)
+    max_questions: int = Field(256, ge=1)
+    max_concurrency: int = Field(64, ge=1)
+    deadline_s: float = Field(60.0, gt=0)
+    max_attempts: int = Field(3, ge=1)
+
+
+def parse_settings(kind: type[_T], args: dict[str, Any], app: str) -> _T:
+    """``args`` of application ``app`` as settings. Raises ConfigError naming every wrong key."""
+    try:
+        return kind.model_validate(args)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in issue['loc']) or 'args'}: {issue['msg']}, "
+            f"got {issue['input']!r}"
+            for issue in error.errors()
+        ]
+        raise ConfigError(
+            f"the args of Serve application {app!r} are not valid; mend its Serve config:\n  "
+            + "\n  ".join(lines)
+        ) from None

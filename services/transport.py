@@ -1,0 +1,148 @@
+"""How a call reaches a service: by Serve handle inside a cluster, or over HTTP to a gateway."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import httpx
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+    ReplicaUnavailableError,
+    RequestCancelledError,
+)
+
+from alphagrpo.errors import (
+    BadImage,
+    ConfigError,
+    DeadlineExceeded,
+    MeshError,
+    NoQuestions,
+    ServiceError,
+    ServiceUnavailable,
+)
+
+_RETRYABLE = (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+    RequestCancelledError,
+    RayActorError,
+    ServiceUnavailable,
+)
+_BY_CODE: dict[str, type[ServiceError]] = {
+    "bad_image": BadImage,
+    "no_questions": NoQuestions,
+    "deadline_exceeded": DeadlineExceeded,
+    "unavailable": ServiceUnavailable,
+}
+
+
+class Transport(Protocol):
+    """One attempt at a call."""
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """The answer of the service's ``method``; raises mesh errors or retryable ones."""
+        ...
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Whether the same call may succeed if sent again.
+
+    True for back-pressure, a dead or unavailable replica (also one that died while it ran the
+    request, which Serve does not retry), and a request cancelled by a replica's shutdown.
+    """
+    return isinstance(error, _RETRYABLE)
+
+
+class HandleTransport:
+    """Calls a Serve application of this cluster by its handle."""
+
+    def __init__(self, app: str) -> None:
+        self.app = app
+        self._handle: Any = None
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """See :class:`Transport`."""
+        response = getattr(self._get_handle(), method).remote(*args)
+        try:
+            return await response
+        except RayTaskError as error:
+            raise _cause(error) from None
+        except BaseException:
+            response.cancel()
+            raise
+
+    def _get_handle(self) -> Any:
+        if self._handle is None:
+            try:
+                self._handle = serve.get_app_handle(self.app)
+            except RayServeException as error:
+                raise ServiceUnavailable(
+                    f"the Serve application {self.app!r} must be running in this cluster, Serve "
+                    f"says: {error}; deploy it first (serve deploy deploy/serve/shapes.yaml)"
+                ) from error
+        return self._handle
+
+
+def _cause(error: RayTaskError) -> BaseException:
+    """What the replica really raised; mesh errors come back as themselves."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, MeshError) or is_retryable(cause or error):
+        return cause or error
+    return ServiceError(
+        f"the service failed with {type(cause or error).__name__}: {cause or error}"
+    )
+
+
+class HttpTransport:
+    """Posts to a gateway. Answers other than 200 become the same errors a handle raises."""
+
+    def __init__(
+        self,
+        service: str,
+        url: str,
+        token: str | None = None,
+        *,
+        client: httpx.AsyncClient | None = None,
+    ) -> None:
+        self.service = service
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(f"a gateway's URL starts with http:// or https://, got {url!r}")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        # No client-side limit of time: the caller's deadline covers the whole call.
+        self._client = client or httpx.AsyncClient(
+            base_url=url.rstrip("/"), headers=headers, timeout=None
+        )
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """POST ``args[0]`` to ``/v1/<method>``; ``info`` is a GET of this service's part."""
+        try:
+            if method == "info":
+                response = await self._client.get("/v1/info")
+            else:
+                response = await self._client.post(f"/v1/{method}", json=args[0])
+        except httpx.TransportError as error:
+            raise ServiceUnavailable(
+                f"the gateway at {self._client.base_url} must accept connections: "
+                f"{type(error).__name__}; check its address and that it is running"
+            ) from error
+        if response.status_code == httpx.codes.OK:
+            return response.json()[self.service] if method == "info" else response.json()
+        raise _http_error(response)
+
+
+def _http_error(response: httpx.Response) -> Exception:
+    try:
+        body = response.json()["error"]
+        code, message = str(body["code"]), str(body["message"])
+    except (ValueError, KeyError, TypeError):
+        code, message = "", response.text[:200]
+    if kind := _BY_CODE.get(code):
+        return kind(message)
+    if response.status_code in (429, 502, 503):
+        return ServiceUnavailable(f"the gateway answered {response.status_code}: {message}")
+    return ServiceError(f"the gateway answered {response.status_code}: {message}")

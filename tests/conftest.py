@@ -1,0 +1,40 @@
+"""One Ray cluster for all tests that need one; started on first use, stopped at the end."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+# Before anything imports ray, which reads these once: token authentication, with a token of this
+# run alone, so that no token file is read or written.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# On a crowded machine a node takes longer to start than the 60 s Ray gives it.
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def mesh_cluster() -> Iterator[str]:
+    """A local cluster with token authentication on; yields its address.
+
+    Logical CPUs are generous, so that a two-core machine schedules every actor of a test.
+    """
+    import ray
+    from ray import serve
+
+    context = ray.init(
+        num_cpus=16,
+        object_store_memory=256 << 20,
+        include_dashboard=False,
+        log_to_driver=False,
+        namespace="alphagrpo-tests",
+    )
+    yield str(context.address_info["gcs_address"])
+    serve.shutdown()
+    ray.shutdown()

@@ -1,0 +1,34 @@
+"""Model folders for engine tests: the repository's, or random ones of the same classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from services.paths import project_root
+
+
+def miniature(name: str, scratch: Path) -> Path:
+    """The folder of ``decomposer`` or ``verifier``; made with random weights where it is absent."""
+    folder = project_root() / "deploy" / "models" / name
+    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        return folder
+    made = scratch / name
+    if not made.exists():
+        make_random(name, made)
+    return made
+
+
+def make_random(name: str, folder: Path) -> None:
+    """Write a miniature judge with random weights."""
+    import torch
+
+    from alphagrpo.shapes.judge_tokenizer import judge_tokenizer
+    from alphagrpo.shapes.pretrain_decomposer import decomposer_model, save_decomposer
+    from alphagrpo.shapes.verifier_model import save_verifier, verifier_model
+
+    torch.manual_seed(0)
+    tokenizer = judge_tokenizer()
+    if name == "decomposer":
+        save_decomposer(folder, decomposer_model(tokenizer), tokenizer)
+    else:
+        save_verifier(folder, verifier_model(tokenizer), tokenizer)

@@ -1,0 +1,243 @@
+"""Clients over fake transports: retries, deadline, slots, store, and typed errors. No Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.serve.exceptions import BackPressureError
+
+from alphagrpo.config.schema import ServiceConfig
+from alphagrpo.errors import (
+    BadImage,
+    ConfigError,
+    DeadlineExceeded,
+    NoQuestions,
+    ServiceError,
+    ServiceUnavailable,
+)
+from alphagrpo.judging.store import QuestionStore
+from alphagrpo.types import Prompt, Question, QuestionSet, Verdict
+from services.client import (
+    DecomposerClient,
+    VerifierClient,
+    connect_decomposer,
+    connect_verifier,
+    decomposer_options,
+    verifier_options,
+)
+from services.retry import CallPolicy
+from services.transport import HttpTransport
+
+PIXELS = np.zeros((8, 8, 3), np.uint8)
+ASKED = (
+    Question(id="s0", text="is there a fox ?", kind="semantic", tag="Existence"),
+    Question(id="q0", text="is it drawn well ?", kind="quality", tag="Aesthetics"),
+)
+QUICK = CallPolicy(first_delay_s=0.001, deadline_s=5.0)
+PROMPT = Prompt(id="p0", text="a fox")
+
+
+class FakeTransport:
+    """Raises the given errors one after the other, then answers."""
+
+    def __init__(self, *errors: Exception, wait_s: float = 0.0) -> None:
+        self.errors = list(errors)
+        self.wait_s = wait_s
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.active = self.most_active = 0
+
+    async def call(self, method: str, *args: Any) -> Any:
+        self.calls.append((method, args))
+        self.active += 1
+        self.most_active = max(self.active, self.most_active)
+        try:
+            await asyncio.sleep(self.wait_s)
+        finally:
+            self.active -= 1
+        if self.errors:
+            raise self.errors.pop(0)
+        if method == "info":
+            return {"revision": "single@1"}
+        if method == "decompose":
+            return QuestionSet(prompt=args[0], questions=ASKED, revision="single@1")
+        return [Verdict(question_id=q.id, p_yes=0.5, judge="j") for q in args[1]]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BackPressureError(3, 3),
+        ActorDiedError(),
+        ActorUnavailableError("away", None),
+        ServiceUnavailable("engine is dead"),
+    ],
+)
+async def test_what_passes_is_retried(error):
+    transport = FakeTransport(error, error)
+    client = VerifierClient(transport, QUICK)
+    verdicts = await client.verify(PIXELS, ASKED)
+    assert [v.question_id for v in verdicts] == ["s0", "q0"]
+    assert len(transport.calls) == 3
+    assert client.stats.retries == 2
+    assert client.stats.answered == 1
+    assert client.stats.in_flight == 0
+
+
+@pytest.mark.parametrize("error", [NoQuestions("none"), ConfigError("bad"), ServiceError("odd")])
+async def test_what_will_not_pass_is_raised_at_once(error):
+    transport = FakeTransport(error)
+    client = DecomposerClient(transport, QUICK)
+    with pytest.raises(type(error)):
+        await client.decompose(PROMPT)
+    assert len(transport.calls) == 1
+    assert client.stats.failed == 1
+
+
+async def test_attempts_are_limited_and_the_last_cause_is_told():
+    transport = FakeTransport(*[BackPressureError(3, 3)] * 9)
+    client = VerifierClient(transport, QUICK)
+    with pytest.raises(ServiceUnavailable, match=r"4 attempts.*BackPressureError") as caught:
+        await client.verify(PIXELS, ASKED)
+    assert isinstance(caught.value.__cause__, BackPressureError)
+    assert len(transport.calls) == 4
+
+
+async def test_the_deadline_covers_attempts_and_waiting():
+    client = VerifierClient(FakeTransport(wait_s=5.0), CallPolicy(deadline_s=0.05))
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.05 s"):
+        await client.verify(PIXELS, ASKED)
+    waiting = VerifierClient(
+        FakeTransport(wait_s=0.06), CallPolicy(deadline_s=0.1, max_concurrency=1)
+    )
+    answers = await asyncio.gather(
+        *(waiting.verify(PIXELS, ASKED) for _ in range(3)), return_exceptions=True
+    )
+    assert sum(isinstance(answer, DeadlineExceeded) for answer in answers) == 2
+    assert waiting.stats.late == 2
+
+
+async def test_a_service_timeout_is_not_taken_for_the_clients_own():
+    client = VerifierClient(FakeTransport(DeadlineExceeded("the gateway gave up")), QUICK)
+    with pytest.raises(DeadlineExceeded, match="the gateway gave up"):
+        await client.verify(PIXELS, ASKED)
+    assert client.stats.late == 0
+
+
+async def test_no_more_calls_at_once_than_slots():
+    transport = FakeTransport(wait_s=0.002)
+    client = VerifierClient(transport, CallPolicy(max_concurrency=3))
+    await asyncio.gather(*(client.verify(PIXELS, ASKED) for _ in range(12)))
+    assert transport.most_active == 3
+    assert client.stats.answered == 12
+
+
+def test_a_client_serves_one_event_loop_after_another():
+    client = VerifierClient(FakeTransport(wait_s=0.001), CallPolicy(max_concurrency=1))
+
+    async def twice() -> None:
+        await asyncio.gather(client.verify(PIXELS, ASKED), client.verify(PIXELS, ASKED))
+
+    asyncio.run(twice())
+    asyncio.run(twice())
+    assert client.stats.answered == 4
+
+
+async def test_a_broken_picture_is_never_sent():
+    transport = FakeTransport()
+    with pytest.raises(BadImage):
+        await VerifierClient(transport).verify(PIXELS[..., 0], ASKED)
+    assert await VerifierClient(transport).verify(PIXELS, ()) == ()
+    assert transport.calls == []
+
+
+async def test_verdicts_for_other_questions_are_refused():
+    class Confused(FakeTransport):
+        async def call(self, method: str, *args: Any) -> Any:
+            return [Verdict(question_id="x", p_yes=0.5, judge="j")]
+
+    with pytest.raises(ServiceError, match="one verdict per question"):
+        await VerifierClient(Confused()).verify(PIXELS, ASKED)
+
+
+async def test_the_store_is_asked_first(tmp_path):
+    store = QuestionStore(tmp_path)
+    first = DecomposerClient(FakeTransport(), QUICK, store)
+    made = await first.decompose(PROMPT)
+    transport = FakeTransport()
+    second = DecomposerClient(transport, QUICK, store)
+    assert await second.decompose(PROMPT) == made
+    assert [method for method, _ in transport.calls] == ["info"]
+    assert (first.store_hits, second.store_hits) == (0, 1)
+
+
+async def test_a_prompt_asked_twice_at_once_is_sent_once_and_survives_one_quitter():
+    transport = FakeTransport(wait_s=0.01)
+    client = DecomposerClient(transport, QUICK)
+    quitter = asyncio.create_task(client.decompose(PROMPT))
+    other = asyncio.create_task(client.decompose(PROMPT))
+    await asyncio.sleep(0)
+    quitter.cancel()
+    assert (await other).prompt == "a fox"
+    assert len(transport.calls) == 1
+
+
+def test_factories_take_the_run_configs_options_and_pickle():
+    config = ServiceConfig(max_concurrency=5, deadline_s=9.0)
+    client = connect_verifier(**verifier_options(config))
+    assert client._caller.policy.max_concurrency == 5
+    made = connect_decomposer(**decomposer_options(config, store=None))
+    assert made._store is None
+    assert pickle.loads(pickle.dumps(connect_verifier)) is connect_verifier
+
+
+@pytest.mark.parametrize("options", [{"max_concurrency": 0}, {"deadline_s": 0.0}])
+def test_impossible_patience_is_refused(options):
+    with pytest.raises(ConfigError):
+        connect_verifier(**options)
+    with pytest.raises(ConfigError, match="http"):
+        connect_verifier(url="localhost:8000")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (400, {"error": {"code": "bad_image", "message": "no"}}, BadImage),
+        (422, {"error": {"code": "no_questions", "message": "no"}}, NoQuestions),
+        (504, {"error": {"code": "deadline_exceeded", "message": "no"}}, DeadlineExceeded),
+        (401, {"error": {"code": "unauthorized", "message": "no"}}, ServiceError),
+        (429, {"error": {"code": "too_many_requests", "message": "no"}}, ServiceUnavailable),
+        (503, "not json", ServiceUnavailable),
+    ],
+)
+async def test_gateway_answers_become_the_same_errors(status, body, kind):
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, json=body)
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://gateway")
+    client = VerifierClient(HttpTransport("verifier", "http://gateway", client=http), QUICK)
+    with pytest.raises(kind):
+        await client.verify(PIXELS, ASKED)
+
+
+async def test_a_gateway_that_is_away_is_retried():
+    asked = 0
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise httpx.ConnectError("refused")
+        record = {"question_id": "s0", "p_yes": 0.25, "judge": "j"}
+        return httpx.Response(200, json={"verdicts": [record]})
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://gateway")
+    client = VerifierClient(HttpTransport("verifier", "http://gateway", client=http), QUICK)
+    verdicts = await client.verify(PIXELS, ASKED[:1])
+    assert verdicts == (Verdict(question_id="s0", p_yes=0.25, judge="j"),)
+    assert client.stats.retries == 1

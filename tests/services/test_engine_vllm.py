@@ -1,0 +1,99 @@
+"""A real vLLM engine against plain transformers: same picture, same question, same numbers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from alphagrpo.errors import ConfigError, ServiceUnavailable
+from alphagrpo.judging.engine import folder_revision
+from alphagrpo.judging.images import image_hash
+from alphagrpo.judging.yesno import answer_tokens
+from services.engine_vllm import VllmEngine, engine_arguments
+from services.settings import EngineSettings
+from tests.services.models import make_random
+
+QUESTION = "is there a red circle ?"
+PIXELS = np.random.default_rng(5).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("models") / "verifier"
+    make_random("verifier", path)
+    before = dict(os.environ)
+    yield path
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def _settings(folder: Path) -> EngineSettings:
+    return EngineSettings(
+        model=str(folder), device="cpu", dtype="float32", max_model_len=128, kv_cache_mib=16
+    )
+
+
+def _plain_log_probs(folder: Path, question: str) -> torch.Tensor:
+    """Log-probabilities [V] after the question, by transformers, from ids and pixels made here."""
+    from transformers import AutoTokenizer, Idefics3ForConditionalGeneration
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    fence, tag, image = tokenizer.convert_tokens_to_ids(
+        ["<fake_token_around_image>", "<global-img>", "<image>"]
+    )
+    ids = [fence, tag, *[image] * 9, fence, *tokenizer.encode(question, add_special_tokens=False)]
+    values = torch.tensor(PIXELS).permute(2, 0, 1)[None, None].float() / 127.5 - 1
+    model = Idefics3ForConditionalGeneration.from_pretrained(folder).eval()
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids]), pixel_values=values).logits[0, -1]
+    return logits.float().log_softmax(-1)
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(900)
+async def test_scores_are_those_of_the_model_and_a_dead_engine_says_so(folder):
+    engine = VllmEngine(_settings(folder), vision=True)
+    try:
+        assert engine.model.revision == folder_revision(folder)
+        tokens = answer_tokens(engine.tokenizer)
+        got = await engine.score_tokens(
+            "<image>" + QUESTION, tokens.all, pixels=PIXELS, image_key=image_hash(PIXELS)
+        )
+        plain = _plain_log_probs(folder, QUESTION)
+        assert set(tokens.all) <= set(got)
+        for token in tokens.all:
+            assert got[token] == pytest.approx(float(plain[token]), abs=1e-4)
+        await engine.check_health()
+        for child in psutil.Process().children(recursive=True):
+            if "EngineCore" in child.name() or "EngineCore" in " ".join(child.cmdline()):
+                child.kill()
+                child.wait(30)
+        with pytest.raises(ServiceUnavailable, match="alive"):
+            await engine.score_tokens("<image>?", tokens.all, pixels=PIXELS, image_key="other")
+        with pytest.raises(ServiceUnavailable, match="dead"):
+            await engine.check_health()
+    finally:
+        engine.shutdown()
+    with pytest.raises(ServiceUnavailable, match="shut down"):
+        await engine.score_tokens("<image>?", tokens.all, pixels=PIXELS, image_key="other")
+
+
+def test_options_win_and_unknown_ones_are_refused(folder):
+    settings = _settings(folder)
+    assert engine_arguments(settings, "m", on_cpu=True)["kv_cache_memory_bytes"] == 16 << 20
+    assert "block_size" not in engine_arguments(settings, "m", on_cpu=False)
+    own = settings.model_copy(update={"options": {"max_num_seqs": 7, "sped": 1}})
+    assert engine_arguments(own, "m", on_cpu=True)["max_num_seqs"] == 7
+
+
+@pytest.mark.engine
+def test_an_unknown_option_is_named(folder):
+    settings = _settings(folder).model_copy(update={"options": {"sped": 1}})
+    with pytest.raises(ConfigError, match="sped"):
+        VllmEngine(settings, vision=True)

@@ -1,0 +1,247 @@
+"""The gateway over fake services, by ASGI: every route, every class of error, every limit."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from openapi_spec_validator import validate
+from ray.serve.exceptions import BackPressureError
+
+from alphagrpo.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    NoQuestions,
+    ServiceError,
+    ServiceUnavailable,
+)
+from alphagrpo.judging.images import encode_png_base64
+from alphagrpo.types import Prompt, Question, QuestionSet, Verdict
+from services.client import DecomposerClient, VerifierClient
+from services.gateway import create_app
+from services.settings import GatewaySettings
+from services.transport import HttpTransport
+
+IMAGE = encode_png_base64(np.full((16, 16, 3), 200, np.uint8))
+QUESTIONS = (
+    Question(id="s0", text="is there a fox ?", kind="semantic", tag="Existence"),
+    Question(id="q0", text="is it drawn well ?", kind="quality", tag="Aesthetics"),
+)
+
+
+class FakeServices:
+    """Both services in one; ``error`` is raised by every call that is not ``info``."""
+
+    def __init__(self, error: Exception | None = None, wait: asyncio.Event | None = None) -> None:
+        self.error, self.wait = error, wait
+        self.pixels: list[Any] = []
+        self.healthy = True
+
+    async def decompose(self, prompt: Prompt) -> QuestionSet:
+        if self.error:
+            raise self.error
+        return QuestionSet(prompt=prompt.text, questions=QUESTIONS, revision="single@1")
+
+    async def verify(self, pixels: Any, questions: Any) -> tuple[Verdict, ...]:
+        if self.wait:
+            await self.wait.wait()
+        if self.error:
+            raise self.error
+        self.pixels.append(pixels)
+        return tuple(Verdict(question_id=q.id, p_yes=0.64, judge="j@1") for q in questions)
+
+    async def info(self) -> dict[str, Any]:
+        if not self.healthy:
+            raise ServiceUnavailable("gone")
+        return {"revision": "r@1"}
+
+
+def _http(services: FakeServices, **settings: Any) -> httpx.AsyncClient:
+    app = create_app(services, services, GatewaySettings(**settings))
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://gateway")
+
+
+async def test_decompose_verify_and_score():
+    services = FakeServices()
+    async with _http(services) as http:
+        made = (await http.post("/v1/decompose", json={"prompt": "a fox"})).json()
+        assert [q["id"] for q in made["questions"]] == ["s0", "q0"]
+        body = {"image": IMAGE, "questions": ["is there a fox ?", made["questions"][1]]}
+        answer = (await http.post("/v1/verify", json=body)).json()
+        assert [v["question_id"] for v in answer["verdicts"]] == ["s0", "q0"]
+        scored = (await http.post("/v1/score", json={"prompt": "a fox", "image": IMAGE})).json()
+    assert scored["reward"] == pytest.approx(0.64)
+    assert scored["program"] == "dvreward"
+    assert scored["revision"] == "single@1"
+    assert services.pixels[0].shape == (16, 16, 3)
+
+
+async def test_score_takes_the_callers_own_questions():
+    own = [{"id": "a", "text": "is it so ?"}, {"id": "b", "text": "well ?", "kind": "quality"}]
+    async with _http(FakeServices()) as http:
+        body = {"prompt": "a fox", "image": IMAGE, "questions": own}
+        scored = (await http.post("/v1/score", json=body)).json()
+    assert [v["question_id"] for v in scored["verdicts"]] == ["a", "b"]
+    assert scored["revision"] == "given"
+
+
+def _caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (NoQuestions("none"), 422, "no_questions"),
+        (ConfigError("wrong"), 422, "invalid_request"),
+        (ServiceUnavailable("gone"), 503, "unavailable"),
+        (DeadlineExceeded("late"), 504, "deadline_exceeded"),
+        (ServiceError("odd"), 502, "service_error"),
+        (_caused(ServiceUnavailable("x"), BackPressureError(1, 1)), 429, "too_many_requests"),
+    ],
+)
+async def test_service_errors_have_their_status(error, status, code):
+    async with _http(FakeServices(error)) as http:
+        answer = await http.post("/v1/verify", json={"image": IMAGE, "questions": ["a ?"]})
+    assert answer.status_code == status
+    assert answer.json()["error"]["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "message"),
+    [
+        ("verify", {"image": "???", "questions": ["a ?"]}, 400, "base64"),
+        ("verify", {"image": "aGVsbG8=", "questions": ["a ?"]}, 400, "whole PNG or JPEG"),
+        ("verify", {"image": IMAGE, "questions": []}, 422, "questions"),
+        ("verify", {"image": IMAGE, "questions": ["a ?"] * 5}, 422, "at most 4"),
+        ("verify", {"image": IMAGE, "question": "a ?"}, 422, "question"),
+        ("verify", {"image": IMAGE, "questions": [{"id": "a", "text": "x"}] * 2}, 422, "share"),
+        ("score", {"prompt": "p", "image": IMAGE, "program": "odd"}, 422, "dvreward"),
+        ("decompose", {}, 422, "prompt"),
+    ],
+)
+async def test_bad_requests_say_what_is_wrong(path, body, status, message):
+    async with _http(FakeServices(), max_questions=4) as http:
+        answer = await http.post(f"/v1/{path}", json=body)
+    assert answer.status_code == status
+    assert message in answer.json()["error"]["message"]
+
+
+async def test_malformed_json_is_400():
+    async with _http(FakeServices()) as http:
+        headers = {"content-type": "application/json"}
+        answer = await http.post("/v1/decompose", content=b'{"prompt', headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "malformed_json"
+
+
+async def test_a_large_body_is_413_with_and_without_a_length():
+    body = b'{"prompt": "' + b"x" * 3000 + b'"}'
+
+    async def stream():
+        yield body[:2000]
+        yield body[2000:]
+
+    async with _http(FakeServices(), max_body_bytes=2048) as http:
+        for content in (body, stream()):
+            answer = await http.post("/v1/decompose", content=content)
+            assert answer.status_code == 413
+            assert "2048 bytes" in answer.json()["error"]["message"]
+
+
+async def test_a_large_image_is_refused():
+    big = encode_png_base64(np.zeros((64, 64, 3), np.uint8))
+    async with _http(FakeServices(), max_image_pixels=1024) as http:
+        answer = await http.post("/v1/verify", json={"image": big, "questions": ["a ?"]})
+    assert answer.status_code == 400
+    assert "1024 pixels" in answer.json()["error"]["message"]
+
+
+async def test_more_requests_at_once_than_allowed_are_429():
+    gate = asyncio.Event()
+    async with _http(FakeServices(wait=gate), max_concurrency=1) as http:
+        body = {"image": IMAGE, "questions": ["a ?"]}
+        first = asyncio.create_task(http.post("/v1/verify", json=body))
+        await asyncio.sleep(0.02)
+        second = await http.post("/v1/verify", json=body)
+        gate.set()
+        assert (await first).status_code == 200
+    assert second.status_code == 429
+    assert second.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [("Bearer right", 200), ("bearer right", 200), ("Bearer wrong", 401), ("Basic right", 401),
+     ("", 401)],
+)  # fmt: skip
+async def test_the_token_guards_all_but_the_probe(monkeypatch, header, status):
+    monkeypatch.setenv("GATEWAY_TOKEN", "right")
+    async with _http(FakeServices(), token_variable="GATEWAY_TOKEN") as http:
+        headers = {"Authorization": header} if header else {}
+        answer = await http.post("/v1/decompose", json={"prompt": "a"}, headers=headers)
+        assert answer.status_code == status
+        assert (await http.get("/openapi.json")).status_code == 401
+        assert (await http.get("/healthz")).status_code == 200
+
+
+def test_a_named_but_unset_token_is_refused(monkeypatch):
+    monkeypatch.delenv("GATEWAY_TOKEN", raising=False)
+    with pytest.raises(ConfigError, match="GATEWAY_TOKEN"):
+        _http(FakeServices(), token_variable="GATEWAY_TOKEN")
+
+
+async def test_health_names_the_service_that_is_gone():
+    services = FakeServices()
+    async with _http(services) as http:
+        well = await http.get("/healthz")
+        services.healthy = False
+        ill = await http.get("/healthz")
+    assert (well.status_code, well.json()["status"]) == (200, "ok")
+    assert ill.status_code == 503
+    assert "gone" in ill.json()["services"]["verifier"]
+
+
+async def test_openapi_is_valid_and_shows_examples():
+    async with _http(FakeServices()) as http:
+        document = (await http.get("/openapi.json")).json()
+        assert (await http.get("/docs")).status_code == 200
+    validate(document)
+    posts = {"/v1/decompose", "/v1/verify", "/v1/score"}
+    assert posts | {"/healthz", "/v1/info"} == set(document["paths"])
+    for path in posts:
+        assert {"400", "401", "413", "422", "429", "503", "504"} <= set(
+            document["paths"][path]["post"]["responses"]
+        )
+    example = document["components"]["schemas"]["VerifyRequest"]["properties"]["image"]["examples"]
+    assert base64.b64decode(example[0]).startswith(b"\x89PNG")
+
+
+async def test_the_examples_image_is_accepted():
+    from services.gateway_models import EXAMPLE_IMAGE
+
+    async with _http(FakeServices()) as http:
+        body = {"image": EXAMPLE_IMAGE, "questions": ["is it red ?"]}
+        assert (await http.post("/v1/verify", json=body)).status_code == 200
+
+
+async def test_clients_speak_to_the_gateway_as_to_the_services():
+    services = FakeServices()
+    make: Callable[[str], HttpTransport] = lambda name: HttpTransport(  # noqa: E731
+        name, "http://gateway", client=_http(services)
+    )
+    verifier, decomposer = VerifierClient(make("verifier")), DecomposerClient(make("decomposer"))
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    made = await decomposer.decompose(Prompt(id="p", text="a fox"))
+    verdicts = await verifier.verify(pixels, made.questions)
+    assert made.questions == QUESTIONS
+    assert [v.p_yes for v in verdicts] == [0.64, 0.64]
+    assert np.array_equal(services.pixels[0], pixels)
+    assert await decomposer.revision() == "r@1"

@@ -1,0 +1,186 @@
+"""The real thing, once: both engines and the gateway from the Serve config, faults included."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+from alphagrpo.errors import NoQuestions
+from alphagrpo.judging.images import encode_png_base64
+from alphagrpo.types import Prompt, Question
+from services.client import connect_decomposer, connect_verifier
+from services.deploying import ensure_deployed, redeploy, undeploy
+from services.paths import project_root
+from tests.services.models import miniature
+
+pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(1500)]
+
+APPS = ("decomposer", "verifier", "gateway")
+QUESTIONS = [
+    Question(id=f"s{i}", text=f"is there a {colour} circle ?", kind="semantic", tag="Existence")
+    for i, colour in enumerate(("red", "green", "blue", "yellow"))
+] + [Question(id="q0", text="are the objects drawn well ?", kind="quality", tag="Geometry")]
+
+
+def _picture(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def config(mesh_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The shapes config on a free port, deployed; with random models where there are no others."""
+    folder = tmp_path_factory.mktemp("serve")
+    raw = yaml.safe_load((project_root() / "deploy/serve/shapes.yaml").read_text())
+    raw["http_options"]["port"] = _free_port()
+    for app in raw["applications"]:
+        if app["name"] != "gateway":
+            app["args"]["engine"]["model"] = str(miniature(app["name"], folder))
+    path = folder / "shapes.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    seen: list[dict[str, str]] = []
+    report = ensure_deployed(path, progress=lambda states: seen.append(dict(states)))
+    assert set(report.started) == set(APPS)
+    assert set(seen[-1].values()) == {"RUNNING"}
+    yield path
+    undeploy(APPS)
+
+
+def _verifier_pids() -> list[int]:
+    from ray.serve.context import _get_global_client
+
+    details = _get_global_client().get_serve_details()["applications"]["verifier"]
+    replicas = details["deployments"]["Verifier"]["replicas"]
+    return [replica["pid"] for replica in replicas if replica["state"] == "RUNNING"]
+
+
+def _wait_for_replicas(number: int) -> None:
+    until = time.monotonic() + 300
+    while len(_verifier_pids()) != number:
+        assert time.monotonic() < until, f"{_verifier_pids()} run, {number} replicas were asked for"
+        time.sleep(0.5)
+
+
+def _url(config: Path) -> str:
+    return f"http://127.0.0.1:{yaml.safe_load(config.read_text())['http_options']['port']}"
+
+
+def test_services_that_run_are_left_alone(config):
+    pids = _verifier_pids()
+    report = ensure_deployed(config)
+    assert report.started == ()
+    assert set(report.attached) == set(APPS)
+    assert _verifier_pids() == pids
+
+
+async def test_decompose_answers_with_a_set_or_a_reason(config, tmp_path):
+    client = connect_decomposer(question_store=str(tmp_path))
+    revision = await client.revision()
+    assert revision.startswith("single@")
+    # Random models, used where the repository's are absent, may not end their answer in time.
+    with contextlib.suppress(NoQuestions):
+        made = await client.decompose(Prompt(id="p", text="a red circle"))
+        assert made.revision == revision
+        assert await client.decompose(Prompt(id="p", text="a red circle")) == made
+        assert client.store_hits == 1
+    with pytest.raises(NoQuestions, match="characters"):
+        await client.decompose(Prompt(id="p", text=" "))
+
+
+async def test_verify_gives_the_same_numbers_for_one_question_and_for_many(config):
+    client = connect_verifier()
+    together = await client.verify(_picture(0), QUESTIONS)
+    assert [v.question_id for v in together] == [q.id for q in QUESTIONS]
+    assert all(0 < v.p_yes < 1 for v in together)
+    # Another picture first, so that neither prefix nor answer of the first is at hand by luck.
+    await client.verify(_picture(1), QUESTIONS)
+    again = await client.verify(_picture(0), QUESTIONS[2:3])
+    assert again[0].p_yes == pytest.approx(together[2].p_yes, abs=1e-5)
+    assert len({v.judge for v in together}) == 1
+
+
+async def test_the_gateway_scores_over_http(config):
+    questions = [{"id": q.id, "text": q.text, "kind": q.kind, "tag": q.tag} for q in QUESTIONS]
+    body: dict[str, Any] = {
+        "prompt": "a red circle",
+        "image": encode_png_base64(_picture(0)),
+        "questions": questions,
+    }
+    async with httpx.AsyncClient(base_url=_url(config), timeout=60) as http:
+        assert (await http.get("/healthz")).json()["status"] == "ok"
+        answer = await http.post("/v1/score", json=body)
+        assert answer.status_code == 200, answer.text
+        verdicts = {v["question_id"]: v["p_yes"] for v in answer.json()["verdicts"]}
+        semantic = np.mean([p for key, p in verdicts.items() if key != "q0"])
+        assert answer.json()["reward"] == pytest.approx(np.sqrt(semantic * verdicts["q0"]))
+        broken = await http.post("/v1/verify", json={**body, "image": "aGVsbG8="})
+        assert broken.status_code == 422  # no field of that name: prompt
+        assert (await http.get("/docs")).status_code == 200
+    over_http = connect_verifier(url=_url(config))
+    direct = connect_verifier()
+    assert await over_http.verify(_picture(0), QUESTIONS) == await direct.verify(
+        _picture(0), QUESTIONS
+    )
+
+
+async def test_calls_survive_the_death_of_the_only_replica(config):
+    client = connect_verifier(deadline_s=240.0, max_attempts=8)
+    await client.verify(_picture(2), QUESTIONS)
+    (pid,) = _verifier_pids()
+    children = psutil.Process(pid).children(recursive=True)
+    calls = [asyncio.create_task(client.verify(_picture(i), QUESTIONS)) for i in range(100, 200)]
+    # Killed in mid-work: some calls are answered, some run, some wait for a slot.
+    await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    os.kill(pid, signal.SIGKILL)
+    answers = await asyncio.gather(*calls)
+    assert all(len(verdicts) == len(QUESTIONS) for verdicts in answers)
+    assert client.stats.failed == 0
+    assert client.stats.retries > 0
+    assert _verifier_pids() != [pid]
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive, "the dead replica's engine still holds its memory"
+
+
+async def test_replicas_change_under_traffic_without_a_failed_call(config):
+    client = connect_verifier(deadline_s=240.0)
+    done = asyncio.Event()
+
+    async def stream() -> int:
+        asked = 0
+        while not done.is_set():
+            await client.verify(_picture(1000 + asked), QUESTIONS)
+            asked += 1
+            await asyncio.sleep(0.02)
+        return asked
+
+    traffic = [asyncio.create_task(stream()) for _ in range(2)]
+    for replicas in (2, 1):
+        raw = yaml.safe_load(config.read_text())
+        next(app for app in raw["applications"] if app["name"] == "verifier")["deployments"][0][
+            "num_replicas"
+        ] = replicas
+        config.write_text(yaml.safe_dump(raw))
+        await asyncio.to_thread(redeploy, config)
+        await asyncio.to_thread(_wait_for_replicas, replicas)
+    done.set()
+    asked = sum(await asyncio.gather(*traffic))
+    assert asked > 10
+    assert client.stats.failed == 0

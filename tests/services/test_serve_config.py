@@ -1,0 +1,118 @@
+"""Serve configs: strict reading, our own files, and paths from the project root."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from alphagrpo.errors import CheckpointError, ConfigError
+from services.paths import ROOT_VARIABLE, check_model, project_root, resolve_model
+from services.serve_config import load_serve_config
+
+SERVE = project_root() / "deploy" / "serve"
+PLAIN: dict[str, Any] = {
+    "http_options": {"host": "127.0.0.1"},
+    "applications": [
+        {
+            "name": "gateway",
+            "import_path": "services.gateway:build",
+            "args": {},
+            "deployments": [{"name": "Gateway", "ray_actor_options": {"num_cpus": 0.1}}],
+        }
+    ],
+}
+
+
+def _write(folder: Path, config: Any) -> Path:
+    path = folder / "serve.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_a_plain_config_is_read(tmp_path):
+    config = load_serve_config(_write(tmp_path, PLAIN))
+    assert [app.name for app in config.applications] == ["gateway"]
+
+
+def _with(*path: Any, value: Any) -> dict[str, Any]:
+    config = copy.deepcopy(PLAIN)
+    node: Any = config
+    for part in path[:-1]:
+        node = node[part]
+    node[path[-1]] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (_with("aplications", value=[]), "aplications"),
+        (_with("http_options", "hots", value="x"), "http_options.hots"),
+        (_with("applications", 0, "route", value="/"), r"applications\[0\].route"),
+        (_with("applications", 0, "deployments", 0, "replicas", value=2), "replicas"),
+        (
+            _with("applications", 0, "deployments", 0, "ray_actor_options", "cpus", value=1),
+            "ray_actor_options.cpus",
+        ),
+        (
+            _with("applications", 0, "deployments", 0, "autoscaling_config", value={"most": 2}),
+            "autoscaling_config.most",
+        ),
+        (_with("applications", 0, "args", "tokn", value="x"), "tokn"),
+        (_with("applications", 0, "deployments", 0, "num_replicas", value=-1), "num_replicas"),
+        (_with("applications", 0, "import_path", value="services.gateway:biuld"), "biuld"),
+        (_with("applications", value=[]), "at least one"),
+        ([], "mapping"),
+        ("{", "mapping"),
+    ],
+)
+def test_what_ray_would_let_pass_is_refused(tmp_path, config, message):
+    with pytest.raises(ConfigError, match=message):
+        load_serve_config(_write(tmp_path, config))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_serve_config(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("name", ["shapes.yaml", "bagel-7b.yaml"])
+def test_our_own_files_are_valid_and_stay_at_home(name, monkeypatch, tmp_path):
+    for model in ("decomposer", "verifier"):
+        folder = tmp_path / "deploy" / "models" / model
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    config = load_serve_config(SERVE / name)
+    assert isinstance(config, ServeDeploySchema)
+    assert config.http_options.host == "127.0.0.1"
+    assert {app.name: app.route_prefix for app in config.applications} == {
+        "decomposer": None,
+        "verifier": None,
+        "gateway": "/",
+    }
+
+
+def test_a_missing_model_is_named_before_anything_starts(monkeypatch, tmp_path):
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    with pytest.raises(CheckpointError, match="deploy/models/decomposer"):
+        load_serve_config(SERVE / "shapes.yaml")
+
+
+def test_models_are_found_from_the_project_root(monkeypatch, tmp_path):
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    (tmp_path / "models" / "judge").mkdir(parents=True)
+    assert resolve_model("models/judge") == str(tmp_path / "models" / "judge")
+    assert resolve_model(str(tmp_path)) == str(tmp_path)
+    assert resolve_model("Qwen/Qwen3-VL-30B-A3B-Instruct") == "Qwen/Qwen3-VL-30B-A3B-Instruct"
+    with pytest.raises(CheckpointError, match="hub id"):
+        resolve_model("models/other")
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        check_model("models/judge")
+    check_model("/only/on/another/node")

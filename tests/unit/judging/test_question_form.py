@@ -1,0 +1,71 @@
+"""Question sets: the schema, the parser and what makes a set unusable."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import jsonschema
+import pytest
+
+from alphagrpo.errors import NoQuestions
+from alphagrpo.judging.questions import (
+    checked,
+    parse_question_set,
+    question_set_schema,
+    questions_from_records,
+    questions_to_records,
+)
+from alphagrpo.shapes.questions import questions_to_json, reference_questions
+from alphagrpo.shapes.specs import Item, Spec
+from alphagrpo.types import Question
+
+S0 = Question(id="s0", text="is there a fox ?", kind="semantic", tag="Existence")
+S1 = Question(id="s1", text="is it red ?", kind="semantic", tag="Attribute", depends_on=("s0",))
+Q0 = Question(id="q0", text="is it drawn well ?", kind="quality", tag="Aesthetics")
+
+
+def test_the_miniature_worlds_answers_are_of_this_form():
+    spec = Spec((Item(1, "red", "circle"), Item(1, "blue", "square")), relation="left of")
+    questions = reference_questions(spec)
+    text = questions_to_json(questions)
+    jsonschema.validate(json.loads(text), question_set_schema(max_semantic=6, max_quality=4))
+    assert parse_question_set(text) == questions
+
+
+def test_records_survive_the_round_trip():
+    assert questions_from_records(questions_to_records((S0, S1, Q0))) == (S0, S1, Q0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        '{"semantic": [',
+        "[]",
+        '{"semantic": [], "quality": []}',
+        '{"semantic": [{"q": "is it ?", "tag": "Nonsense"}], "quality": []}',
+        '{"semantic": "none", "quality": "none"}',
+    ],
+)
+def test_answers_that_are_no_set_are_refused(text):
+    with pytest.raises(NoQuestions):
+        parse_question_set(text)
+
+
+@pytest.mark.parametrize(
+    ("questions", "message"),
+    [
+        ((S0, S1), "semantic and quality"),
+        ((Q0,), "semantic and quality"),
+        ((S0, S0, Q0), "unique ids"),
+        ((dataclasses.replace(S0, text=" "), Q0), "empty"),
+        ((dataclasses.replace(S0, tag="Geometry"), Q0), "aspects"),
+        ((S1, Q0), "depends on its own"),
+        ((dataclasses.replace(S0, depends_on=("s1",)), S1, Q0), "circular"),
+        ((S0, dataclasses.replace(Q0, depends_on=("q9",))), "depends on its own"),
+    ],
+)
+def test_sets_that_cannot_be_asked_are_refused(questions, message):
+    with pytest.raises(NoQuestions, match=message):
+        checked(questions)

@@ -1,0 +1,118 @@
+"""One call per picture: order, sharing, caching, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from alphagrpo.errors import BadImage, ConfigError, ServiceError, ServiceUnavailable
+from alphagrpo.judging.images import image_hash
+from alphagrpo.judging.templates import AUDITOR
+from alphagrpo.judging.verification import VerificationProgram
+from alphagrpo.types import Question
+from tests.unit.judging.fake_engine import FakeEngine, FakeTokenizer
+
+PIXELS = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
+
+
+def _ask(*texts: str) -> list[Question]:
+    return [
+        Question(id=f"s{i}", text=text, kind="semantic", tag="Existence")
+        for i, text in enumerate(texts)
+    ]
+
+
+async def test_verdicts_come_in_order_with_the_judge():
+    shares = {"<image>a ?": 0.9, "<image>b ?": 0.2}
+    program = VerificationProgram(FakeEngine(p_yes=shares.__getitem__))
+    verdicts = await program.verify(PIXELS, _ask("b ?", "a ?"))
+    assert [v.question_id for v in verdicts] == ["s0", "s1"]
+    assert [v.p_yes for v in verdicts] == pytest.approx([0.2, 0.9])
+    assert {v.judge for v in verdicts} == {program.judge}
+    assert program.judge.startswith("fake@00000001.")
+
+
+async def test_first_question_goes_alone_then_all_at_once():
+    engine = FakeEngine()
+    await VerificationProgram(engine).verify(PIXELS, _ask("a ?", "b ?", "c ?"))
+    assert engine.active_at_start == [0, 0, 1]
+    assert set(engine.keys) == {image_hash(PIXELS)}
+
+
+async def test_without_warming_all_go_at_once():
+    engine = FakeEngine()
+    await VerificationProgram(engine, warm_first=False).verify(PIXELS, _ask("a ?", "b ?", "c ?"))
+    assert engine.active_at_start == [0, 1, 2]
+
+
+async def test_a_repeated_question_is_asked_once_and_remembered():
+    engine = FakeEngine()
+    program = VerificationProgram(engine)
+    first = await program.verify(PIXELS, _ask("a ?", "a ?"))
+    assert len(first) == 2
+    assert len(engine.prompts) == 1
+    await program.verify(PIXELS, _ask("a ?", "b ?"))
+    assert engine.prompts == ["<image>a ?", "<image>b ?"]
+    await program.verify(255 - PIXELS, _ask("a ?"))
+    assert len(engine.prompts) == 3
+
+
+async def test_memory_is_bounded_and_forgets_the_oldest():
+    engine = FakeEngine()
+    program = VerificationProgram(engine, cache_size=2)
+    for text in ("a ?", "b ?", "c ?", "a ?"):
+        await program.verify(PIXELS, _ask(text))
+    assert len(program.cache) == 2
+    assert len(engine.prompts) == 4
+    await program.verify(PIXELS, _ask("c ?"))
+    assert len(engine.prompts) == 4
+
+
+async def test_one_failure_is_one_typed_error_and_nothing_is_made_up():
+    def p_yes(prompt: str) -> float:
+        if "b" in prompt:
+            raise ServiceUnavailable("the engine is dead")
+        return 0.5
+
+    engine = FakeEngine(p_yes=p_yes)
+    with pytest.raises(ServiceUnavailable, match="dead"):
+        await VerificationProgram(engine).verify(PIXELS, _ask("a ?", "b ?", "c ?"))
+
+
+async def test_a_broken_probability_is_an_error():
+    engine = FakeEngine(p_yes=lambda _: float("nan"))
+    with pytest.raises(ServiceError, match="broken"):
+        await VerificationProgram(engine).verify(PIXELS, _ask("a ?"))
+
+
+async def test_chat_models_get_the_picture_before_the_question():
+    engine = FakeEngine(tokenizer=FakeTokenizer(chat_template="yes there is one"))
+    program = VerificationProgram(engine)
+    await program.verify(PIXELS, _ask("a ?"))
+    system, user = json.loads(engine.prompts[0])
+    assert system["content"][0]["text"] == AUDITOR
+    assert [part["type"] for part in user["content"]] == ["image", "text"]
+    assert user["content"][1]["text"] == "a ?"
+    assert program.judge != VerificationProgram(FakeEngine()).judge
+
+
+def test_chat_needs_a_chat_template():
+    with pytest.raises(ConfigError, match="chat template"):
+        VerificationProgram(FakeEngine(), template="chat")
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
+)
+async def test_pictures_of_another_form_are_refused(pixels):
+    with pytest.raises(BadImage, match="uint8 array"):
+        await VerificationProgram(FakeEngine()).verify(pixels, _ask("a ?"))
+
+
+@pytest.mark.parametrize("texts", [("",), ("x" * 40,), ("a", "b", "c")])
+async def test_questions_out_of_bounds_are_refused(texts):
+    program = VerificationProgram(FakeEngine(), max_questions=2, max_question_chars=30)
+    with pytest.raises(ConfigError):
+        await program.verify(PIXELS, _ask(*texts))
