@@ -1,0 +1,90 @@
+"""All actors of one run, and the event loop that talks to them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import ray
+
+from actors.learner import RayLearner, start_learner
+from actors.parts import Part, actor_name
+from actors.pool import RayRolloutPool
+from actors.weights import start_registry
+from alphagrpo.config import RunConfig
+from alphagrpo.errors import EnvironmentProblem
+
+T = TypeVar("T")
+
+STOP_SECONDS = 10.0
+"""How long the loop's thread may take to end."""
+
+
+class Mesh:
+    """Registry, learner and runners of a run. Make it inside the event loop that will use it."""
+
+    def __init__(self, config: RunConfig, verifier: Part) -> None:
+        self._config = config
+        _refuse_second_run(config.name)
+        self.registry = start_registry(config)
+        self.learner = RayLearner(start_learner(config))
+        self.pool = RayRolloutPool(config, verifier)
+
+    async def ready(self) -> None:
+        """Wait until every actor has loaded its model; raises what one of them could not do."""
+        await asyncio.gather(self.learner.status(), self.pool.ready())
+
+    async def restart_learner(self) -> None:
+        """Another learner process, with the weights of step 0."""
+        with suppress(Exception):
+            ray.kill(self.learner.handle, no_restart=True)
+        self.learner.handle = start_learner(self._config)
+        await self.learner.status()
+
+    def close(self) -> None:
+        """End all actors of the run."""
+        self.pool.close()
+        for handle in (self.learner.handle, self.registry):
+            with suppress(Exception):
+                ray.kill(handle, no_restart=True)
+
+
+class EventLoop:
+    """An event loop in a thread of its own, so that waiting work goes on between two steps."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="mesh", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run ``work`` to its end; an interrupt of the waiting thread cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            if not future.done():
+                future.cancel()
+                with suppress(CancelledError, Exception):
+                    future.result(STOP_SECONDS)
+            raise
+
+    def close(self) -> None:
+        """Stop the loop and its thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(STOP_SECONDS)
+
+
+def _refuse_second_run(run: str) -> None:
+    try:
+        ray.get_actor(actor_name(run, "learner"))
+    except ValueError:
+        return
+    raise EnvironmentProblem(
+        f"one run of a name trains at a time, {run!r} has a learner on this cluster already; "
+        "stop that run or give this one another name"
+    )

@@ -1,0 +1,197 @@
+"""All rollout runners as one pool: who draws next, and what happens when one dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import ActorDiedError, ObjectLostError, RayActorError
+
+from actors.parts import Handle, Part, answer
+from actors.rollout import start_runner, with_reference
+from alphagrpo.config import RunConfig
+from alphagrpo.errors import EnvironmentProblem
+from alphagrpo.ports import GroupReport, Picture, PictureRequest
+from alphagrpo.types import QuestionSet, RolloutJob
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+REVIVE_SECONDS = 300.0
+"""How long a lost runner may take to come back: start, import of torch, loading of the model."""
+
+
+@dataclass(slots=True, eq=False)
+class _Runner:
+    index: int
+    handle: Handle
+    jobs: int = 0
+    up: bool = True
+
+
+class RayRolloutPool:
+    """:class:`alphagrpo.ports.RolloutPool` over rollout actors. Belongs to one event loop.
+
+    A runner that dies is taken out, its jobs go to the others with the same seeds, and it returns
+    once it answers again. Jobs wait while no runner is up; the pool gives up when all are gone for
+    good.
+    """
+
+    def __init__(self, config: RunConfig, verifier: Part) -> None:
+        self._config, self._verifier = config, verifier
+        rollout = config.rollout
+        self._runners = [
+            _Runner(i, start_runner(config, i, verifier)) for i in range(rollout.num_runners)
+        ]
+        self._changed = asyncio.Condition()
+        self._reviving: set[asyncio.Task[None]] = set()
+        self._cause: Exception | None = None
+        self.restarts = 0
+
+    @property
+    def size(self) -> int:
+        """How many groups are worth having in flight at once."""
+        return self._config.rollout.num_runners * self._config.rollout.groups_in_flight
+
+    async def ready(self) -> list[dict[str, Any]]:
+        """Wait until all runners have loaded their model; their statuses.
+
+        Raises:
+            MeshError: what a runner said when it could not start.
+            EnvironmentProblem: where it said nothing of ours.
+        """
+        try:
+            calls = [answer(runner.handle.status.remote()) for runner in self._runners]
+            return list(await asyncio.gather(*calls))
+        except RayActorError as error:
+            raise EnvironmentProblem(
+                f"every rollout runner must start, one did not: {error}; mend the cause "
+                "(often memory, or a path that does not exist on that node) and start again"
+            ) from error
+
+    async def roll_out(
+        self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
+    ) -> GroupReport:
+        """Draw and score one group on whichever runner has room."""
+
+        async def call(handle: Handle) -> GroupReport:
+            method = handle.roll_out.options(num_returns=2)
+            report, group = method.remote(job, questions, keep_pictures)
+            return with_reference(await answer(report), group)
+
+        return await self._anywhere(call)
+
+    async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
+        """Draw pictures for evaluation, a batch at a time on every runner that has room."""
+        size = self._config.evaluation.batch_size
+        batches = [tuple(requests[i : i + size]) for i in range(0, len(requests), size)]
+
+        async def call(batch: tuple[PictureRequest, ...], handle: Handle) -> tuple[Picture, ...]:
+            return tuple(await answer(handle.draw.remote(batch, version)))
+
+        drawn = await asyncio.gather(*(self._anywhere(partial(call, batch)) for batch in batches))
+        return tuple(picture for batch in drawn for picture in batch)
+
+    async def _anywhere(self, call: Callable[[Handle], Awaitable[T]]) -> T:
+        """Run ``call`` on a runner; again on another where the process was lost on the way."""
+        losses = 0
+        while True:
+            runner = await self._take()
+            try:
+                return await call(runner.handle)
+            except (RayActorError, ObjectLostError) as error:
+                losses += 1
+                log.warning(
+                    "runner %d was lost with a job, which moves on: %s", runner.index, error
+                )
+                self._lose(runner, error)
+                if losses > self._config.rollout.max_retries + self._config.rollout.num_runners:
+                    raise EnvironmentProblem(
+                        f"a job may lose {losses - 1} runners, this one lost {losses}: {error}; "
+                        "it probably kills them: look for memory in the runners' logs"
+                    ) from error
+            finally:
+                await self._give_back(runner)
+
+    async def _take(self) -> _Runner:
+        """The runner with the fewest jobs among those that are up and have room."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._free() is not None or not self._hope())
+            runner = self._free()
+            if runner is None:
+                raise EnvironmentProblem(
+                    f"at least one rollout runner must be alive, all are gone: {self._cause}; "
+                    "resume once the cause is mended"
+                )
+            runner.jobs += 1
+            return runner
+
+    def _free(self) -> _Runner | None:
+        room = self._config.rollout.groups_in_flight
+        free = [runner for runner in self._runners if runner.up and runner.jobs < room]
+        return min(free, key=lambda runner: (runner.jobs, runner.index), default=None)
+
+    def _hope(self) -> bool:
+        return any(runner.up for runner in self._runners) or bool(self._reviving)
+
+    async def _give_back(self, runner: _Runner) -> None:
+        async with self._changed:
+            runner.jobs -= 1
+            self._changed.notify_all()
+
+    def _lose(self, runner: _Runner, error: Exception) -> None:
+        if runner.up:
+            runner.up, self._cause = False, error
+            task = asyncio.create_task(self._revive(runner))
+            self._reviving.add(task)
+
+    async def _revive(self, runner: _Runner) -> None:
+        """Wait until Ray has restarted the process, or start another; then use it again."""
+        try:
+            async with asyncio.timeout(REVIVE_SECONDS):
+                try:
+                    await self._answering(runner)
+                except ActorDiedError:
+                    ray.kill(runner.handle, no_restart=True)
+                    runner.handle = start_runner(self._config, runner.index, self._verifier)
+                    await answer(runner.handle.status.remote())
+            runner.up, self.restarts = True, self.restarts + 1
+        except Exception as error:  # a task of its own: nobody else would see it
+            log.error("runner %d does not come back: %s", runner.index, error)
+            self._cause = error
+        finally:
+            task = asyncio.current_task()
+            async with self._changed:
+                if task is not None:
+                    self._reviving.discard(task)
+                self._changed.notify_all()
+
+    @staticmethod
+    async def _answering(runner: _Runner) -> None:
+        while True:
+            try:
+                await answer(runner.handle.status.remote())
+                return
+            except ActorDiedError:
+                raise
+            except RayActorError:
+                await asyncio.sleep(0.2)
+
+    async def status(self) -> list[dict[str, Any]]:
+        """What each runner that is up says of itself."""
+        up = [runner for runner in self._runners if runner.up]
+        return list(await asyncio.gather(*(answer(r.handle.status.remote()) for r in up)))
+
+    def close(self) -> None:
+        """End all runners."""
+        for task in self._reviving:
+            task.cancel()
+        for runner in self._runners:
+            with suppress(Exception):
+                ray.kill(runner.handle, no_restart=True)

@@ -1,0 +1,91 @@
+"""The rollout actor: a runner in a process of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+
+from actors.metrics import RunnerGauges
+from actors.parts import Handle, Part, actor_options
+from actors.weights import RayWeightStore, find_registry
+from alphagrpo.config import RunConfig
+from alphagrpo.ports import GroupReport, Picture, PictureRequest
+from alphagrpo.types import Group, QuestionSet, RolloutJob
+
+MAX_RESTARTS = 20
+"""Restarts after a death; one that dies more often has a cause that no restart mends."""
+
+
+class RolloutActor:
+    """Draws groups in one thread while earlier ones are being scored on its event loop."""
+
+    def __init__(self, config: RunConfig, index: int, verifier: Part) -> None:
+        # Imported here, so that the driver that describes this actor needs no torch.
+        import torch
+
+        from alphagrpo.rollout.policy import load_policy
+        from alphagrpo.rollout.runner import GroupRunner
+        from alphagrpo.rollout.worker import RolloutWorker
+
+        torch.set_num_threads(config.rollout.threads)
+        policy = load_policy(config)
+        worker = RolloutWorker(policy.model, policy.tokenizer, config)
+        self._name = f"rollout-{index}"
+        self._runner = GroupRunner(
+            worker, verifier.make(), RayWeightStore(find_registry(config)), config
+        )
+        self._gauges = RunnerGauges(config.name, self._name)
+
+    async def roll_out(
+        self, job: RolloutJob, questions: QuestionSet, keep_pictures: int
+    ) -> tuple[GroupReport, Group]:
+        """Two returns: the caller owns both, so that a group outlives the runner that drew it."""
+        done = await self._runner.roll_out(job, questions, keep_pictures=keep_pictures)
+        report = GroupReport(
+            job=job,
+            questions=questions,
+            samples=done.samples,
+            reference=None,
+            runner=self._name,
+            timings=done.timings,
+        )
+        self._gauges.observe(done, self._runner.version)
+        return report, done.group
+
+    async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
+        """Pictures for evaluation."""
+        return await self._runner.draw(requests, version)
+
+    async def status(self) -> dict[str, Any]:
+        """What the runner is at, for ``ping`` and for people."""
+        return {
+            "name": self._name,
+            "pid": os.getpid(),
+            "version": self._runner.version,
+            "groups_done": self._runner.groups_done,
+        }
+
+
+def start_runner(config: RunConfig, index: int, verifier: Part) -> Handle:
+    """Runner ``alphagrpo:<run>:rollout-<index>``.
+
+    Its registry must be there. Calls are not retried by Ray: the pool gives a lost job to whoever
+    is free, with the same seeds.
+    """
+    rollout = config.rollout
+    options = actor_options(
+        config, f"rollout-{index}", cpus=rollout.cpus_per_runner, gpus=rollout.gpus_per_runner
+    )
+    actor: Any = ray.remote(RolloutActor)
+    return actor.options(
+        **options, max_restarts=MAX_RESTARTS, max_task_retries=0, max_concurrency=100
+    ).remote(config, index, verifier)
+
+
+def with_reference(report: GroupReport, reference: Any) -> GroupReport:
+    """The report as the loop sees it, with its group behind ``reference``."""
+    return replace(report, reference=reference)

@@ -1,0 +1,94 @@
+"""Versioned weights in the object store: the learner owns the bytes, a registry knows where."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from actors.parts import Handle, actor_name, actor_options, answer
+from alphagrpo.config import RunConfig
+from alphagrpo.errors import WeightsError
+from alphagrpo.types import WeightsManifest
+
+KEPT_VERSIONS = 2
+"""The newest, and the one a slow runner may still be fetching."""
+
+
+class WeightRegistry:
+    """Which versions there are and where their chunks lie. Holds references, never bytes.
+
+    Runners pull: a push to a busy actor can be dropped unseen, and a sample of unknown version
+    would be trained on.
+    """
+
+    def __init__(self) -> None:
+        self._versions: dict[int, tuple[WeightsManifest, list[Any]]] = {}
+
+    def put(self, manifest: WeightsManifest, references: list[Any]) -> None:
+        """Make a version the newest. Later ones, of a learner that has since been restored, go."""
+        kept = sorted(v for v in self._versions if v < manifest.version)[1 - KEPT_VERSIONS :]
+        self._versions = {v: self._versions[v] for v in kept}
+        self._versions[manifest.version] = (manifest, references)
+
+    def newest(self) -> WeightsManifest | None:
+        """The newest manifest, or None before the first publication."""
+        return self._versions[max(self._versions)][0] if self._versions else None
+
+    def get(self, version: int) -> tuple[WeightsManifest, list[Any]]:
+        """Manifest and chunk references; WeightsError for a version that is gone or never was."""
+        if version not in self._versions:
+            raise WeightsError(
+                f"weights {version} are not published, there are {sorted(self._versions)}; "
+                "ask for the newest"
+            )
+        return self._versions[version]
+
+
+def start_registry(config: RunConfig) -> Handle:
+    """The run's registry, ``alphagrpo:<run>:weights``."""
+    options = actor_options(config, "weights", cpus=0, gpus=0)
+    actor: Any = ray.remote(WeightRegistry)
+    return actor.options(**options, max_restarts=0).remote()
+
+
+def find_registry(config: RunConfig) -> Handle:
+    """The run's registry, by name.
+
+    Actors find it themselves: a handle among the arguments of a constructor lies in the object
+    store, and an actor whose arguments are lost there cannot be restarted.
+    """
+    return ray.get_actor(actor_name(config.name, "weights"))
+
+
+class RayWeightStore:
+    """:class:`alphagrpo.ports.WeightStore` over a registry, for use inside an async actor."""
+
+    def __init__(self, registry: Handle) -> None:
+        self._registry = registry
+
+    async def publish(self, chunks: Sequence[Any], manifest: WeightsManifest) -> None:
+        """Put the chunks into the object store, owned by this process."""
+        references = [ray.put(chunk) for chunk in chunks]
+        await answer(self._registry.put.remote(manifest, references))
+
+    async def newest(self) -> WeightsManifest | None:
+        """The newest manifest, or None before the first publication."""
+        return await answer(self._registry.newest.remote())
+
+    async def fetch(self, version: int) -> tuple[WeightsManifest, Sequence[Any]]:
+        """Manifest and read-only chunks; one copy per node, shared by its runners.
+
+        Raises:
+            WeightsError: if the version is gone.
+        """
+        manifest, references = await answer(self._registry.get.remote(version))
+        try:
+            return manifest, await asyncio.gather(*references)
+        except ray.exceptions.ObjectLostError as error:
+            raise WeightsError(
+                f"weights {version} were lost with their owner ({type(error).__name__}); "
+                "the learner publishes them again when it is restored"
+            ) from error

@@ -1,0 +1,1 @@
+"""The learner: replay with the rollout's geometry, the GRPO step, and its state."""

@@ -1,0 +1,215 @@
+"""The plain learner: replays groups, takes one GRPO step, exports weights.
+
+Legend of shapes: P group, G sample, L sampled token, K trained SDE step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from alphagrpo.algorithms import (
+    Objective,
+    group_advantages,
+    image_kl,
+    image_loss,
+    loss_weights,
+    text_loss,
+)
+from alphagrpo.config import RunConfig
+from alphagrpo.errors import ConfigError, PolicyDataError
+from alphagrpo.learner import checks
+from alphagrpo.learner.diagnostics import Diagnostics
+from alphagrpo.learner.optimizer import MasterAdamW
+from alphagrpo.learner.replay import GroupReplay, replay_group
+from alphagrpo.models import weights
+from alphagrpo.models.lora import disabled, trainable_parameters
+from alphagrpo.models.unified import UnifiedModel
+from alphagrpo.ports import UpdateReport
+from alphagrpo.rollout.contexts import read_thoughts
+from alphagrpo.types import Group, WeightsManifest
+
+
+class GRPOLearner:
+    """Owns the trainable parameters of ``model`` and their optimizer.
+
+    Example::
+
+        learner = GRPOLearner(model, config)
+        manifest, chunks = learner.export()      # version 0
+        report = learner.update(groups)          # groups drawn and scored with version 0
+    """
+
+    def __init__(self, model: UnifiedModel, config: RunConfig) -> None:
+        self.model, self.config = model, config
+        self.module = cast(nn.Module, model)
+        self.parameters = trainable_parameters(self.module, config.model.trainable)
+        self.optimizer = MasterAdamW(self.parameters, config.optimizer)
+        self.step = 0
+        self.version = -1
+        self.visits: dict[str, int] = {}
+        """Last visit of each prompt that was trained on; none is trained on twice."""
+        self._changed = True
+        algorithm = config.algorithm
+        self._kl = algorithm.text.kl_weight > 0 or algorithm.image.kl_weight > 0
+        if self._kl and config.model.trainable != "lora":
+            raise ConfigError(
+                "a KL term needs a reference, which is the model without its adapters; got "
+                f"model.trainable {config.model.trainable!r}: set it to lora or the KL weights to 0"
+            )
+
+    def update(self, groups: Sequence[Group]) -> UpdateReport:
+        """One GRPO step on scored groups (AlphaGRPO, objective; method: section 1.2).
+
+        Per group one text backward, then one backward per window step, so that at most one forward
+        is held at a time. Nothing has changed where this raises.
+
+        Raises:
+            PolicyDataError: for groups that are stale, unscored, not finite, or trained before.
+            ParityError: before the first step, where replay and rollout disagree.
+        """
+        started = perf_counter()
+        checks.refuse_unfit(groups, self.version, self.config, self.visits)
+        rewards, valid = _rewards(groups)
+        advantages = group_advantages(
+            rewards,
+            valid,
+            std=self.config.algorithm.advantage_std,
+            epsilon=self.config.algorithm.advantage_epsilon,
+        )
+        diagnostics = Diagnostics(rewards[valid], advantages.values[valid])
+        skipped = not bool(advantages.values.any()) and not self._kl
+        if not skipped:
+            self.optimizer.zero_grad()
+            total = float(advantages.weights.sum())
+            for i, group in enumerate(groups):
+                if self._kl or bool(advantages.values[i].any()):
+                    values, sample_weights = advantages.values[i], advantages.weights[i]
+                    self._backward(group, values, sample_weights, total, diagnostics)
+            if self.step == 0:
+                checks.parity_gate(diagnostics, self.config)
+            self._apply(diagnostics)
+        self.visits.update((group.job.prompt.id, group.job.visit) for group in groups)
+        metrics = diagnostics.metrics() | {
+            "learner/skipped": float(skipped),
+            "learner/step": float(self.step),
+            "learner/update_s": perf_counter() - started,
+            "learner/lag": float(self.version - min(g.job.policy_version for g in groups)),
+        }
+        return UpdateReport(step=self.step, skipped=skipped, metrics=metrics)
+
+    def export(self) -> tuple[WeightsManifest, tuple[weights.Chunk, ...]]:
+        """The parameters as bytes, under a new version if they changed since the last export."""
+        if self._changed:
+            self.version, self._changed = self.version + 1, False
+        kind: Literal["lora", "full"] = "lora" if self.config.model.trainable == "lora" else "full"
+        return weights.flatten(self.parameters, version=self.version, kind=kind)
+
+    def mark_exported(self) -> None:
+        """After a restore: the parameters are those of :attr:`version`, which is exported again."""
+        self._changed = self.version < 0
+
+    def _backward(
+        self,
+        group: Group,
+        advantages: Tensor,
+        sample_weights: Tensor,
+        total: float,
+        diagnostics: Diagnostics,
+    ) -> None:
+        """Accumulate the gradients of one group; ``total`` samples share the step's mean."""
+        algorithm = self.config.algorithm
+        replay = replay_group(self.model, group, self.config)
+        device = replay.latents.device
+        advantages, sample_weights = advantages.to(device), sample_weights.to(device)
+        factors = loss_weights(
+            replay.num_steps, algorithm.text.weight, thinking=replay.thoughts is not None
+        )
+        share = float(sample_weights.sum()) / total
+        if replay.thoughts is not None:
+            text = self._text(group, replay, advantages, sample_weights, total)
+            if factors.text > 0:
+                (factors.text * text.loss).backward()
+            diagnostics.add("text", text, share)
+            diagnostics.add_entropy(replay.thoughts, sample_weights)
+        if algorithm.image.enabled:
+            for k in range(replay.num_steps):
+                image = self._image(replay, k, advantages, sample_weights, total)
+                (factors.image * image.loss).backward()
+                diagnostics.add("image", image, share / replay.num_steps)
+
+    def _text(
+        self, group: Group, replay: GroupReplay, advantages: Tensor, keep: Tensor, total: float
+    ) -> Objective:
+        settings, thoughts = self.config.algorithm.text, replay.thoughts
+        assert thoughts is not None, "called for runs that think"
+        assert replay.old_text is not None, "recorded with every thought"
+        reference = None
+        if settings.kl_weight > 0:
+            texts = [t.text for t in group.trajectories if t.text is not None]
+            with torch.no_grad(), disabled(self.module):
+                reference = read_thoughts(
+                    self.model,
+                    replay.prefix,
+                    [t.token_ids for t in texts],
+                    [t.finished for t in texts],
+                ).log_probs
+        return text_loss(
+            thoughts.log_probs,
+            replay.old_text,
+            thoughts.mask,
+            advantages,
+            level=settings.level,
+            clip_low=settings.clip_low,
+            clip_high=settings.clip_high,
+            kl_weight=settings.kl_weight,
+            ref_log_probs=reference,
+            sample_weight=keep,
+            denominator=total,
+        )
+
+    def _image(
+        self, replay: GroupReplay, k: int, advantages: Tensor, keep: Tensor, total: float
+    ) -> Objective:
+        settings = self.config.algorithm.image
+        transition = replay.image_step(self.model, k)
+        kl = None
+        if settings.kl_weight > 0:
+            with torch.no_grad(), disabled(self.module):
+                reference = replay.image_step(self.model, k)
+            kl = image_kl(transition.mean, reference.mean, transition.std)
+        return image_loss(
+            transition.log_prob,
+            replay.old_image[:, k],
+            advantages,
+            clip=settings.clip,
+            clamp=settings.advantage_clamp,
+            kl=kl,
+            kl_weight=settings.kl_weight,
+            sample_weight=keep,
+            denominator=total,
+        )
+
+    def _apply(self, diagnostics: Diagnostics) -> None:
+        norm = self.optimizer.step(self.step)
+        if not math.isfinite(norm):
+            raise PolicyDataError(
+                f"gradients must be finite, the norm at step {self.step} is {norm}; no step was "
+                "taken: lower optimizer.lr and resume from the last checkpoint"
+            )
+        diagnostics.grad_norm, diagnostics.learning_rate = norm, self.optimizer.learning_rate
+        self.step += 1
+        self._changed = True
+
+
+def _rewards(groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
+    """Rewards [P, G] in float64 (0 where there is none) and which are there."""
+    table = [[math.nan if r is None else r for r in group.rewards] for group in groups]
+    rewards = torch.tensor(table, dtype=torch.float64)
+    valid = ~rewards.isnan()
+    return torch.where(valid, rewards, 0.0), valid

@@ -1,0 +1,98 @@
+"""AdamW on float32 masters, whatever the parameters' own type is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from alphagrpo.config.schema import OptimizerConfig
+from alphagrpo.errors import CheckpointError
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class MasterAdamW:
+    """One AdamW over named parameters.
+
+    Updates of 1e-4 and less are lost in bfloat16 weights, so each such parameter has a float32
+    master that is updated and then rounded into it (method: section 12).
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], config: OptimizerConfig) -> None:
+        self._parameters, self._config = dict(parameters), config
+        self._masters = {
+            name: p if p.dtype == torch.float32 else p.detach().float().requires_grad_()
+            for name, p in self._parameters.items()
+        }
+        self._adam = torch.optim.AdamW(
+            self._masters.values(),
+            lr=config.lr,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+        )
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
+    def step(self, index: int) -> float:
+        """Clip and apply the gradients of step ``index`` (from 0); returns the unclipped norm.
+
+        The parameters stay as they are if the norm is not finite, which the caller must look at.
+        """
+        for name, parameter in self._parameters.items():
+            master = self._masters[name]
+            if master is not parameter:
+                master.grad = None if parameter.grad is None else parameter.grad.float()
+        norm = float(torch.nn.utils.clip_grad_norm_(self._masters.values(), self._config.grad_clip))
+        if norm != norm or norm == float("inf"):
+            return norm
+        warm = (index + 1) / self._config.warmup_steps if self._config.warmup_steps else 1.0
+        self._adam.param_groups[0]["lr"] = self._config.lr * min(1.0, warm)
+        self._adam.step()
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                if self._masters[name] is not parameter:
+                    parameter.copy_(self._masters[name])
+        return norm
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the last step."""
+        return float(self._adam.param_groups[0]["lr"])
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Masters and moments as ``<kind>/<parameter>``, and the count of steps."""
+        tensors = {f"master/{name}": m.detach() for name, m in self._masters.items()}
+        for name, master in self._masters.items():
+            state = self._adam.state.get(master)
+            if state:
+                tensors |= {f"{kind}/{name}": state[kind] for kind in MOMENTS}
+                tensors[f"step/{name}"] = state["step"]
+        return tensors
+
+    @torch.no_grad()
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore :meth:`state_tensors`; CheckpointError (and no change) where they do not fit."""
+        wanted = {f"master/{name}": tuple(m.shape) for name, m in self._masters.items()}
+        got = {k: tuple(t.shape) for k, t in tensors.items() if k.startswith("master/")}
+        if wanted != got:
+            different = sorted(k for k in wanted.keys() | got.keys() if wanted.get(k) != got.get(k))
+            raise CheckpointError(
+                f"a learner's checkpoint must hold exactly its trainable parameters, "
+                f"{len(different)} differ (the first: {different[0]}); "
+                "resume with the model section the run was started with"
+            )
+        for name, master in self._masters.items():
+            master.copy_(tensors[f"master/{name}"])
+            self._parameters[name].copy_(master)
+            self._adam.state.pop(master, None)
+            if f"step/{name}" in tensors:
+                self._adam.state[master] = {
+                    "step": tensors[f"step/{name}"].clone(),
+                    **{kind: tensors[f"{kind}/{name}"].to(master.device) for kind in MOMENTS},
+                }

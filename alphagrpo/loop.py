@@ -1,0 +1,210 @@
+"""AlphaGRPO training, end to end.
+
+::
+
+    prompts ──▶ feed ──▶ pool.roll_out ──▶ GroupReport ──▶ learner.update ──▶ learner.publish
+                 │      (think, draw, verify)  by reference   (GRPO step)            │
+                 │             ▲                                                     │
+                 └ questions   └────────────────── version v + 1 ◀───────────────────┘
+
+A step draws ``prompts_per_step`` groups with one version of the weights, ``pool.size`` of them in
+flight, so that one is verified while the next is drawn; it then takes one optimizer step and
+publishes. At zero lag a run's trajectories are a function of its config alone. The loop sees
+references and small reports only; Ray, in-process and fake parts look the same to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from alphagrpo.config import RunConfig
+from alphagrpo.errors import PolicyDataError
+from alphagrpo.ports import Decomposer, GroupReport, Learner, RolloutPool
+from alphagrpo.rollout.feed import PromptFeed, Visit
+from alphagrpo.rollout.scoring import configured_program
+from alphagrpo.rollout.tally import invalid_reasons, step_metrics
+from alphagrpo.types import Prompt, RolloutJob, WeightsManifest
+
+log = logging.getLogger(__name__)
+
+REPORT_GROUPS = 4
+"""Groups whose pictures are kept at a step that the report shows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What one step did: every group it drew, and its figures."""
+
+    step: int
+    """Steps of the loop so far, this one included."""
+    version: int
+    """The weights published at its end."""
+    groups: tuple[GroupReport, ...]
+    """In prompt order; dropped ones included."""
+    metrics: Mapping[str, float]
+    """``area/name`` to value."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    groups: tuple[GroupReport, ...]
+    next_position: int
+    wall_s: float
+
+
+class TrainingLoop:
+    """Runs AlphaGRPO over ports. All calls must come from one event loop."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        prompts: Sequence[Prompt],
+        *,
+        decomposer: Decomposer,
+        pool: RolloutPool,
+        learner: Learner,
+    ) -> None:
+        self.config, self.pool, self.learner = config, pool, learner
+        self.step, self.position = 0, 0
+        self.feed = PromptFeed(
+            prompts,
+            config.seed,
+            decomposer,
+            lookahead=config.rollout.prompts_per_step,
+            accept=configured_program(config.reward).questions,
+        )
+        self.manifest: WeightsManifest | None = None
+        self._ahead: asyncio.Task[_Batch] | None = None
+        share = config.reward.min_valid_share
+        self._min_valid = max(2, math.ceil(share * config.rollout.group_size))
+
+    async def run_step(self) -> StepReport:
+        """Draw, score, learn, publish. A step that raises before learning leaves no trace."""
+        started = perf_counter()
+        manifest = await self.ensure_published()
+        first_sync_s = perf_counter() - started
+        batch = await self._take_batch(manifest.version)
+        usable = [group for group in batch.groups if group.num_valid >= self._min_valid]
+        self._refuse_unscored(batch.groups, usable)
+        if self.config.rollout.max_lag > 0:
+            ahead = self._draw(self.step + 1, batch.next_position, manifest.version)
+            self._ahead = asyncio.create_task(ahead)
+
+        learning = perf_counter()
+        update = await self.learner.update([group.reference for group in usable])
+        learned = perf_counter()
+        self.step, self.position, self.manifest = self.step + 1, batch.next_position, None
+        manifest = await self.ensure_published()
+        metrics = step_metrics(
+            batch.groups,
+            usable,
+            collect_s=batch.wall_s,
+            learn_s=learned - learning,
+            sync_s=first_sync_s + perf_counter() - learned,
+        )
+        metrics |= {"prompts/set_aside": float(len(self.feed.set_aside)), **update.metrics}
+        return StepReport(
+            step=self.step, version=manifest.version, groups=batch.groups, metrics=metrics
+        )
+
+    async def ensure_published(self) -> WeightsManifest:
+        """The version to draw with: published now if the last step did not get that far."""
+        if self.manifest is None:
+            self.manifest = await self.learner.publish()
+        return self.manifest
+
+    async def _take_batch(self, version: int) -> _Batch:
+        """The groups of this step: drawn now, or (with lag) already under way."""
+        ahead, self._ahead = self._ahead, None
+        return await (ahead or self._draw(self.step, self.position, version))
+
+    async def _draw(self, step: int, position: int, version: int) -> _Batch:
+        """All groups of a step, dispatched in prompt order as soon as there is room for them."""
+        started = perf_counter()
+        room = asyncio.Semaphore(self.pool.size)
+        count = self.config.rollout.prompts_per_step
+        pictured = REPORT_GROUPS if step % self.config.training.report_groups_every == 0 else 0
+        tasks: list[asyncio.Task[GroupReport]] = []
+        try:
+            async for visit in self.feed.stream(position, count):
+                await room.acquire()
+                _raise_first_failure(tasks)
+                keep = self.config.rollout.group_size if len(tasks) < pictured else 0
+                task = asyncio.create_task(self._roll_out(visit, version, keep))
+                task.add_done_callback(lambda _: room.release())
+                tasks.append(task)
+                position = visit.next_position
+            groups = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return _Batch(tuple(groups), position, perf_counter() - started)
+
+    async def _roll_out(self, visit: Visit, version: int, keep_pictures: int) -> GroupReport:
+        """One group, asked for again while too few of its samples have a score.
+
+        The samples are the same each time; what is tried again is their verification.
+        """
+        job = RolloutJob(
+            run=self.config.name,
+            prompt=visit.prompt,
+            visit=visit.visit,
+            group_size=self.config.rollout.group_size,
+            policy_version=version,
+            seed=self.config.seed,
+        )
+        for attempt in range(self.config.rollout.max_retries + 1):
+            report = await self.pool.roll_out(job, visit.questions, keep_pictures=keep_pictures)
+            if report.num_valid >= self._min_valid:
+                break
+            log.warning(
+                "group %s/%d: %d of %d samples scored, %d needed (attempt %d): %s",
+                job.prompt.id, job.visit, report.num_valid, job.group_size, self._min_valid,
+                attempt + 1, "; ".join(invalid_reasons([report])),
+            )  # fmt: skip
+        return report
+
+    def _refuse_unscored(
+        self, groups: Sequence[GroupReport], usable: Sequence[GroupReport]
+    ) -> None:
+        """Stop a run that would train on what happens to be left."""
+        drawn = sum(len(group.samples) for group in groups)
+        invalid = (drawn - sum(group.num_valid for group in groups)) / drawn
+        limit = self.config.reward.max_invalid_share
+        if invalid > limit or not usable:
+            raise PolicyDataError(
+                f"at most {limit:.0%} of a step's samples may be without a score, step "
+                f"{self.step + 1} has {invalid:.0%} and {len(usable)} usable groups "
+                f"({'; '.join(invalid_reasons(groups)) or 'no reason given'}); "
+                "mend the verifier and resume, or raise reward.max_invalid_share"
+            )
+
+    async def close(self) -> None:
+        """Abandon what is under way."""
+        if self._ahead is not None:
+            self._ahead.cancel()
+            await asyncio.gather(self._ahead, return_exceptions=True)
+            self._ahead = None
+        self.feed.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON state: step, place in the prompt order, prompts set aside."""
+        return {"step": self.step, "position": self.position, "feed": self.feed.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken; the learner is restored apart."""
+        self.feed.load_state_dict(state["feed"])
+        self.step, self.position = int(state["step"]), int(state["position"])
+        self.manifest = None
+
+
+def _raise_first_failure(tasks: Sequence[asyncio.Task[GroupReport]]) -> None:
+    for task in tasks:
+        if task.done():
+            task.result()

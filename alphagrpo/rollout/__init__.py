@@ -1,0 +1,1 @@
+"""Drawing groups: think, denoise, score. Plain classes; the Ray shells are elsewhere."""

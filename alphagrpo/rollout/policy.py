@@ -1,0 +1,88 @@
+"""The policy a run config names: model, adapters, tokenizer. Runners and learner build the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alphagrpo.config import RunConfig
+from alphagrpo.errors import CheckpointError, ConfigError
+from alphagrpo.models.bagel import load_bagel
+from alphagrpo.models.lora import add_lora, trainable_parameters
+
+if TYPE_CHECKING:
+    from alphagrpo.models.bagel import Bagel
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A loaded policy, with everything frozen but what the run trains."""
+
+    model: Bagel
+    tokenizer: FolderTokenizer
+
+
+def load_policy(config: RunConfig) -> Policy:
+    """Load the policy of ``config`` on the device it names.
+
+    Adapters start from the run's seed; runners replace them with the learner's before they draw.
+
+    Raises:
+        CheckpointError: for a model folder that is missing, truncated or of another shape.
+        ConfigError: for a picture size the model cannot draw.
+    """
+    section = config.model
+    device = section.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_bagel(section.path, dtype=getattr(torch, section.dtype), device=device)
+    _check_size(config, model)
+    if section.trainable == "lora":
+        add_lora(model, rank=section.lora.rank, alpha=section.lora.alpha, seed=config.seed)
+    trainable_parameters(model, section.trainable)
+    return Policy(model, FolderTokenizer(section.path))
+
+
+class FolderTokenizer:
+    """The tokenizer of a model folder: text to ids and back, nothing added, nothing left out."""
+
+    def __init__(self, folder: str | Path) -> None:
+        path = Path(folder) / TOKENIZER_FILE
+        if not path.exists():
+            raise CheckpointError(
+                f"a model folder needs {TOKENIZER_FILE}, {path} does not exist; copy it there, or "
+                "make it with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+            )
+        # Not through transformers: its import costs each actor seconds.
+        import tokenizers
+
+        try:
+            self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing narrower
+            raise CheckpointError(
+                f"{path} must be a tokenizer file ({error}); fetch it again"
+            ) from error
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text``, without framing ids."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of ``token_ids``, special tokens and think tags included."""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=False))
+
+
+def _check_size(config: RunConfig, model: Bagel) -> None:
+    side, limit = model.pixels_per_token, model.config.max_latent_size
+    for name, extent in (("height", config.task.height), ("width", config.task.width)):
+        if extent % side or extent // side > limit:
+            raise ConfigError(
+                f"task.{name} must be a multiple of {side} up to {side * limit} pixels for this "
+                f"model, got {extent}; change it in the run config"
+            )

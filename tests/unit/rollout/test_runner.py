@@ -1,0 +1,199 @@
+"""A runner over fakes, and the whole loop in one process on a tiny BAGEL."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from alphagrpo.errors import WeightsError
+from alphagrpo.learner.inprocess import LocalLearner, LocalStore
+from alphagrpo.learner.learner import GRPOLearner
+from alphagrpo.loop import TrainingLoop
+from alphagrpo.models import weights
+from alphagrpo.models.lora import trainable_parameters
+from alphagrpo.rollout.inprocess import LocalPool
+from alphagrpo.rollout.runner import GroupRunner
+from alphagrpo.rollout.worker import RolloutWorker
+from tests.fakes import (
+    FakeDecomposer,
+    FakeTokenizer,
+    FakeVerifier,
+    make_config,
+    make_job,
+    make_model,
+    make_prompts,
+    make_questions,
+)
+
+CONFIG = make_config(model={"trainable": "experts"})
+QUESTIONS = make_questions("x")
+
+
+class CountingWorker(RolloutWorker):
+    """Counts draws and notes the thread they run in."""
+
+    def __init__(self) -> None:
+        super().__init__(make_model(), FakeTokenizer(), CONFIG)
+        self.draws: list[str] = []
+
+    def draw(self, job):
+        self.draws.append(threading.current_thread().name)
+        return super().draw(job)
+
+
+class CountingStore(LocalStore):
+    """Hands out broken chunks the first ``broken`` times."""
+
+    def __init__(self, broken: int = 0) -> None:
+        super().__init__()
+        self.broken, self.fetches = broken, 0
+
+    async def fetch(self, version):
+        manifest, chunks = await super().fetch(version)
+        self.fetches += 1
+        if self.fetches <= self.broken:
+            chunks = [np.zeros_like(chunk) for chunk in chunks]
+        return manifest, chunks
+
+
+async def publish(store: LocalStore, version: int, seed: int = 0) -> None:
+    parameters = trainable_parameters(make_model(seed=seed), "experts")
+    manifest, chunks = weights.flatten(parameters, version=version)
+    await store.publish(chunks, manifest)
+
+
+async def make_runner(
+    store: LocalStore | None = None, verifier: FakeVerifier | None = None
+) -> tuple[GroupRunner, CountingWorker]:
+    store = store or CountingStore()
+    if await store.newest() is None:
+        await publish(store, 0)
+    worker = CountingWorker()
+    return GroupRunner(worker, verifier or FakeVerifier(), store, CONFIG), worker
+
+
+async def test_group_is_drawn_scored_and_timed() -> None:
+    runner, worker = await make_runner()
+    done = await runner.roll_out(make_job(make_prompts(1)[0], CONFIG), QUESTIONS, keep_pictures=1)
+    assert all(done.group.valid)
+    assert done.samples[0].thought == worker.describe(done.group.trajectories[0]) != ""
+    assert done.samples[0].png is not None
+    assert done.timings.draw_s > 0
+    assert done.timings.pull_s > 0
+    assert worker.draws[0].startswith("draw")
+
+
+async def test_weights_are_pulled_once_per_version() -> None:
+    store = CountingStore()
+    runner, _ = await make_runner(store)
+    prompts = make_prompts(3)
+    await runner.roll_out(make_job(prompts[0], CONFIG), QUESTIONS)
+    await runner.roll_out(make_job(prompts[1], CONFIG), QUESTIONS)
+    assert store.fetches == 1
+    await publish(store, 1, seed=1)
+    done = await runner.roll_out(make_job(prompts[2], CONFIG, version=1), QUESTIONS)
+    assert (store.fetches, done.group.trajectories[0].policy_version) == (2, 1)
+
+
+async def test_same_version_with_other_bytes_is_pulled_again() -> None:
+    store = CountingStore()
+    runner, _ = await make_runner(store)
+    await runner.roll_out(make_job(make_prompts(1)[0], CONFIG), QUESTIONS)
+    await publish(store, 0, seed=5)
+    await runner.roll_out(make_job(make_prompts(1)[0], CONFIG, visit=1), QUESTIONS)
+    assert store.fetches == 2
+
+
+async def test_broken_weights_are_asked_for_again_and_then_given_up() -> None:
+    store = CountingStore(broken=2)
+    runner, worker = await make_runner(store)
+    await runner.roll_out(make_job(make_prompts(1)[0], CONFIG), QUESTIONS)
+    assert (store.fetches, runner.version) == (3, 0)
+    hopeless, worker = await make_runner(CountingStore(broken=99))
+    with pytest.raises(WeightsError, match="checksum"):
+        await hopeless.roll_out(make_job(make_prompts(1)[0], CONFIG), QUESTIONS)
+    assert (worker.draws, hopeless.version) == ([], -1)
+
+
+async def test_job_with_missing_scores_is_verified_again_but_not_drawn_again() -> None:
+    verifier = FakeVerifier(fail_calls=[0, 2])
+    runner, worker = await make_runner(verifier=verifier)
+    job = make_job(make_prompts(1)[0], CONFIG)
+    first = await runner.roll_out(job, QUESTIONS)
+    assert sum(first.group.valid) == 2
+    second = await runner.roll_out(job, QUESTIONS)
+    assert all(second.group.valid)
+    assert (len(worker.draws), verifier.calls) == (1, 6)
+
+
+async def test_next_group_is_drawn_while_one_is_scored() -> None:
+    """The verifier answers the first group only once the second has been drawn."""
+    drawn_twice = asyncio.Event()
+
+    class Patient(FakeVerifier):
+        async def verify(self, pixels, questions):
+            await asyncio.wait_for(drawn_twice.wait(), 20)
+            return await super().verify(pixels, questions)
+
+    runner, worker = await make_runner(verifier=Patient())
+    prompts = make_prompts(2)
+    tasks = [asyncio.create_task(runner.roll_out(make_job(p, CONFIG), QUESTIONS)) for p in prompts]
+    while len(worker.draws) < 2:  # noqa: ASYNC110 (the draws happen in a thread)
+        await asyncio.sleep(0.01)
+    drawn_twice.set()
+    assert all(all(done.group.valid) for done in await asyncio.gather(*tasks))
+
+
+def make_loop(verifier: FakeVerifier | None = None) -> tuple[TrainingLoop, LocalLearner]:
+    store = LocalStore()
+    worker = RolloutWorker(make_model(), FakeTokenizer(), CONFIG)
+    learner = LocalLearner(GRPOLearner(make_model(), CONFIG), store)
+    runner = GroupRunner(worker, verifier or FakeVerifier(), store, CONFIG)
+    loop = TrainingLoop(
+        CONFIG,
+        make_prompts(5),
+        decomposer=FakeDecomposer(),
+        pool=LocalPool(runner),
+        learner=learner,
+    )
+    return loop, learner
+
+
+async def test_loop_trains_in_one_process_and_resumes_bit_for_bit(tmp_path) -> None:
+    unbroken, _ = make_loop()
+    reports = [await unbroken.run_step() for _ in range(3)]
+    assert [report.version for report in reports] == [1, 2, 3]
+    assert reports[0].metrics["parity/image_max_abs_log_ratio"] == 0.0
+
+    first, learner = make_loop()
+    await first.run_step()
+    await learner.save(str(tmp_path))
+    state = json.loads(json.dumps(first.state_dict()))
+    second, learner = make_loop()
+    assert await learner.load(str(tmp_path)) == 1
+    second.load_state_dict(state)
+    again = [await second.run_step() for _ in range(2)]
+    for expected, got in zip(reports[1:], again, strict=True):
+        assert [g.samples for g in got.groups] == [
+            tuple(replace(s, png=None) for s in g.samples) for g in expected.groups
+        ]
+    assert unbroken.manifest.checksum == second.manifest.checksum
+
+
+async def test_order_of_arrival_does_not_change_what_is_learnt() -> None:
+    class Jittery(FakeVerifier):
+        async def verify(self, pixels, questions):
+            self.delay_s = (int(pixels.sum()) % 7) / 500
+            return await super().verify(pixels, questions)
+
+    steady, _ = make_loop()
+    jittery, _ = make_loop(Jittery())
+    for _ in range(2):
+        await steady.run_step()
+        await jittery.run_step()
+    assert steady.manifest.checksum == jittery.manifest.checksum

@@ -1,0 +1,226 @@
+"""The training loop over fakes: order, retries, what is refused, and resuming."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from alphagrpo.errors import ConfigError, PolicyDataError, ServiceUnavailable
+from alphagrpo.loop import StepReport, TrainingLoop
+from tests.fakes import FakeDecomposer, FakeLearner, FakePool, make_config, make_prompts
+
+
+def make_loop(**parts: Any) -> TrainingLoop:
+    return TrainingLoop(
+        parts.pop("config", None) or make_config(),
+        parts.pop("prompts", None) or make_prompts(7),
+        decomposer=parts.pop("decomposer", None) or FakeDecomposer(),
+        pool=parts.pop("pool", None) or FakePool(),
+        learner=parts.pop("learner", None) or FakeLearner(),
+    )
+
+
+def turns(report: StepReport) -> list[tuple[str, int]]:
+    return [(group.job.prompt.id, group.job.visit) for group in report.groups]
+
+
+async def test_step_draws_trains_and_publishes() -> None:
+    learner, pool = FakeLearner(), FakePool(size=2)
+    loop = make_loop(learner=learner, pool=pool)
+    report = await loop.run_step()
+    assert (report.step, report.version) == (1, 1)
+    assert [reference[0] for reference in learner.updates[0]] == [g.job for g in report.groups]
+    assert report.metrics["samples/drawn"] == report.metrics["samples/trained"] == 12
+    assert pool.peak == 2
+
+
+async def test_zero_lag_each_step_is_drawn_by_the_version_before_it() -> None:
+    loop = make_loop()
+    for step in range(3):
+        report = await loop.run_step()
+        assert {group.job.policy_version for group in report.groups} == {step}
+
+
+async def test_order_depends_on_the_seed_alone_and_every_pass_has_every_prompt() -> None:
+    few, many = make_loop(pool=FakePool(size=1)), make_loop(pool=FakePool(size=5))
+    order = [turn for _ in range(7) for turn in turns(await few.run_step())]
+    assert order == [turn for _ in range(7) for turn in turns(await many.run_step())]
+    for visit in range(3):
+        ids = [prompt for prompt, v in order[7 * visit : 7 * visit + 7]]
+        assert sorted(ids) == sorted(p.id for p in make_prompts(7))
+        assert {v for _, v in order[7 * visit : 7 * visit + 7]} == {visit}
+    assert order[:7] != [(p, 0) for p, _ in order[7:14]]
+
+
+async def test_resumed_run_continues_the_sequence() -> None:
+    unbroken = make_loop(decomposer=FakeDecomposer(unanswerable=["p3"]))
+    expected = [turns(await unbroken.run_step()) for _ in range(5)]
+    first = make_loop(decomposer=FakeDecomposer(unanswerable=["p3"]))
+    for _ in range(2):
+        await first.run_step()
+    state = json.loads(json.dumps(first.state_dict()))
+    second = make_loop(decomposer=FakeDecomposer(unanswerable=["p3"]))
+    second.load_state_dict(state)
+    assert [turns(await second.run_step()) for _ in range(3)] == expected[2:]
+    assert second.step == 5
+
+
+async def test_resume_refuses_other_prompts() -> None:
+    state = make_loop().state_dict()
+    with pytest.raises(ConfigError, match="another set"):
+        make_loop(prompts=make_prompts(8)).load_state_dict(state)
+
+
+async def test_prompts_without_questions_are_set_aside_and_replaced() -> None:
+    decomposer = FakeDecomposer(unanswerable=["p1", "p4"])
+    loop = make_loop(decomposer=decomposer)
+    seen = {prompt for _ in range(4) for prompt, _ in turns(await loop.run_step())}
+    assert seen == {"p0", "p2", "p3", "p5", "p6"}
+    report = await loop.run_step()
+    assert len(report.groups) == 3
+    assert report.metrics["prompts/set_aside"] == 2
+
+
+async def test_every_prompt_set_aside_is_an_error() -> None:
+    prompts = make_prompts(3)
+    loop = make_loop(prompts=prompts, decomposer=FakeDecomposer([p.id for p in prompts]))
+    with pytest.raises(PolicyDataError, match="every prompt was set aside"):
+        await loop.run_step()
+
+
+async def test_decomposer_that_is_down_stops_the_step_but_sets_nothing_aside() -> None:
+    prompts = make_prompts(5)
+    decomposer = FakeDecomposer(down_for=[p.id for p in prompts])
+    loop = make_loop(prompts=prompts, decomposer=decomposer)
+    with pytest.raises(ServiceUnavailable):
+        await loop.run_step()
+    decomposer.down_for.clear()
+    assert loop.state_dict()["feed"]["set_aside"] == {}
+    assert len((await loop.run_step()).groups) == 3
+
+
+async def test_decomposition_is_asked_for_ahead_of_need() -> None:
+    decomposer = FakeDecomposer()
+    loop = make_loop(decomposer=decomposer)
+    report = await loop.run_step()
+    assert len(decomposer.calls) > len(report.groups)
+    assert max(decomposer.calls.values()) == 1
+
+
+async def test_one_missing_score_is_left_out_and_counted() -> None:
+    def reward(job, index):
+        return None if (job.prompt.id, index) == (first, 1) else float(index)
+
+    probe = make_loop()
+    first = probe.feed.at(0)[0].id
+    pool = FakePool(reward=reward)
+    report = await make_loop(pool=pool).run_step()
+    assert report.metrics["samples/invalid"] == 1
+    assert report.metrics["samples/trained"] == 11
+    assert len(pool.jobs) == 3, "three of four scored: the group is good enough as it is"
+
+
+async def test_group_with_too_few_scores_is_asked_for_again_with_the_same_job() -> None:
+    attempts: list[str] = []
+
+    def reward(job, index):
+        if job.prompt.id != first:
+            return 1.0 * index
+        attempts.append(job.prompt.id)
+        return None if len(attempts) <= 4 else 1.0 * index
+
+    first = make_loop().feed.at(0)[0].id
+    pool = FakePool(reward=reward)
+    report = await make_loop(pool=pool).run_step()
+    jobs = [job for job in pool.jobs if job.prompt.id == first]
+    assert jobs == [jobs[0]] * 2
+    assert report.metrics["groups/dropped"] == 0
+
+
+async def test_group_that_stays_unscored_is_dropped_and_counted() -> None:
+    config = make_config(
+        reward={"max_invalid_share": 0.5}, rollout={"max_retries": 1, "prompts_per_step": 3}
+    )
+    learner = FakeLearner()
+    first = make_loop().feed.at(0)[0].id
+    pool = FakePool(reward=lambda job, i: None if job.prompt.id == first else float(i))
+    report = await make_loop(config=config, pool=pool, learner=learner).run_step()
+    assert report.metrics["groups/dropped"] == 1
+    assert len(learner.updates[0]) == 2
+    assert sum(job.prompt.id == first for job in pool.jobs) == 2
+
+
+async def test_too_many_missing_scores_stop_the_run_without_a_trace() -> None:
+    learner = FakeLearner()
+    pool = FakePool(reward=lambda job, i: None if i == 0 else float(i))
+    loop = make_loop(pool=pool, learner=learner)
+    with pytest.raises(PolicyDataError, match=r"25%.*verifier down"):
+        await loop.run_step()
+    assert learner.updates == []
+    assert loop.state_dict() == make_loop().state_dict()
+
+
+async def test_equal_rewards_are_reported_as_skipped() -> None:
+    report = await make_loop(pool=FakePool(reward=lambda job, i: 0.5)).run_step()
+    assert report.metrics["learner/skipped"] == 1.0
+    assert report.metrics["reward/std"] == 0.0
+
+
+async def test_publication_that_failed_is_done_again_without_training_twice() -> None:
+    class Flaky(FakeLearner):
+        async def publish(self):
+            if self.version == 0 and not self.failed:
+                self.failed = True
+                raise ServiceUnavailable("the store is gone; try again")
+            return await super().publish()
+
+        failed = False
+
+    learner = Flaky()
+    loop = make_loop(learner=learner)
+    with pytest.raises(ServiceUnavailable):
+        await loop.run_step()
+    assert (loop.step, len(learner.updates)) == (1, 1)
+    report = await loop.run_step()
+    assert (report.step, report.version, len(learner.updates)) == (2, 2, 2)
+
+
+async def test_with_lag_the_next_step_is_drawn_while_this_one_is_learnt() -> None:
+    config = make_config(rollout={"max_lag": 1})
+    loop = make_loop(config=config)
+    versions = [{g.job.policy_version for g in (await loop.run_step()).groups} for _ in range(3)]
+    assert versions == [{0}, {0}, {1}]
+    await loop.close()
+
+
+async def test_pictures_are_kept_at_report_steps_only() -> None:
+    config = make_config(training={"report_groups_every": 2})
+    loop = make_loop(config=config)
+    kept = []
+    for _ in range(3):
+        report = await loop.run_step()
+        kept.append(sum(s.png is not None for g in report.groups for s in g.samples))
+    assert kept == [12, 0, 12]
+
+
+async def test_times_add_up_to_the_step() -> None:
+    metrics = (await make_loop(pool=FakePool(runners=2)).run_step()).metrics
+    parts = [metrics[f"time/{n}_s"] for n in ("rollout", "verify_wait", "learn", "sync")]
+    assert sum(parts) == pytest.approx(metrics["time/step_s"])
+
+
+async def test_cancelled_step_leaves_no_trace() -> None:
+    learner = FakeLearner()
+    loop = make_loop(learner=learner)
+    task = asyncio.create_task(loop.run_step())
+    await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert learner.updates == []
+    assert [t for t, _ in turns(await loop.run_step())] == [
+        t for t, _ in turns(await make_loop().run_step())
+    ]
