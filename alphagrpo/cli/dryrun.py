@@ -1,0 +1,184 @@
+"""``alphagrpo train CONFIG --dry-run``: all checks and arithmetic, nothing started."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from alphagrpo.cli.arithmetic import MemoryPlan, ModelSize, memory_plan, model_size
+from alphagrpo.cli.placement import Placement, plan_placement
+from alphagrpo.cli.prechecks import check_checkpoint, check_geometry
+from alphagrpo.config import RunConfig
+from alphagrpo.data import check_source
+from alphagrpo.data.prompts import WORLD_PREFIX
+
+GB = 1e9
+LARGEST_GPU_BYTES = 141e9
+"""Memory of an H200."""
+Row = tuple[str, str, str]
+
+
+def dry_run(config: RunConfig) -> dict[str, Any]:
+    """Placement and memory of a run as JSON values, with notes on what could not be checked.
+
+    Raises what a real run would raise for the same config and files; absent files of a run that
+    is meant for another machine become notes.
+    """
+    shape, size = model_size(config)
+    notes = []
+    if size.assumed:
+        notes.append(
+            f"{config.model.path} does not exist here: released BAGEL-7B-MoT sizes assumed"
+        )
+    else:
+        check_checkpoint(Path(config.model.path))
+    check_geometry(config, shape)
+    notes += _prompt_notes(config)
+    placement = plan_placement(config)
+    if config.services.serve_config is not None and not placement.serve_found:
+        notes.append(f"{config.services.serve_config} does not exist here: Serve replicas unknown")
+    plan = memory_plan(config, shape, size)
+    notes += _memory_notes(config, plan)
+    return {
+        "run": config.name,
+        "folder": str(config.folder),
+        "model": asdict(size) | {"total": size.total, "path": str(config.model.path)},
+        "placement": {
+            "roles": [asdict(role) for role in placement.roles],
+            "cpus": placement.cpus,
+            "gpus": placement.gpus,
+        },
+        "memory": asdict(plan) | {"learner": plan.learner, "runner": plan.runner},
+        "step": _step_figures(config),
+        "notes": notes,
+        "tables": _tables(config, placement, size, plan),
+    }
+
+
+def _prompt_notes(config: RunConfig) -> list[str]:
+    notes = []
+    for source in (config.data.train, config.data.heldout):
+        if not source.startswith(WORLD_PREFIX) and not Path(source).exists():
+            notes.append(f"{source} does not exist here: prompts not checked")
+        else:
+            check_source(source)
+    return notes
+
+
+def _memory_notes(config: RunConfig, plan: MemoryPlan) -> list[str]:
+    if config.learner.gpus <= 0 or plan.learner <= LARGEST_GPU_BYTES * config.learner.gpus:
+        return []
+    return [
+        f"the learner's estimate of {plan.learner / GB:.0f} GB is above {config.learner.gpus:g} x "
+        f"{LARGEST_GPU_BYTES / GB:.0f} GB; lower rollout.group_size or give learner.gpus more"
+    ]
+
+
+def _step_figures(config: RunConfig) -> dict[str, Any]:
+    rollout, flow = config.rollout, config.rollout.flow
+    return {
+        "trajectories": rollout.group_size * rollout.prompts_per_step,
+        "denoising_steps": flow.num_points - 1,
+        "trained_steps": flow.window.length,
+        "window_starts": list(
+            range(flow.window.allowed[0], flow.window.allowed[1] - flow.window.length + 1)
+        ),
+        "parity_limit_image": config.algorithm.image.clip * config.training.parity_limit_share,
+        "parity_limit_text": config.algorithm.text.clip_low * config.training.parity_limit_share,
+    }
+
+
+def _tables(
+    config: RunConfig, placement: Placement, size: ModelSize, plan: MemoryPlan
+) -> dict[str, list[Row]]:
+    return {
+        "one step": _step_rows(config),
+        "placement": _placement_rows(placement),
+        "model": _model_rows(config, size),
+        "memory": _memory_rows(config, size, plan),
+    }
+
+
+def _step_rows(config: RunConfig) -> list[Row]:
+    step = _step_figures(config)
+    group, prompts = config.rollout.group_size, config.rollout.prompts_per_step
+    return [
+        ("trajectories", f"{step['trajectories']:,}", f"{prompts} prompts x {group} samples"),
+        ("denoising steps", str(step["denoising_steps"]), "per picture"),
+        (
+            "trained steps",
+            str(step["trained_steps"]),
+            f"window starts at one of {step['window_starts']}",
+        ),
+        (
+            "|log ratio| allowed",
+            f"{step['parity_limit_image']:.1e} / {step['parity_limit_text']:.1e}",
+            "image / text at step 0; a run above it is refused",
+        ),
+    ]
+
+
+def _placement_rows(placement: Placement) -> list[Row]:
+    rows = []
+    for role in placement.roles:
+        note = f"scales to {role.largest}" if role.largest > role.count else ""
+        each = f"{role.cpus:g} CPU" + (f", {role.gpus:g} GPU" if role.gpus else "")
+        rows.append((role.name, f"{role.count} x {each}", note))
+    total = f"{placement.cpus:g} CPU, {placement.gpus:g} GPU"
+    rows.append(("together", total, "logical; weight store, controller and proxy reserve none"))
+    return rows
+
+
+def _model_rows(config: RunConfig, size: ModelSize) -> list[Row]:
+    lora = config.model.trainable == "lora"
+    rows = [
+        ("understanding expert", _count(size.understanding), ""),
+        ("generation expert", _count(size.generation), ""),
+        ("embeddings and head", _count(size.embeddings), ""),
+        ("vision transformer", _count(size.vision), "with connector"),
+        ("autoencoder", _count(size.autoencoder), ""),
+        ("time, latent, velocity", _count(size.other), "with position tables"),
+        ("all weights", _count(size.total), ""),
+    ]
+    if lora:
+        rank = config.model.lora.rank
+        rows.append(("LoRA", _count(size.lora), f"rank {rank}, both experts; all else frozen"))
+    else:
+        rows.append(("trainable", _count(size.understanding + size.generation), "both experts"))
+    return rows
+
+
+def _memory_rows(config: RunConfig, size: ModelSize, plan: MemoryPlan) -> list[Row]:
+    group = config.rollout.group_size
+    dtype = config.model.dtype
+    return [
+        ("weights", _size(plan.weights), f"{dtype}, in every runner and the learner"),
+        ("float32 masters", _size(plan.masters), "learner"),
+        ("gradients", _size(plan.gradients), "learner"),
+        ("AdamW moments", _size(plan.optimizer), "learner"),
+        ("keys and values", f"{size.kv_bytes_per_token / 1024:g} KiB per token", dtype),
+        ("one group's context", _size(plan.context_per_group), f"prefix once, {group} thoughts"),
+        (
+            "activations",
+            _size(plan.activations),
+            f"estimate: {group} samples, one window step, all branches",
+        ),
+        ("learner", _size(plan.learner), "one forward is held at a time"),
+        ("runner", _size(plan.runner), "without working space"),
+        (
+            "trajectories of a step",
+            _size(plan.trajectories_per_step),
+            f"object store; {plan.tokens_per_image:,} tokens a picture",
+        ),
+    ]
+
+
+def _count(number: int) -> str:
+    if number >= 1e9:
+        return f"{number / 1e9:.2f} B"
+    return f"{number / 1e6:.1f} M"
+
+
+def _size(number: int) -> str:
+    return f"{number / GB:.2f} GB" if number >= GB / 10 else f"{number / 1e6:.1f} MB"

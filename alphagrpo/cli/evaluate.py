@@ -1,0 +1,140 @@
+"""``alphagrpo evaluate``: the held-out figures of a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alphagrpo.cli.console import Narrator, print_json, print_table
+
+if TYPE_CHECKING:
+    from alphagrpo.config import RunConfig
+    from alphagrpo.eval.heldout import HeldOutJudges
+
+HELP = "evaluate a checkpoint on held-out prompts"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a run config (YAML)")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", dest="overrides")
+    parser.add_argument("--checkpoint", type=Path, help="default: the model as it is")
+    parser.add_argument("--dvreward", action="store_true", help="ask the verifier as well")
+    parser.add_argument("--output", type=Path, help="write a line per prompt (JSON lines) here")
+    parser.add_argument("--json", action="store_true", help="one JSON object for a machine")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw the held-out pictures, judge them, print the figures by sort of prompt."""
+    from alphagrpo.cli.serving import serving
+    from alphagrpo.config import load_config
+    from alphagrpo.data import check_source
+    from alphagrpo.errors import ConfigError
+
+    config = load_config(args.config, args.overrides)
+    check_source(config.data.heldout)
+    narrator = Narrator(aside=args.json)
+    services = config.services
+    if args.dvreward and services.serve_config is None:
+        raise ConfigError("--dvreward needs services.serve_config in the run config, got none")
+    apps = [services.decomposer_app, services.verifier_app]
+    context: Any = nullcontext()
+    if args.dvreward and services.serve_config is not None:
+        context = serving(services.serve_config, narrator, apps)
+    with context:
+        lines = _evaluate(args, config, narrator)
+    _show(args, lines, narrator)
+    return 0
+
+
+def judges_of(config: RunConfig, *, services: bool) -> HeldOutJudges:
+    """Oracle of the held-out world; with ``services`` also decomposer and verifier."""
+    from alphagrpo.eval.heldout import HeldOutJudges
+    from alphagrpo.eval.oracles import oracle_for
+    from alphagrpo.rollout.scoring import configured_program
+
+    oracle = oracle_for(config.data.heldout)
+    if not services:
+        return HeldOutJudges(oracle=oracle)
+    from services.client import (
+        connect_decomposer,
+        connect_verifier,
+        decomposer_options,
+        verifier_options,
+    )
+
+    store = config.folder / "questions"
+    return HeldOutJudges(
+        oracle=oracle,
+        decomposer=connect_decomposer(**decomposer_options(config.services, store)),
+        verifier=connect_verifier(**verifier_options(config.services)),
+        program=configured_program(config.reward),
+    )
+
+
+def _evaluate(
+    args: argparse.Namespace, config: RunConfig, narrator: Narrator
+) -> list[dict[str, Any]]:
+    from alphagrpo.cli.local_policy import LocalPolicy
+    from alphagrpo.data import load_heldout
+    from alphagrpo.eval.heldout import evaluate
+
+    settings = config.evaluation
+    prompts = load_heldout(
+        config.data.heldout,
+        num_plain=settings.num_plain,
+        num_thought=settings.num_thought,
+        seed=config.seed,
+    )
+    with narrator.stage("loading the policy"):
+        policy = LocalPolicy(config, args.checkpoint)
+    with narrator.counted("pictures", len(prompts)) as tell:
+        return asyncio.run(
+            evaluate(
+                policy,
+                prompts,
+                judges_of(config, services=args.dvreward),
+                version=-1,
+                seed=config.seed,
+                batch_size=settings.batch_size,
+                on_progress=lambda done, of: tell(done),
+            )
+        )
+
+
+def _show(args: argparse.Namespace, lines: list[dict[str, Any]], narrator: Narrator) -> None:
+    from alphagrpo.eval.heldout import summarise
+
+    if args.output is not None:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    figures = summarise(lines)
+    if args.json:
+        print_json(figures)
+        return
+    rows = [(sort, *evaluation_cells(of_sort)) for sort, of_sort in figures.items()]
+    print_table(narrator.console, "held-out prompts", rows, EVALUATION_COLUMNS)
+
+
+EVALUATION_COLUMNS = ("prompts", "n", "all right", "95 %", "strict", "per question", "DVReward")
+
+
+def evaluation_cells(figures: dict[str, Any]) -> tuple[str, ...]:
+    """The figures of one sort as table cells; a dash where there is none."""
+    interval = figures.get("all_right_interval")
+    return (
+        str(figures["n"]),
+        _share(figures["all_right"]),
+        f"{interval[0]:.1%} - {interval[1]:.1%}" if interval else "-",
+        _share(figures["strict"]),
+        _share(figures["per_question"]),
+        "-" if figures["dvreward"] is None else f"{figures['dvreward']:.3f}",
+    )
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"

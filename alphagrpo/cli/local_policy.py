@@ -1,0 +1,61 @@
+"""The policy in this process: for single pictures and evaluations that need no cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alphagrpo.cli.prechecks import check_checkpoint, check_geometry
+from alphagrpo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from alphagrpo.config import RunConfig
+    from alphagrpo.ports import GroupReport, Picture, PictureRequest
+    from alphagrpo.types import QuestionSet, RolloutJob
+
+
+class LocalPolicy:
+    """Draws pictures here; stands in for a rollout pool where nothing is trained."""
+
+    def __init__(self, config: RunConfig, checkpoint: Path | None = None) -> None:
+        check_geometry(config, check_checkpoint(Path(config.model.path)))
+        import torch
+
+        from alphagrpo.learner.learner import GRPOLearner
+        from alphagrpo.learner.state import load_learner
+        from alphagrpo.rollout.policy import load_policy
+        from alphagrpo.rollout.worker import RolloutWorker
+
+        torch.set_num_threads(config.rollout.threads)
+        policy = load_policy(config)
+        if checkpoint is not None:
+            load_learner(GRPOLearner(policy.model, config), learner_folder(checkpoint))
+        self._worker = RolloutWorker(policy.model, policy.tokenizer, config)
+
+    @property
+    def size(self) -> int:
+        """One group at a time."""
+        return 1
+
+    async def roll_out(
+        self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
+    ) -> GroupReport:
+        """Not offered: training needs a scored pool."""
+        raise ConfigError(f"group {job.prompt.id} cannot be trained on here; use `alphagrpo train`")
+
+    async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
+        """Draw pictures with the loaded weights, whatever their version."""
+        return await asyncio.to_thread(self._worker.pictures, requests)
+
+
+def learner_folder(checkpoint: Path) -> Path:
+    """Where a run's checkpoint keeps the learner; ConfigError where there is none."""
+    for folder in (checkpoint, checkpoint / "learner"):
+        if (folder / "learner.json").is_file():
+            return folder
+    raise ConfigError(
+        f"a checkpoint must hold learner.json, {checkpoint} does not; give a folder such as "
+        "runs/<name>/checkpoints/step-000040"
+    )

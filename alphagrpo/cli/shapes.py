@@ -1,0 +1,196 @@
+"""``alphagrpo shapes``: the miniature world and its models."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alphagrpo.cli.console import Narrator, duration, make_console, print_json, print_table
+
+if TYPE_CHECKING:
+    from alphagrpo.shapes.training import TrainProgress
+
+HELP = "the miniature world: train and evaluate its models, check its oracle, look at it"
+MODELS = ("policy", "decomposer", "verifier", "autoencoder")
+SHEET_COLUMNS = 6
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The sub-commands and their options."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    pretrain = actions.add_parser("pretrain", help="train a miniature model (resumable)")
+    pretrain.add_argument("model", choices=MODELS)
+    pretrain.add_argument("--output", type=Path, help="folder (default deploy/models/MODEL)")
+    pretrain.add_argument("--minutes", type=float, help="time budget; the default is the recipe's")
+    pretrain.add_argument("--steps", type=int, help="optimizer steps instead of a time budget")
+    pretrain.add_argument("--seed", type=int, default=0)
+    pretrain.add_argument("--resume", action="store_true", help="go on where it was interrupted")
+    evaluate = actions.add_parser("evaluate", help="measure a miniature model")
+    evaluate.add_argument("model", choices=MODELS[:3])
+    evaluate.add_argument("--folder", type=Path, help="default deploy/models/MODEL")
+    evaluate.add_argument("--num", type=int, default=512, help="prompts or pictures")
+    evaluate.add_argument("--seed", type=int, default=0)
+    oracle = actions.add_parser("oracle", help="how often the oracle is right, per question type")
+    oracle.add_argument("--num", type=int, default=2000, help="clean renders")
+    oracle.add_argument("--seed", type=int, default=0)
+    sheet = actions.add_parser("sheet", help="a PNG of scenes with their prompts")
+    sheet.add_argument("--output", type=Path, default=Path("shapes.png"))
+    sheet.add_argument("--num", type=int, default=24)
+    sheet.add_argument("--seed", type=int, default=0)
+    for action in (evaluate, oracle):
+        action.add_argument("--json", action="store_true", help="one JSON object for a machine")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen sub-command."""
+    actions: dict[str, Callable[[argparse.Namespace], int]] = {
+        "pretrain": _pretrain,
+        "evaluate": _evaluate,
+        "oracle": _oracle,
+        "sheet": _sheet,
+    }
+    return actions[args.action](args)
+
+
+def _pretrain(args: argparse.Namespace) -> int:
+    import torch
+
+    torch.set_num_threads(1)
+    output = args.output or Path("deploy/models") / args.model
+    narrator = Narrator()
+    narrator.say(f"training the {args.model} into {output}")
+    PRETRAIN[args.model](args, output, _ProgressLines(narrator))
+    narrator.say(f"{args.model}: written to {output}")
+    return 0
+
+
+def _pretrain_policy(args: argparse.Namespace, output: Path, show: _ProgressLines) -> None:
+    from alphagrpo.shapes.pretrain_policy import pretrain_policy
+
+    pretrain_policy(
+        output,
+        minutes=args.minutes,
+        steps=args.steps,
+        seed=args.seed,
+        resume=args.resume,
+        progress=lambda stage, progress: show(progress, stage),
+    )
+
+
+def _pretrain_autoencoder(args: argparse.Namespace, output: Path, show: _ProgressLines) -> None:
+    from safetensors.torch import save_file
+
+    from alphagrpo.shapes.pretrain_autoencoder import pretrain_autoencoder
+
+    minutes = args.minutes if args.minutes or args.steps else 8.0
+    autoencoder = pretrain_autoencoder(
+        minutes=minutes,
+        steps=args.steps,
+        seed=args.seed,
+        resume=args.resume,
+        checkpoint=output / "training",
+        progress=show,
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    state = {name: value.contiguous() for name, value in autoencoder.official_state().items()}
+    save_file(state, output / "ae.safetensors")
+
+
+def _pretrain_decomposer(args: argparse.Namespace, output: Path, show: _ProgressLines) -> None:
+    from alphagrpo.shapes.pretrain_decomposer import pretrain_decomposer
+
+    pretrain_decomposer(output, **_common(args), progress=show)
+
+
+def _pretrain_verifier(args: argparse.Namespace, output: Path, show: _ProgressLines) -> None:
+    from alphagrpo.shapes.pretrain_verifier import pretrain_verifier
+
+    pretrain_verifier(output, **_common(args), progress=show)
+
+
+def _common(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "minutes": args.minutes,
+        "steps": args.steps,
+        "seed": args.seed,
+        "resume": args.resume,
+    }
+
+
+PRETRAIN: dict[str, Callable[..., None]] = {
+    "policy": _pretrain_policy,
+    "autoencoder": _pretrain_autoencoder,
+    "decomposer": _pretrain_decomposer,
+    "verifier": _pretrain_verifier,
+}
+
+
+class _ProgressLines:
+    """Shows a training's progress: a bar on a terminal, a line per 2 % in a log."""
+
+    def __init__(self, narrator: Narrator) -> None:
+        self._narrator = narrator
+        self._told = -1.0
+
+    def __call__(self, progress: TrainProgress, stage: str = "") -> None:
+        figures = "  ".join(f"{name} {value:.3f}" for name, value in progress.figures.items())
+        text = (
+            f"{stage} {progress.fraction:4.0%}  step {progress.step}  loss {progress.loss:.3f}  "
+            f"{figures}  {progress.steps_per_second:.1f} steps/s  "
+            f"left {duration(progress.seconds_left)}"
+        ).strip()
+        console = self._narrator.console
+        if console.is_terminal:
+            filled = round(30 * progress.fraction)
+            bar = "█" * filled + "·" * (30 - filled)
+            console.print(f"[cyan]{bar}[/cyan] {text}", end="\r", soft_wrap=True)
+            if progress.fraction >= 1:
+                console.print()
+        elif progress.fraction - self._told >= 0.02 or progress.fraction >= 1:
+            self._told = progress.fraction
+            self._narrator.say(text)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    folder = args.folder or Path("deploy/models") / args.model
+    figures = _evaluator(args.model)(folder, args.num, args.seed)
+    if args.json:
+        print_json({"model": args.model, **figures})
+    else:
+        rows = [(name, f"{value:.4f}") for name, value in figures.items()]
+        print_table(make_console(), f"{args.model} in {folder}", rows)
+    return 0
+
+
+def _evaluator(model: str) -> Callable[[Path, int, int], dict[str, float]]:
+    from importlib import import_module
+
+    homes = {
+        "policy": "alphagrpo.shapes.evaluate_policy",
+        "decomposer": "alphagrpo.shapes.pretrain_decomposer",
+        "verifier": "alphagrpo.shapes.evaluate_verifier",
+    }
+    function = getattr(import_module(homes[model]), f"evaluate_{model}")
+    return lambda folder, num, seed: function(folder, n=num, seed=seed)
+
+
+def _oracle(args: argparse.Namespace) -> int:
+    from alphagrpo.shapes.oracle_check import check_oracle
+
+    tallies = check_oracle(args.num, args.seed)
+    if args.json:
+        print_json({name: {**t._asdict(), "accuracy": t.accuracy} for name, t in tallies.items()})
+        return 0
+    rows = [(n, f"{t.asked:,}", f"{t.accuracy:.4%}", f"{t.yes:,}") for n, t in tallies.items()]
+    title = f"oracle on {args.num:,} clean renders and as many with a flaw"
+    print_table(make_console(), title, rows, ("question type", "asked", "right", "in truth yes"))
+    return 0
+
+
+def _sheet(args: argparse.Namespace) -> int:
+    from alphagrpo.cli.sheet import write_sheet
+
+    print(write_sheet(args.output, args.num, args.seed))
+    return 0

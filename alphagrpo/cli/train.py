@@ -1,0 +1,61 @@
+"""``alphagrpo train CONFIG``: check everything, then evaluate, train, evaluate again and report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alphagrpo.cli.console import Narrator, print_json, print_table
+
+if TYPE_CHECKING:
+    from alphagrpo.config import RunConfig
+
+HELP = "train a policy as a run config says"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a run config (YAML)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="a.b=c",
+        dest="overrides",
+        help="replace a setting; may be repeated",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check and compute everything, start nothing"
+    )
+    parser.add_argument("--json", action="store_true", help="JSON lines for a machine")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, or with ``--dry-run`` only say what that would take."""
+    from alphagrpo.config import load_config
+
+    config = load_config(args.config, args.overrides)
+    if args.dry_run:
+        return _dry_run(config, as_json=args.json)
+    from alphagrpo.cli.training import train
+
+    return train(config, resume=args.resume, narrator=Narrator(as_json=args.json))
+
+
+def _dry_run(config: RunConfig, *, as_json: bool) -> int:
+    from alphagrpo.cli.dryrun import dry_run
+
+    found: dict[str, Any] = dry_run(config)
+    tables = found.pop("tables")
+    if as_json:
+        print_json(found)
+        return 0
+    console = Narrator().console
+    console.print(f"dry run of {found['run']}: the config is valid, nothing was started\n")
+    for title, rows in tables.items():
+        print_table(console, title, rows)
+    for note in found["notes"]:
+        console.print(f"note: {note}", markup=False)
+    return 0

@@ -1,0 +1,269 @@
+"""One run from its prechecks to its report: the composition root of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from alphagrpo.cli.console import Narrator
+from alphagrpo.cli.memory import MemoryGauge
+from alphagrpo.cli.mesh import Mesh, start_mesh
+from alphagrpo.cli.outcome import tell_outcome
+from alphagrpo.cli.placement import read_serve_config
+from alphagrpo.cli.plan import Plan, precheck
+from alphagrpo.cli.ray_session import ray_session
+from alphagrpo.cli.serving import deployed
+from alphagrpo.cli.stopping import Stopped, StopSwitch
+from alphagrpo.data import load_heldout
+from alphagrpo.data.prompts import sort_of
+from alphagrpo.eval.heldout import SORTS, evaluate, summarise
+from alphagrpo.report.recorder import Recorder
+from alphagrpo.runfolder import RunFolder, step_of
+
+if TYPE_CHECKING:
+    from alphagrpo.config import RunConfig
+    from alphagrpo.eval.heldout import HeldOutJudges
+    from alphagrpo.loop import StepReport
+    from alphagrpo.types import Prompt
+
+DONE = 0
+
+
+def train(config: RunConfig, *, resume: bool, narrator: Narrator) -> int:
+    """Train as ``config`` says; returns the exit code, 0 also where a signal ended the run."""
+    stop = StopSwitch()
+    with stop.armed():
+        try:
+            narrator.say(f"checking {config.name}")
+            plan = precheck(config, resume=resume)
+            return _with_mesh(config, plan, narrator, stop)
+        except Stopped:
+            narrator.say(f"stopped by {stop.reason} before training began; nothing was kept")
+            return DONE
+
+
+def _with_mesh(config: RunConfig, plan: Plan, narrator: Narrator, stop: StopSwitch) -> int:
+    started = perf_counter()
+    with ExitStack() as stack:
+        with narrator.stage("starting Ray" if plan.address is None else "joining Ray"):
+            session = stack.enter_context(
+                ray_session(plan.address, num_cpus=plan.placement.whole_cpus)
+            )
+        stop.arm()
+        if session.dashboard:
+            narrator.say(f"dashboard: {session.dashboard}", dashboard=session.dashboard)
+        if config.services.serve_config is not None:
+            raw = read_serve_config(config.services.serve_config)
+            stack.enter_context(deployed(raw, narrator, session))
+        with narrator.stage("loading policy"):
+            mesh = stack.enter_context(start_mesh(config))
+        run = TrainingRun(config, mesh, narrator, stop, started, resume=plan.resume)
+        return run.go()
+
+
+class TrainingRun:
+    """Evaluation before, steps, evaluation after, report; everything on disk as it happens."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        mesh: Mesh,
+        narrator: Narrator,
+        stop: StopSwitch,
+        started: float,
+        *,
+        resume: bool,
+    ) -> None:
+        self._config, self._mesh, self._narrator, self._stop = config, mesh, narrator, stop
+        self._started = started
+        self._gauge = MemoryGauge()
+        self._heldout_share: float | None = None
+        settings = config.evaluation
+        self._heldout = load_heldout(
+            config.data.heldout,
+            num_plain=settings.num_plain,
+            num_thought=settings.num_thought,
+            seed=config.seed,
+        )
+        if resume:
+            self._folder, checkpoint = RunFolder.resume(config)
+            if checkpoint is not None:
+                mesh.load(checkpoint)
+            narrator.say(f"resuming after step {mesh.step_number}")
+        else:
+            self._folder = RunFolder.create(config)
+        self._recorder = Recorder(self._folder, config)
+        self._earlier_s = self._recorder.earlier_wall_s()
+        self._training_s = sum(line.get("time/step_s") or 0.0 for line in self._folder.metrics())
+
+    def go(self) -> int:
+        """The whole run; returns the exit code."""
+        self._gauge.sample()
+        ended_by = ""
+        try:
+            if self._mesh.step_number == 0 and not self._folder.evaluation("before"):
+                self._evaluate("before")
+            ended_by = self._steps()
+            if not self._stop.pulled:
+                self._evaluate("after")
+        except Stopped:
+            self._narrator.say(f"{self._stop.reason}: what was under way is abandoned")
+        if self._stop.pulled:
+            ended_by = self._stop.reason
+            self._checkpoint_if_whole()
+        self._finish(ended_by)
+        return DONE
+
+    def _steps(self) -> str:
+        """Train until the steps or the minutes are spent; what ended it, empty for the steps."""
+        settings, mesh = self._config.training, self._mesh
+        limit_s = 60 * settings.max_minutes if settings.max_minutes else math.inf
+        while mesh.step_number < settings.num_steps:
+            if self._training_s >= limit_s:
+                return f"training.max_minutes ({settings.max_minutes:g})"
+            begun = perf_counter()
+            with self._stop.step():
+                report = mesh.step()
+            took = perf_counter() - begun
+            self._training_s += took
+            self._after_step(report, took, limit_s)
+            if self._stop.pulled:
+                return self._stop.reason
+        return ""
+
+    def _after_step(self, report: StepReport, took: float, limit_s: float) -> None:
+        settings = self._config.training
+        last = report.step >= settings.num_steps or self._training_s >= limit_s
+        extra = {} if last or self._stop.pulled else self._probe(report.step)
+        with self._stop.step():
+            self._recorder.record_step(report, {"time/wall_s": took, **extra})
+            left_s = self._left_s(report.step, limit_s)
+            self._narrator.step(
+                step_figures(report, settings.num_steps, self._heldout_share, left_s)
+            )
+            if report.step % settings.checkpoint_every == 0 or last:
+                self._checkpoint()
+        if report.step == 1 or last:
+            self._gauge.sample()
+
+    def _left_s(self, step: int, limit_s: float) -> float:
+        per_step = self._training_s / step
+        return min(per_step * (self._config.training.num_steps - step), limit_s - self._training_s)
+
+    def _evaluate(self, phase: str) -> None:
+        """All held-out prompts, both judges, pictures kept for the report."""
+        if not self._heldout:
+            return
+        with self._narrator.stage(f"evaluating {phase}"):
+            lines = self._judge(self._heldout, self._judges(services=True), f"evaluating {phase}")
+        self._folder.write_evaluation(phase, lines)
+        self._remember(summarise(lines))
+
+    def _probe(self, step: int) -> dict[str, float]:
+        """A small look at held-out prompts between; by the oracle alone where there is one."""
+        every = self._config.evaluation.every
+        if every is None or step % every or not self._heldout:
+            return {}
+        judges = self._judges(services=False)
+        if judges.oracle is None:
+            judges = self._judges(services=True)
+        num = self._config.evaluation.num_probe
+        prompts = [
+            prompt
+            for sort in SORTS
+            for prompt in [p for p in self._heldout if sort_of(p) == sort][:num]
+        ]
+        figures = summarise(self._judge(prompts, judges, None))
+        self._remember(figures)
+        return {
+            f"heldout/{sort}_{key}": of_sort[key]
+            for sort, of_sort in figures.items()
+            for key in ("all_right", "per_question", "dvreward")
+            if of_sort[key] is not None
+        }
+
+    def _judge(
+        self, prompts: Sequence[Prompt], judges: HeldOutJudges, counted: str | None
+    ) -> list[dict[str, Any]]:
+        with ExitStack() as stack:
+            tell = None
+            if counted:
+                tell = stack.enter_context(self._narrator.counted(counted, len(prompts)))
+            return self._mesh.run(
+                evaluate(
+                    self._mesh.pool,
+                    prompts,
+                    judges,
+                    version=self._mesh.version(),
+                    seed=self._config.seed,
+                    batch_size=self._config.evaluation.batch_size
+                    * self._config.rollout.num_runners,
+                    keep=self._folder.save_picture if counted else None,
+                    on_progress=(lambda done, of: tell(done)) if tell else None,
+                )
+            )
+
+    def _judges(self, *, services: bool) -> HeldOutJudges:
+        from alphagrpo.cli.evaluate import judges_of
+
+        return judges_of(self._config, services=services)
+
+    def _remember(self, figures: dict[str, dict[str, Any]]) -> None:
+        known = [(f["n"], f["all_right"]) for f in figures.values() if f["all_right"] is not None]
+        if known:
+            self._heldout_share = sum(n * share for n, share in known) / sum(n for n, _ in known)
+
+    def _checkpoint(self) -> None:
+        """Everything a resumed run needs, complete or not there."""
+        with self._folder.checkpoint(self._mesh.step_number) as path:
+            self._mesh.save(path)
+        self._folder.prune_checkpoints(self._config.training.keep_checkpoints)
+        self._folder.write_summary(self._summary(None))
+
+    def _checkpoint_if_whole(self) -> None:
+        """Not after a step that was cut short: the last checkpoint is what can be trusted."""
+        newest = self._folder.newest_checkpoint()
+        if self._stop.step_abandoned:
+            self._narrator.say("the step was abandoned; --resume takes it again")
+        elif newest is None or step_of(newest) < self._mesh.step_number:
+            self._checkpoint()
+
+    def _summary(self, ended_by: str | None) -> dict[str, Any]:
+        return self._recorder.summary(
+            wall_s=self._earlier_s + perf_counter() - self._started,
+            weights=self._mesh.manifest,
+            set_aside=self._mesh.set_aside,
+            memory=self._gauge.figures(),
+            stopped_by=ended_by,
+        )
+
+    def _finish(self, ended_by: str) -> None:
+        from alphagrpo.report.render import write_report
+
+        self._gauge.sample()
+        summary = self._summary(ended_by or None)
+        self._folder.write_summary(summary)
+        path = write_report(self._folder)
+        tell_outcome(self._narrator, summary, path)
+        if self._stop.pulled:
+            self._narrator.say("continue it with --resume")
+
+
+def step_figures(
+    report: StepReport, num_steps: int, heldout: float | None, left_s: float
+) -> dict[str, Any]:
+    """What a step's line shows."""
+    ratios = [report.metrics.get(f"{part}/max_abs_log_ratio") for part in ("image", "text")]
+    known = [ratio for ratio in ratios if ratio is not None]
+    return {
+        "step": report.step,
+        "of": num_steps,
+        "reward": report.metrics.get("reward/mean"),
+        "heldout": heldout,
+        "samples_per_s": report.metrics.get("samples/per_second"),
+        "log_ratio": max(known) if known else None,
+        "left_s": left_s,
+    }

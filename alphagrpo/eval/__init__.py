@@ -1,0 +1,1 @@
+"""Held-out evaluation and the statistics of before against after."""

@@ -1,0 +1,1 @@
+"""What a run leaves for people: the ledger, the report, the versions it was made with."""

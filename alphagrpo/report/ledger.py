@@ -1,0 +1,112 @@
+"""The score ledger: a row per question asked; every reward can be traced to its verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from alphagrpo.ports import GroupReport, Sample
+
+_NAMES = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema(
+    [
+        ("run", _NAMES),
+        ("step", pa.int32()),
+        ("group", pa.int32()),
+        ("sample", pa.int32()),
+        ("prompt_id", _NAMES),
+        ("prompt", _NAMES),
+        ("thought", _NAMES),
+        ("question_id", _NAMES),
+        ("question", _NAMES),
+        ("kind", _NAMES),
+        ("tag", _NAMES),
+        ("p_yes", pa.float32()),
+        ("judge", _NAMES),
+        ("program", _NAMES),
+        ("semantic", pa.float32()),
+        ("quality", pa.float32()),
+        ("score", pa.float32()),
+        ("reward", pa.float32()),
+        ("advantage", pa.float32()),
+        ("valid", pa.bool_()),
+        ("invalid_reason", _NAMES),
+        ("picture", _NAMES),
+        ("policy_version", pa.int32()),
+    ]
+)
+"""``score`` is the program's own value, ``reward`` what the advantage was computed from. Nulls
+mean "could not be had"; they are never zeros.
+"""
+
+
+def rows_of_group(
+    step: int, index: int, report: GroupReport, advantages: Sequence[float | None]
+) -> list[dict[str, Any]]:
+    """Rows of one group: samples in order, each with its questions in order."""
+    rows = []
+    for number, (sample, advantage) in enumerate(zip(report.samples, advantages, strict=True)):
+        verdicts = {v.question_id: v for v in sample.score.verdicts} if sample.score else {}
+        shared = _of_sample(step, index, number, report, sample, advantage)
+        for question in report.questions.questions:
+            verdict = verdicts.get(question.id)
+            rows.append(
+                shared
+                | {
+                    "question_id": question.id,
+                    "question": question.text,
+                    "kind": question.kind,
+                    "tag": question.tag,
+                    "p_yes": verdict.p_yes if verdict else None,
+                    "judge": verdict.judge if verdict else None,
+                }
+            )
+    return rows
+
+
+def _of_sample(
+    step: int,
+    index: int,
+    number: int,
+    report: GroupReport,
+    sample: Sample,
+    advantage: float | None,
+) -> dict[str, Any]:
+    score = sample.score
+    return {
+        "run": report.job.run,
+        "step": step,
+        "group": index,
+        "sample": number,
+        "prompt_id": report.job.prompt.id,
+        "prompt": report.job.prompt.text,
+        "thought": sample.thought,
+        "program": score.program if score else None,
+        "semantic": score.semantic if score else None,
+        "quality": score.quality if score else None,
+        "score": score.reward if score else None,
+        "reward": sample.reward,
+        "advantage": advantage,
+        "valid": sample.reward is not None,
+        "invalid_reason": sample.invalid_reason,
+        "picture": sample.picture_hash,
+        "policy_version": report.job.policy_version,
+    }
+
+
+def write_ledger(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of :data:`SCHEMA` as one parquet file, complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), partial, compression="zstd")
+    partial.replace(path)
+
+
+def read_ledger(path: Path) -> list[dict[str, Any]]:
+    """Rows of one ledger file."""
+    return pq.read_table(path).to_pylist()

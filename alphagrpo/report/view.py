@@ -1,0 +1,223 @@
+"""What the report shows, gathered from a run folder; the template only lays it out."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from alphagrpo.report.charts import Series, line_chart, stacked_chart
+from alphagrpo.report.figures import SORT_NAMES, Metrics, facts, headlines, notes
+
+if TYPE_CHECKING:
+    from alphagrpo.runfolder import RunFolder
+
+NUM_GROUPS = 3
+"""Sample groups shown: an early, a middle and a late one."""
+NUM_PAIRS = 12
+"""Held-out prompts of each sort shown before and after: the first ones, not chosen ones."""
+STAGES = {
+    "time/rollout_s": "think and draw",
+    "time/verify_wait_s": "wait for verdicts",
+    "time/learn_s": "learn",
+    "time/sync_s": "move weights",
+}
+
+
+def build_view(folder: RunFolder) -> dict[str, Any]:
+    """Everything the template needs."""
+    config, summary, metrics = folder.config(), folder.summary(), folder.metrics()
+    return {
+        "name": config.get("name", folder.path.name),
+        "summary": summary,
+        "headlines": headlines(summary),
+        "facts": facts(summary, metrics),
+        "charts": charts(metrics, summary, config),
+        "groups": [group_view(folder, step, rows) for step, rows in sample_groups(folder)],
+        "pairs": {SORT_NAMES[sort]: pairs(folder, sort) for sort in SORT_NAMES},
+        "notes": notes(summary, metrics),
+        "versions": config.pop("versions", {}),
+        "config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+    }
+
+
+def charts(
+    metrics: Metrics, summary: Mapping[str, Any], config: Mapping[str, Any]
+) -> list[dict[str, str]]:
+    """Titles, notes and SVG of the curves that have data."""
+    made = [
+        {
+            "title": "Reward",
+            "note": "DVReward plus the bonus for a well-formed thought; mean of each step",
+            "svg": line_chart(
+                [
+                    _series(metrics, "reward/mean", "reward", smooth=True),
+                    _series(metrics, "reward/score", "DVReward alone", smooth=True),
+                ]
+            ),
+        },
+        {
+            "title": "Held-out prompts all right",
+            "note": "by the oracle, which never rewards; probes between the two full evaluations",
+            "svg": line_chart(heldout_series(metrics, summary), percent=True),
+        },
+        {
+            "title": "Largest |log ratio|, picture",
+            "note": "between rollout and replay of the same policy; above the line it is clipped",
+            "svg": line_chart(
+                [_series(metrics, "image/max_abs_log_ratio", "|log ratio|")],
+                from_zero=True,
+                limit=(float(config["algorithm"]["image"]["clip"]), "clip range"),
+            ),
+        },
+        {
+            "title": "Samples per second",
+            "note": "thought, drawn, verified and trained on",
+            "svg": line_chart(
+                [_series(metrics, "samples/per_second", "samples", smooth=True)], from_zero=True
+            ),
+        },
+        {
+            "title": "Where a step's seconds go",
+            "note": "per step; waiting for verdicts is only what drawing did not hide",
+            "svg": stage_chart(metrics),
+        },
+    ]
+    return [chart for chart in made if chart["svg"]]
+
+
+def heldout_series(metrics: Metrics, summary: Mapping[str, Any]) -> list[Series]:
+    """All-right share over steps: full evaluation, probes, full evaluation."""
+    evaluation = summary.get("evaluation") or {}
+    lines = []
+    for sort in SORT_NAMES:
+        points = list(_series(metrics, f"heldout/{sort}_all_right", sort).points)
+        before = ((evaluation.get("before") or {}).get(sort) or {}).get("all_right")
+        after = ((evaluation.get("after") or {}).get(sort) or {}).get("all_right")
+        last = float(summary.get("steps") or (points[-1][0] if points else 0))
+        if before is not None:
+            points.insert(0, (0.0, before))
+        if after is not None:
+            points = [*[p for p in points if p[0] < last], (last, after)]
+        lines.append(Series(name=SORT_NAMES[sort], points=tuple(points), dots=True))
+    return lines
+
+
+def stage_chart(metrics: Metrics) -> str:
+    """Stacked seconds per stage and step."""
+    lines = [line for line in metrics if all(key in line for key in STAGES)]
+    columns = [[float(line[key]) for line in lines] for key in STAGES]
+    return stacked_chart(list(STAGES.values()), [float(line["step"]) for line in lines], columns)
+
+
+def sample_groups(folder: RunFolder) -> list[tuple[int, list[dict[str, Any]]]]:
+    """An early, a middle and a late group of which the pictures were kept: (step, ledger rows)."""
+    with_pictures = []
+    for part in sorted((folder.path / "ledger").glob("step-*.parquet")):
+        step = int(part.stem.removeprefix("step-"))
+        groups: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+        for row in folder.ledger(step):
+            groups[row["group"]].append(row)
+        shown = [rows for rows in groups.values() if _all_kept(folder, rows)]
+        if shown:
+            with_pictures.append((step, max(shown, key=_spread)))
+    if len(with_pictures) <= NUM_GROUPS:
+        return with_pictures
+    last = len(with_pictures) - 1
+    return [with_pictures[round(k * last / (NUM_GROUPS - 1))] for k in range(NUM_GROUPS)]
+
+
+def _all_kept(folder: RunFolder, rows: Sequence[Mapping[str, Any]]) -> bool:
+    return all((folder.path / "images" / f"{row['picture']}.png").is_file() for row in rows)
+
+
+def _spread(rows: Sequence[Mapping[str, Any]]) -> float:
+    """How far a group's rewards lie apart: such groups teach, and show, the most."""
+    rewards = [row["reward"] for row in rows if row["reward"] is not None]
+    return max(rewards) - min(rewards) if rewards else -1.0
+
+
+def group_view(folder: RunFolder, step: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One group: its samples by falling reward, and each question's P(yes) for each of them."""
+    by_sample: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_sample[row["sample"]].append(row)
+    samples = sorted(by_sample.values(), key=lambda mine: -_or(mine[0]["reward"], -math.inf))
+    largest = max((abs(_or(mine[0]["advantage"], 0.0)) for mine in samples), default=0.0) or 1.0
+    questions = [
+        {
+            "text": row["question"],
+            "kind": row["kind"],
+            "tag": row["tag"],
+            "p_yes": [mine[index]["p_yes"] for mine in samples],
+        }
+        for index, row in enumerate(samples[0])
+    ]
+    return {
+        "step": step,
+        "prompt": rows[0]["prompt"],
+        "judge": next((row["judge"] for row in rows if row["judge"]), ""),
+        "questions": questions,
+        "samples": [
+            {
+                "picture": data_uri(folder.picture(mine[0]["picture"])),
+                "thought": plain_thought(mine[0]["thought"] or ""),
+                "reward": mine[0]["reward"],
+                "advantage": mine[0]["advantage"],
+                "lean": _or(mine[0]["advantage"], 0.0) / largest,
+                "invalid_reason": mine[0]["invalid_reason"],
+            }
+            for mine in samples
+        ],
+    }
+
+
+def pairs(folder: RunFolder, sort: str) -> list[dict[str, Any]]:
+    """The first held-out prompts of a sort, before and after, those without a picture left out."""
+    after = {line["id"]: line for line in folder.evaluation("after")}
+    found: list[dict[str, Any]] = []
+    for line in folder.evaluation("before"):
+        other = after.get(line["id"])
+        if line["sort"] != sort or other is None or len(found) == NUM_PAIRS:
+            continue
+        sides = [_side(folder, line), _side(folder, other)]
+        if all(side["picture"] for side in sides):
+            found.append({"prompt": line["prompt"], "sides": sides})
+    return found
+
+
+def _side(folder: RunFolder, line: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "picture": data_uri(folder.picture(line["picture"])),
+        "thought": plain_thought(line["thought"]),
+        "all_right": line["all_right"],
+        "dvreward": line["dvreward"],
+        "wrong": [answer["question"] for answer in line["oracle"] if not answer["yes"]],
+    }
+
+
+def plain_thought(text: str) -> str:
+    """A thought without its tags."""
+    return text.replace("<think>", "").replace("</think>", "").strip()
+
+
+def data_uri(png: bytes | None) -> str:
+    """A PNG as an inline image address; empty where there is none."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}" if png else ""
+
+
+def _series(
+    metrics: Iterable[Mapping[str, Any]], key: str, name: str, *, smooth: bool = False
+) -> Series:
+    points = tuple(
+        (float(line["step"]), float(line[key])) for line in metrics if line.get(key) is not None
+    )
+    return Series(name=name, points=points, smooth=smooth)
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value

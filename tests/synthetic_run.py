@@ -1,0 +1,167 @@
+"""A run folder as a real run leaves it, made in a second from the miniature world's renderer."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+
+from alphagrpo.algorithms.rewards import reward_program
+from alphagrpo.config import RunConfig, load_config
+from alphagrpo.data import load_heldout, load_prompts
+from alphagrpo.eval.heldout import HeldOutJudges, evaluate
+from alphagrpo.eval.oracles import shapes_oracle
+from alphagrpo.loop import StepReport
+from alphagrpo.ports import GroupReport, Picture, PictureRequest, Sample
+from alphagrpo.report.recorder import Recorder
+from alphagrpo.rollout.scoring import as_png, picture_hash
+from alphagrpo.runfolder import RunFolder
+from alphagrpo.shapes.language import thought
+from alphagrpo.shapes.oracle import answer, read
+from alphagrpo.shapes.questions import reference_question_set
+from alphagrpo.shapes.render import render
+from alphagrpo.shapes.specs import sample_scene, sample_spec
+from alphagrpo.shapes.splits import spec_of
+from alphagrpo.types import (
+    Prompt,
+    Question,
+    QuestionSet,
+    RolloutJob,
+    Score,
+    Verdict,
+    WeightsManifest,
+)
+
+ROOT = Path(__file__).parents[1]
+
+
+class RenderingPool:
+    """Draws what is asked with probability ``skill``, else something at random."""
+
+    def __init__(self, skill: float) -> None:
+        self.skill = skill
+
+    @property
+    def size(self) -> int:
+        return 2
+
+    async def draw(self, requests: list[PictureRequest], version: int) -> tuple[Picture, ...]:
+        return tuple(self._picture(request, version) for request in requests)
+
+    def _picture(self, request: PictureRequest, version: int) -> Picture:
+        rng = np.random.default_rng(request.seed)
+        wanted = spec_of(request.prompt)
+        spec = wanted if rng.random() < self.skill else sample_spec(rng)
+        pixels = render(sample_scene(spec, rng))
+        return Picture(
+            prompt=request.prompt, thought=thought(spec), pixels=pixels, policy_version=version
+        )
+
+
+class OracleDecomposer:
+    async def decompose(self, prompt: Prompt) -> QuestionSet:
+        return reference_question_set(prompt.text, spec_of(prompt))
+
+
+class OracleVerifier:
+    """Confident and right, for tests of what is done with verdicts."""
+
+    async def verify(self, pixels: np.ndarray, questions: list[Question]) -> tuple[Verdict, ...]:
+        reading = read(pixels)
+        return tuple(
+            Verdict(
+                question_id=q.id, p_yes=0.93 if answer(q.text, reading) else 0.06, judge="fake@1"
+            )
+            for q in questions
+        )
+
+
+def synthetic_config(output: Path, **changes: str) -> RunConfig:
+    overrides = [f"output={output}", *(f"{key}={value}" for key, value in changes.items())]
+    return load_config(ROOT / "deploy/configs/shapes-rt2i.yaml", overrides)
+
+
+def make_run(output: Path, *, steps: int = 24, heldout: int = 16) -> RunFolder:
+    """Write a complete run below ``output``: steps, both evaluations, summary."""
+    config = synthetic_config(output)
+    folder = RunFolder.create(config)
+    asyncio.run(_fill(folder, config, steps, heldout))
+    return folder
+
+
+async def _fill(folder: RunFolder, config: RunConfig, steps: int, heldout: int) -> None:
+    recorder = Recorder(folder, config)
+    held = load_heldout("shapes:heldout", num_plain=heldout, num_thought=heldout, seed=1)
+    judges = HeldOutJudges(
+        oracle=shapes_oracle,
+        decomposer=OracleDecomposer(),
+        verifier=OracleVerifier(),
+        program=reward_program("dvreward"),
+    )
+    for phase, skill in (("before", 0.35), ("after", 0.7)):
+        lines = await evaluate(
+            RenderingPool(skill), held, judges, version=0, seed=1, keep=folder.save_picture
+        )
+        folder.write_evaluation(phase, lines)
+    for step in range(1, steps + 1):
+        recorder.record_step(await _step(step, steps, config), {"heldout/plain_all_right": 0.4})
+    manifest = WeightsManifest(
+        version=steps, checksum="c" * 64, names=(), shapes=(), dtypes=(), offsets=(), nbytes=0
+    )
+    summary = recorder.summary(wall_s=900.0, weights=manifest, memory={"mesh_gib": 5.4})
+    folder.write_summary(summary)
+
+
+async def _step(step: int, steps: int, config: RunConfig) -> StepReport:
+    skill = 0.35 + 0.35 * step / steps
+    prompts = load_prompts("shapes:train", num=2, seed=step)
+    groups = tuple([await _group(step, prompt, skill, config) for prompt in prompts])
+    rewards = [s.reward for group in groups for s in group.samples if s.reward is not None]
+    rng = np.random.default_rng(step)
+    metrics = {
+        "reward/mean": float(np.mean(rewards)),
+        "reward/score": float(np.mean(rewards)) - 0.2,
+        "samples/drawn": 24.0,
+        "samples/scored": 23.0,
+        "samples/invalid": 1.0,
+        "samples/trained": 23.0,
+        "samples/per_second": 20 + rng.random(),
+        "time/rollout_s": 0.8 + 0.1 * rng.random(),
+        "time/verify_wait_s": 0.3,
+        "time/learn_s": 1.2,
+        "time/sync_s": 0.05,
+        "time/step_s": 2.4,
+        "image/max_abs_log_ratio": 4e-7 * rng.random(),
+        "parity/image_max_abs_log_ratio": 0.0,
+        "parity/text_max_abs_log_ratio": 0.0,
+    }
+    return StepReport(step=step, version=step, groups=groups, metrics=metrics)
+
+
+async def _group(step: int, prompt: Prompt, skill: float, config: RunConfig) -> GroupReport:
+    questions = await OracleDecomposer().decompose(prompt)
+    pool, program = RenderingPool(skill), reward_program("dvreward")
+    size = config.rollout.group_size
+    requests = [PictureRequest(prompt=prompt, seed=step * 100 + i) for i in range(size)]
+    samples = []
+    for index, picture in enumerate(await pool.draw(requests, step)):
+        verdicts = await OracleVerifier().verify(picture.pixels, list(questions.questions))
+        score: Score | None = program.score(questions, verdicts) if index else None
+        samples.append(
+            Sample(
+                id=f"{step}/{index}",
+                thought=picture.thought,
+                score=score,
+                reward=None if score is None else score.reward + 0.2,
+                png=as_png(picture.pixels),
+                picture_hash=picture_hash(picture.pixels),
+                invalid_reason="" if score else "verifier was late",
+            )
+        )
+    job = RolloutJob(
+        run=config.name, prompt=prompt, visit=0, group_size=size, policy_version=step, seed=1
+    )
+    return GroupReport(
+        job=job, questions=questions, samples=tuple(samples), reference=None, runner="rollout-0"
+    )

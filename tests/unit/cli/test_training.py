@@ -1,0 +1,228 @@
+"""A run over fakes: the real loop, folder, recorder and report; no Ray and no model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pytest
+
+from alphagrpo.algorithms.rewards import reward_program
+from alphagrpo.cli import evaluate as evaluate_command
+from alphagrpo.cli.console import Narrator
+from alphagrpo.cli.stopping import Stopped, StopSwitch
+from alphagrpo.cli.training import TrainingRun
+from alphagrpo.config import RunConfig
+from alphagrpo.eval.heldout import HeldOutJudges
+from alphagrpo.eval.oracles import shapes_oracle
+from alphagrpo.loop import StepReport, TrainingLoop
+from alphagrpo.ports import Picture, PictureRequest
+from alphagrpo.runfolder import RunFolder
+from tests.fakes import FakeDecomposer, FakeLearner, FakePool, make_config, make_prompts
+from tests.synthetic_run import OracleDecomposer, OracleVerifier, RenderingPool
+
+
+class LearningPool(FakePool):
+    """Draws held-out pictures better with every version of the weights."""
+
+    def __init__(self, on_group: Any = None) -> None:
+        super().__init__()
+        self.on_group = on_group
+
+    async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
+        return await RenderingPool(min(1.0, 0.2 + 0.2 * version)).draw(list(requests), version)
+
+    async def roll_out(self, *args: Any, **options: Any) -> Any:
+        if self.on_group is not None:
+            self.on_group(len(self.jobs))
+        return await super().roll_out(*args, **options)
+
+
+@pytest.fixture(autouse=True)
+def world_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    def judges_of(config: RunConfig, *, services: bool) -> HeldOutJudges:
+        if not services:
+            return HeldOutJudges(oracle=shapes_oracle)
+        return HeldOutJudges(
+            oracle=shapes_oracle,
+            decomposer=OracleDecomposer(),
+            verifier=OracleVerifier(),
+            program=reward_program("dvreward"),
+        )
+
+    monkeypatch.setattr(evaluate_command, "judges_of", judges_of)
+
+
+def config_in(output: Path, **training: Any) -> RunConfig:
+    return make_config(
+        output=str(output),
+        data={"heldout": "shapes:heldout"},
+        evaluation={"num_plain": 6, "num_thought": 6, "every": 2, "num_probe": 3},
+        training={"num_steps": 4, "checkpoint_every": 2, "report_groups_every": 1, **training},
+    )
+
+
+class FakeMesh:
+    """The real loop over fakes, on an event loop in this thread."""
+
+    def __init__(self, config: RunConfig, pool: FakePool, runner: asyncio.Runner) -> None:
+        self.loop = TrainingLoop(
+            config,
+            make_prompts(5),
+            decomposer=FakeDecomposer(),
+            pool=pool,
+            learner=FakeLearner(),
+        )
+        self.pool, self.run = pool, runner.run
+        self.manifest = self.run(self.loop.ensure_published())
+
+    @property
+    def step_number(self) -> int:
+        return self.loop.step
+
+    @property
+    def set_aside(self) -> dict[str, str]:
+        return self.loop.feed.set_aside
+
+    def step(self) -> StepReport:
+        report = self.run(self.loop.run_step())
+        self.version()
+        return report
+
+    def version(self) -> int:
+        self.manifest = self.run(self.loop.ensure_published())
+        return self.manifest.version
+
+    def save(self, folder: Path) -> None:
+        self.run(self.loop.learner.save(str(folder)))
+        (folder / "loop.json").write_text(json.dumps(self.loop.state_dict()))
+
+    def load(self, folder: Path) -> None:
+        self.run(self.loop.learner.load(str(folder)))
+        self.loop.load_state_dict(json.loads((folder / "loop.json").read_text()))
+
+
+def train(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    pool: FakePool | None = None,
+    stop: StopSwitch | None = None,
+) -> RunFolder:
+    stop = stop or StopSwitch()
+    with asyncio.Runner() as runner, stop.armed():
+        mesh = FakeMesh(config, pool or LearningPool(), runner)
+        run = TrainingRun(config, mesh, Narrator(), stop, perf_counter(), resume=resume)
+        assert run.go() == 0
+    return RunFolder.open(config.folder)
+
+
+def test_a_run_leaves_everything_the_design_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train(config_in(tmp_path))
+    summary = json.loads((folder.path / "summary.json").read_text())
+    assert summary["steps"] == 4
+    assert summary["samples"] == {"drawn": 48, "scored": 48, "invalid": 0, "trained": 48}
+    assert set(summary["time"]) == {"rollout_s", "verify_wait_s", "learn_s", "sync_s"}
+    assert set(summary["weights"]) == {"version", "checksum"}
+    assert summary["weights"]["version"] == 4
+    for phase in ("before", "after"):
+        for sort in ("plain", "thought"):
+            figures = summary["evaluation"][phase][sort]
+            assert figures["n"] == 6
+            assert {"per_question", "all_right", "dvreward"} <= set(figures)
+    assert summary["evaluation"]["difference"]["plain"]["all_right"]["n"] == 6
+    assert "max_abs_log_ratio_step0" in summary["parity"]
+    assert summary["memory"]["mesh_gib"] > 0
+    assert [line["step"] for line in folder.metrics()] == [1, 2, 3, 4]
+    assert [path.name for path in folder.checkpoints()] == ["step-000002", "step-000004"]
+    assert len(list((folder.path / "ledger").glob("*.parquet"))) == 4
+    assert folder.report_path.stat().st_size > 10_000
+    shown = capsys.readouterr().out
+    assert "evaluating before" in shown
+    assert "step    3/4" in shown
+    assert "samples/s" in shown
+    assert "left " in shown
+    assert "memory of the whole mesh" in shown
+    assert str(folder.report_path) in shown
+
+
+def test_probes_between_show_the_held_out_share_without_the_services(tmp_path: Path) -> None:
+    lines = train(config_in(tmp_path)).metrics()
+    assert [("heldout/plain_all_right" in line) for line in lines] == [False, True, False, False]
+    assert "heldout/plain_dvreward" not in lines[1]
+
+
+def test_the_minutes_end_a_run_and_the_summary_says_so(tmp_path: Path) -> None:
+    folder = train(config_in(tmp_path, max_minutes=1e-6))
+    assert len(folder.metrics()) == 1
+    assert "max_minutes" in folder.summary()["stopped_by"]
+    assert folder.evaluation("after")
+
+
+def test_sigterm_finishes_the_step_checkpoints_and_resume_goes_on(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+
+    def preempt(jobs: int) -> None:
+        if jobs == 4:  # in the second step
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = train(config, pool=LearningPool(preempt))
+    assert [line["step"] for line in stopped.metrics()] == [1, 2]
+    assert stopped.summary()["stopped_by"] == "SIGTERM"
+    assert [path.name for path in stopped.checkpoints()] == ["step-000002"]
+    assert not stopped.evaluation("after")
+    before = stopped.evaluation("before")
+
+    resumed = train(config, resume=True)
+    whole = train(config_in(tmp_path / "other"))
+    assert [line["step"] for line in resumed.metrics()] == [1, 2, 3, 4]
+    assert resumed.evaluation("before") == before
+    assert resumed.summary()["stopped_by"] is None
+    same = ("prompt_id", "sample", "reward", "advantage")
+    assert [[row[k] for k in same] for row in resumed.ledger()] == [
+        [row[k] for k in same] for row in whole.ledger()
+    ]
+
+
+def test_a_second_signal_abandons_the_step_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    def insist(jobs: int) -> None:
+        if jobs >= 7:  # in the third step
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    folder = train(config_in(tmp_path), pool=LearningPool(insist))
+    assert [path.name for path in folder.checkpoints()] == ["step-000002"]
+    assert folder.summary()["steps"] == 2
+
+
+def test_a_crash_between_checkpoints_takes_the_lost_steps_again(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+
+    def crash(jobs: int) -> None:
+        if jobs == 10:  # in the fourth step
+            raise RuntimeError("the machine is gone")
+
+    with pytest.raises(RuntimeError):
+        train(config, pool=LearningPool(crash))
+    folder = RunFolder.open(config.folder)
+    assert [line["step"] for line in folder.metrics()] == [1, 2, 3]
+    resumed = train(config, resume=True)
+    assert [line["step"] for line in resumed.metrics()] == [1, 2, 3, 4]
+    assert [row["step"] for row in resumed.ledger()] == sorted(r["step"] for r in resumed.ledger())
+
+
+def test_outside_a_step_one_signal_is_enough() -> None:
+    stop = StopSwitch()
+    with stop.armed():
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.pulled
+        assert not stop.step_abandoned
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
