@@ -1,0 +1,37 @@
+"""The judges' side of the world's tokenizer: Idefics3's special tokens and the answer tokens."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from alphagrpo.errors import ConfigError
+from alphagrpo.shapes.tokenizer import IMAGE, build_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+FENCE, GLOBAL = "<fake_token_around_image>", "<global-img>"
+IDEFICS_TOKENS = (FENCE, GLOBAL, "<end_of_utterance>")
+"""What Idefics3's processor asks for beside ``<image>``."""
+YES, NO = " yes", " no"
+"""The verifier's answers, as they follow a question."""
+
+__all__ = ["FENCE", "GLOBAL", "IMAGE", "NO", "YES", "judge_tokenizer", "single_id"]
+
+
+@cache
+def judge_tokenizer() -> PreTrainedTokenizerFast:
+    """The world's tokenizer with the special tokens of both judges; made once, shared after."""
+    return build_tokenizer(IDEFICS_TOKENS)
+
+
+def single_id(tokenizer: PreTrainedTokenizerFast, text: str) -> int:
+    """The id of a text that is one token. Raises ConfigError where it is none or several."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    if len(ids) != 1:
+        raise ConfigError(
+            f"an answer is one token of the vocabulary, got {text!r} as {len(ids)}; "
+            "train the tokenizer on texts that contain it"
+        )
+    return int(ids[0])

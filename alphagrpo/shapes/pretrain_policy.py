@@ -1,0 +1,173 @@
+"""Pre-training of the miniature policy: a BAGEL of a few million parameters with general skills.
+
+::
+
+    pretrain_policy("deploy/models/policy", minutes=40)
+
+First the autoencoder (:mod:`alphagrpo.shapes.pretrain_autoencoder`), then the two experts: velocity
+error on pictures and cross-entropy on thoughts, captions, comparisons and edits
+(:mod:`alphagrpo.shapes.policy_objective`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from alphagrpo.models.bagel import Bagel, BagelConfig, random_bagel, save_bagel
+from alphagrpo.models.bagel.checkpoint import FLOAT32_MODULES
+from alphagrpo.models.bagel.config import AutoencoderConfig, LlmConfig, SpecialIds, VitConfig
+from alphagrpo.shapes.corpus import Corpus, Encode
+from alphagrpo.shapes.latent_table import LatentTable
+from alphagrpo.shapes.policy_objective import PolicyObjective, PolicyRecipe
+from alphagrpo.shapes.pretrain_autoencoder import (
+    has_fast_bfloat16,
+    pretrain_autoencoder,
+)
+from alphagrpo.shapes.tokenizer import (
+    IM_END,
+    IM_START,
+    VISION_END,
+    VISION_START,
+    build_tokenizer,
+)
+from alphagrpo.shapes.training import TrainProgress, TrainSettings, fit
+from alphagrpo.shapes.world import CELL, SIZE
+
+log = logging.getLogger(__name__)
+
+
+def miniature_config(
+    vocabulary: int, special: SpecialIds, autoencoder: AutoencoderConfig
+) -> BagelConfig:
+    """The miniature's shape: 4 layers of width 192, twice, and a 2-layer vision transformer."""
+    return BagelConfig(
+        llm=LlmConfig(
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=6,
+            num_key_value_heads=6,
+            vocab_size=vocabulary,
+            rope_theta=1e4,
+        ),
+        vit=VitConfig(
+            hidden_size=96,
+            intermediate_size=256,
+            num_hidden_layers=3,
+            num_attention_heads=3,
+            patch_size=CELL,
+            image_size=SIZE,
+        ),
+        special=special,
+        autoencoder=autoencoder,
+        max_latent_size=8,
+        vit_max_num_patch_per_side=SIZE // CELL,
+    )
+
+
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> SpecialIds:
+    """Ids of BAGEL's four framing tokens."""
+    bos, eos, start, end = (
+        int(tokenizer.vocab[name]) for name in (IM_START, IM_END, VISION_START, VISION_END)
+    )
+    return SpecialIds(bos_token_id=bos, eos_token_id=eos, start_of_image=start, end_of_image=end)
+
+
+def encoder(tokenizer: PreTrainedTokenizerFast) -> Encode:
+    """Text to ids without framing; quicker than the tokenizer's own call."""
+    core = tokenizer.backend_tokenizer
+    return lambda text: core.encode(text, add_special_tokens=False).ids
+
+
+def pretrain_policy(
+    output: str | Path,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    autoencoder_minutes: float | None = None,
+    autoencoder_steps: int | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    progress: Callable[[str, TrainProgress], None] | None = None,
+    recipe: PolicyRecipe | None = None,
+    stop_after: int | None = None,
+) -> Bagel:
+    """Train the miniature policy and write its folder in the official BAGEL layout.
+
+    Args:
+        output: folder of the checkpoint; ``training/`` in it holds the resumable state.
+        minutes: time budget of the policy on one thread.
+        steps: its steps; at least one of both is given, the first bound ends the run.
+        autoencoder_minutes: time budget of the autoencoder before it; 9 where nothing is given.
+        autoencoder_steps: its steps.
+        seed: of weights, data and noise.
+        resume: continue from ``training/`` where there is something.
+        progress: called with the stage (``autoencoder``, ``policy``) and the state of its run.
+        recipe: batch sizes, loss weights, rates.
+        stop_after: interrupt after so many policy steps, for tests of resumption.
+    """
+    output, recipe = Path(output), recipe or PolicyRecipe()
+    tokenizer = build_tokenizer()
+    if autoencoder_minutes is None and autoencoder_steps is None:
+        autoencoder_minutes = 9.0
+
+    def tell(stage: str) -> Callable[[TrainProgress], None] | None:
+        return None if progress is None else lambda state: progress(stage, state)
+
+    autoencoder = pretrain_autoencoder(
+        steps=autoencoder_steps,
+        minutes=autoencoder_minutes,
+        seed=seed,
+        checkpoint=output / "training" / "autoencoder",
+        resume=resume,
+        progress=tell("autoencoder"),
+        pool=recipe.pool_pictures,
+    )
+    config = miniature_config(len(tokenizer), special_ids(tokenizer), autoencoder.config)
+    model = random_bagel(config, seed)
+    model.set_autoencoder(autoencoder)
+    objective = PolicyObjective(
+        model,
+        Corpus(encoder(tokenizer), model.special),
+        LatentTable.measure(autoencoder, config.latent_patch_size, seed, recipe.table_pictures),
+        recipe,
+    )
+    settings = TrainSettings(
+        steps=steps,
+        minutes=minutes,
+        learning_rate=recipe.learning_rate,
+        ema=recipe.ema,
+        seed=seed,
+        bf16=has_fast_bfloat16(),
+        checkpoint=output / "training" / "policy",
+    )
+    fit(
+        model,
+        objective,
+        settings,
+        resume=resume,
+        progress=tell("policy"),
+        stop_after=stop_after,
+    )
+    save_policy(model, tokenizer, output)
+    return model
+
+
+def save_policy(model: Bagel, tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
+    """Write model, autoencoder, configs and tokenizer as one folder of the official layout.
+
+    As in the release, all weights but the heads' are stored in bfloat16; ``model`` is left with
+    the values that were stored.
+    """
+    for name, parameter in model.named_parameters():
+        if not name.startswith(FLOAT32_MODULES):
+            parameter.data = parameter.data.to(torch.bfloat16)
+    save_bagel(model, folder)
+    model.float()
+    tokenizer.save_pretrained(folder)
+    log.info("wrote %d parameters to %s", sum(p.numel() for p in model.parameters()), folder)
