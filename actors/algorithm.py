@@ -50,6 +50,9 @@ class AlphaGRPO(Algorithm):
         result = algo.train()
         algo.save_to_path("checkpoint")
         algo.stop()
+
+    Under Tune a trial works in a folder of its own: give absolute paths in the run config, or set
+    ``RAY_CHDIR_TO_TRIAL_DIR=0``.
     """
 
     config: AlphaGRPOConfig
@@ -79,6 +82,14 @@ class AlphaGRPO(Algorithm):
         return PlacementGroupFactory([bundle for bundle in bundles if bundle])
 
     # -- life
+
+    def _setup_logdir(self) -> None:
+        """Outside Tune there is nothing for RLlib to write, and no folder at home to make."""
+        if self._storage is not None:
+            super()._setup_logdir()
+        else:
+            folder: Any = tempfile.gettempdir()
+            self._logdir = folder
 
     def setup(self, config: Any) -> None:
         """Start the actors and wait until they have loaded their models."""

@@ -19,7 +19,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -109,9 +109,9 @@ class TrainingLoop:
             sync_s=first_sync_s + perf_counter() - learned,
         )
         metrics |= {"prompts/set_aside": float(len(self.feed.set_aside)), **update.metrics}
-        return StepReport(
-            step=self.step, version=manifest.version, groups=batch.groups, metrics=metrics
-        )
+        # The bytes behind the references have been trained on and may go.
+        groups = tuple(replace(group, reference=None) for group in batch.groups)
+        return StepReport(step=self.step, version=manifest.version, groups=groups, metrics=metrics)
 
     async def ensure_published(self) -> WeightsManifest:
         """The version to draw with: published now if the last step did not get that far."""

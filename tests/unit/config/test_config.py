@@ -119,3 +119,11 @@ def test_a_config_survives_being_written_and_read(tmp_path: Path) -> None:
     path = write(tmp_path / "run.yaml", yaml.safe_dump(config.model_dump(mode="json")))
     assert load_config(path) == config
     assert RunConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize("name", ["shapes-rt2i", "smoke"])
+def test_the_miniature_reads_the_system_prompt_it_was_trained_on(name: str) -> None:
+    from alphagrpo.shapes.corpus import SYSTEM_PROMPT
+
+    config = load_config(next(path for path in CONFIGS if path.stem == name))
+    assert config.task.system_prompt == SYSTEM_PROMPT

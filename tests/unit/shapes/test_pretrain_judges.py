@@ -133,10 +133,26 @@ def test_cell_labels_name_what_is_seen():
     assert labels[0].tolist() == [0, 0, 2 + 2]
 
 
+def test_count_labels_count_each_sort():
+    things = (("cross", "blue", 1, 2), ("cross", "red", 0, 0), ("square", "blue", 2, 2))
+    scene = Scene(tuple(SceneObject(*thing) for thing in things), "black")
+    labels = verifier.count_labels(read_many(render(scene)[None]))[0]
+    assert labels[0] == 3
+    assert labels[1:5].tolist() == [0, 1, 0, 2]
+    assert labels[5:11].tolist() == [1, 0, 2, 0, 0, 0]
+    assert labels[11:].sum() == 3
+    assert labels[11 + 3 * 6 + 2] == 1
+
+
 def test_decomposer_resumes_to_the_same_weights_and_loads(tmp_path):
     def run(name: str, **more) -> Path:
         decomposer.pretrain_decomposer(
-            tmp_path / name, steps=6, batch=4, bf16=False, checkpoint=tmp_path / f"{name}-ck", **more
+            tmp_path / name,
+            steps=6,
+            batch=4,
+            bf16=False,
+            checkpoint=tmp_path / f"{name}-ck",
+            **more,
         )
         return tmp_path / name
 
@@ -155,7 +171,12 @@ def test_decomposer_resumes_to_the_same_weights_and_loads(tmp_path):
 def test_verifier_resumes_to_the_same_weights_and_loads(tmp_path):
     def run(name: str, **more) -> Path:
         verifier.pretrain_verifier(
-            tmp_path / name, steps=4, batch=4, bf16=False, checkpoint=tmp_path / f"{name}-ck", **more
+            tmp_path / name,
+            steps=4,
+            batch=4,
+            bf16=False,
+            checkpoint=tmp_path / f"{name}-ck",
+            **more,
         )
         return tmp_path / name
 

@@ -18,13 +18,12 @@ from alphagrpo.shapes.evaluate_policy import evaluate_policy
 from alphagrpo.shapes.language import parse_canonical
 from alphagrpo.shapes.latent_table import LatentTable, content_ids
 from alphagrpo.shapes.oracle import read_many
+from alphagrpo.shapes.pixels import to_bytes, to_pixels
 from alphagrpo.shapes.policy_objective import PolicyRecipe, padded, velocities
 from alphagrpo.shapes.pretrain_autoencoder import (
     balance,
     miniature_autoencoder_config,
     reconstructions,
-    to_bytes,
-    to_pixels,
 )
 from alphagrpo.shapes.pretrain_policy import miniature_config, pretrain_policy, special_ids
 from alphagrpo.shapes.render import render_many
