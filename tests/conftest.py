@@ -13,8 +13,8 @@ import pytest
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-# On a crowded machine a node takes longer to start than the 60 s Ray gives it.
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
+# Ray runs its workers at niceness 15; beside other work on two cores they would hardly run at all.
+os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

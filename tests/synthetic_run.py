@@ -32,6 +32,7 @@ from alphagrpo.types import (
     Verdict,
     WeightsManifest,
 )
+from tests.fakes import FakeVerifier
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,6 +76,16 @@ class OracleVerifier:
             )
             for q in questions
         )
+
+
+def connect_oracle_decomposer(**_options: object) -> OracleDecomposer:
+    """Stands in for ``services.client:connect_decomposer``."""
+    return OracleDecomposer()
+
+
+def connect_hashing_verifier(**_options: object) -> FakeVerifier:
+    """Stands in for ``services.client:connect_verifier``; its rewards differ, so all trains."""
+    return FakeVerifier()
 
 
 def synthetic_config(output: Path, **changes: str) -> RunConfig:

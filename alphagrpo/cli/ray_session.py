@@ -51,11 +51,15 @@ def ray_session(address: str | None, *, num_cpus: int, quiet: bool = True) -> It
 
     The private one listens on loopback only and asks for Ray's token (``~/.ray/auth_token``, which
     `ray job submit` and `serve deploy` of the same user find by themselves) unless RAY_AUTH_MODE
-    says otherwise. On leaving, what was started here is stopped, and nothing else.
+    says otherwise. On leaving, what was started here is stopped, and nothing else. A process that
+    is connected already stays as it is.
     """
     _settle_environment(private=address is None)
     import ray
 
+    if ray.is_initialized():  # an embedding program's connection: neither ours to make nor to end
+        yield RaySession(private=False, dashboard="")
+        return
     common: dict[str, Any] = {
         "namespace": NAMESPACE,
         "log_to_driver": not quiet,
@@ -63,7 +67,7 @@ def ray_session(address: str | None, *, num_cpus: int, quiet: bool = True) -> It
     }
     if address is not None:
         try:
-            context = ray.init(address=address, ignore_reinit_error=True, **common)
+            context = ray.init(address=address, **common)
         except (ConnectionError, RuntimeError) as error:
             raise EnvironmentProblem(
                 f"RAY_ADDRESS must name a running cluster, {address!r} does not answer ({error}); "

@@ -59,6 +59,10 @@ def deployed(raw: Mapping[str, Any], narrator: Narrator, session: RaySession) ->
             undeploy(reversed(started))
 
 
+DEPLOY_SECONDS = 600.0
+"""Two vLLM engines start in 30 s each on two idle cores; on busy ones it takes many times that."""
+
+
 def deploy_one(
     raw: Mapping[str, Any], app: Mapping[str, Any], progress: Callable[[Mapping[str, str]], None]
 ) -> tuple[str, ...]:
@@ -68,7 +72,8 @@ def deploy_one(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "serve.yaml"
         path.write_text(yaml.safe_dump({**raw, "applications": [app]}), encoding="utf-8")
-        return ensure_deployed(path, progress=progress).started
+        report = ensure_deployed(path, progress=progress, timeout_s=DEPLOY_SECONDS)
+        return report.started
 
 
 def chosen(raw: Mapping[str, Any], apps: Sequence[str] | None, source: Path) -> dict[str, Any]:

@@ -222,7 +222,7 @@ class EvaluationConfig(Section):
     text: TextSampling = TextSampling(temperature=0.3, top_p=1.0)
     batch_size: int = Field(64, ge=1)
     every: int | None = Field(None, ge=1)
-    """Steps between probes: small evaluations during training, on the first prompts of each sort."""
+    """Steps between probes: small evaluations of the first prompts of each sort."""
     num_probe: int = Field(32, ge=1)
     """Prompts of each sort in a probe."""
 

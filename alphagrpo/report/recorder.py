@@ -85,8 +85,11 @@ class Recorder:
 
 
 def step0_parity(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Largest |log ratio| of the first update: of the picture, of the thought, and of both."""
-    first = metrics[0] if metrics else {}
+    """Largest |log ratio| of the first update: of the picture, of the thought, and of both.
+
+    Steps before it that taught nothing (equal rewards in every group) have none.
+    """
+    first = next((line for line in metrics if any(key in line for key in LOG_RATIOS)), {})
     image, text = (first.get(key) for key in LOG_RATIOS)
     known = [value for value in (image, text) if value is not None]
     return {
