@@ -11,11 +11,13 @@ import argparse
 import asyncio
 import json
 import os
+import secrets
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import numpy as np
@@ -24,7 +26,9 @@ from rich.table import Table
 
 from alphagrpo.judging.images import encode_png_base64
 from alphagrpo.types import Question
-from services.client import VerifierClient, connect_verifier
+
+if TYPE_CHECKING:
+    from services.client import VerifierClient
 
 ROOT = Path(__file__).resolve().parents[1]
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
@@ -93,6 +97,8 @@ async def measure(ask: Ask, plan: Plan, rng: np.random.Generator) -> float:
 
 async def compare(url: str, plan: Plan, with_handle: bool) -> dict[str, list[float]]:
     """Rates of every way, one per round; the ways take turns within a round."""
+    from services.client import connect_verifier
+
     questions = make_questions(plan.questions)
     rng = np.random.default_rng()
     async with httpx.AsyncClient(base_url=url, timeout=600) as http:
@@ -134,10 +140,10 @@ def show(rates: dict[str, list[float]], plan: Plan) -> None:
 
 def start_services(config: Path) -> str:
     """A local cluster with the services of ``config``; returns the gateway's address."""
-    import secrets
-
+    # Before anything imports ray, which reads these once.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+    os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
     from services.deploying import ensure_deployed

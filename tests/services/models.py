@@ -7,11 +7,16 @@ from pathlib import Path
 from services.paths import project_root
 
 
+def is_trained(name: str) -> bool:
+    """Whether the repository has this judge's trained weights."""
+    folder = project_root() / "deploy" / "models" / name
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+
+
 def miniature(name: str, scratch: Path) -> Path:
     """The folder of ``decomposer`` or ``verifier``; made with random weights where it is absent."""
-    folder = project_root() / "deploy" / "models" / name
-    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
-        return folder
+    if is_trained(name):
+        return project_root() / "deploy" / "models" / name
     made = scratch / name
     if not made.exists():
         make_random(name, made)
