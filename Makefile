@@ -4,7 +4,6 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # Threads are shared by two engines, the rollouts and the learner; every process asks for its own.
 export OMP_NUM_THREADS ?= 1
-export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .PHONY: help setup demo test check format bench clean

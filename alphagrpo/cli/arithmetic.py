@@ -150,7 +150,10 @@ def memory_plan(config: RunConfig, shape: BagelConfig, size: ModelSize) -> Memor
         gradients=trainable * MASTER_BYTES,
         optimizer=trainable * 2 * MASTER_BYTES,
         context_per_group=(prefix + samples * thought) * size.kv_bytes_per_token,
-        activations=samples * branches * (tokens + 2) * activation_bytes(shape.llm, width),
+        activations=samples
+        * branches
+        * (tokens + 2)
+        * activation_bytes(shape.llm, width, recompute=config.learner.recompute),
         trajectories_per_step=per_trajectory * samples * config.rollout.prompts_per_step,
     )
 
@@ -171,15 +174,19 @@ def kv_bytes(llm: LlmConfig, width: int) -> int:
     return llm.num_hidden_layers * 2 * llm.num_key_value_heads * llm.head_dim * width
 
 
-def activation_bytes(llm: LlmConfig, width: int) -> int:
+def activation_bytes(llm: LlmConfig, width: int, *, recompute: bool = False) -> int:
     """Estimate of what one token keeps for the backward pass through all layers.
 
     Per layer: two normalised inputs, queries, attention output, its projection, two residual sums
-    (7 hidden), keys and values, and gate, up, their activation and product (4 intermediate).
+    (7 hidden), keys and values, and gate, up, their activation and product (4 intermediate). With
+    ``recompute`` a layer keeps its input, keys and values, and one layer at a time has the rest.
     """
     hidden, inner = llm.hidden_size, llm.intermediate_size
-    keys = llm.num_key_value_heads * llm.head_dim
-    return llm.num_hidden_layers * width * (7 * hidden + 2 * keys + 4 * inner)
+    keys = 2 * llm.num_key_value_heads * llm.head_dim
+    whole = 7 * hidden + keys + 4 * inner
+    if not recompute:
+        return llm.num_hidden_layers * width * whole
+    return width * (llm.num_hidden_layers * (hidden + keys) + whole)
 
 
 _PARTS = ("understanding", "generation", "embeddings", "vision", "autoencoder", "other")

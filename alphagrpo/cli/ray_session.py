@@ -14,7 +14,6 @@ from alphagrpo.errors import EnvironmentProblem
 NAMESPACE = "alphagrpo"
 OBJECT_STORE_BYTES = 300 * 2**20
 """Weights of a few million parameters twice and a step's trajectories are tens of MB."""
-DASHBOARD_PORT = 8265
 LOOPBACK = "127.0.0.1"
 LOCAL = "local"
 """Ray's own word for "start a private cluster, whatever runs beside it"."""
@@ -91,10 +90,9 @@ def ray_session(address: str | None, *, num_cpus: int, quiet: bool = True) -> It
 
 
 def check_ports(http_port: int | None) -> None:
-    """The ports a private cluster with Serve takes are free."""
+    """Serve's port is free. The dashboard takes the next free one by itself."""
     if http_port is not None:
         check_port(http_port, "Serve's HTTP proxy")
-    check_port(DASHBOARD_PORT, "the Ray dashboard")
 
 
 def _settle_environment(*, private: bool) -> None:

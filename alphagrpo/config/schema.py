@@ -113,10 +113,13 @@ class RolloutConfig(Section):
 
 
 class LearnerConfig(Section):
-    """What the central learner reserves of the cluster."""
+    """What the central learner reserves of the cluster, and how it trades time for memory."""
 
     cpus: float = Field(1.0, ge=0)
     gpus: float = Field(0.0, ge=0)
+    recompute: bool = False
+    """Recompute each layer in the backward pass (gradient checkpointing): a third more arithmetic,
+    and one layer's activations at a time instead of all layers'."""
 
 
 class TextLossConfig(Section):

@@ -48,6 +48,7 @@ class GRPOLearner:
     def __init__(self, model: UnifiedModel, config: RunConfig) -> None:
         self.model, self.config = model, config
         self.module = cast(nn.Module, model)
+        model.set_recompute(config.learner.recompute)
         self.parameters = trainable_parameters(self.module, config.model.trainable)
         self.optimizer = MasterAdamW(self.parameters, config.optimizer)
         self.step = 0

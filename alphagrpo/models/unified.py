@@ -128,6 +128,10 @@ class UnifiedModel(Protocol):
     pixels_per_token: int
     """Side of the square of pixels one image token covers (BAGEL: 16)."""
 
+    def set_recompute(self, enabled: bool) -> None:
+        """Recompute layers in the backward pass instead of keeping their activations."""
+        ...
+
     def empty_context(self, batch: int) -> Context:
         """A context of ``batch`` sequences that have read nothing (T = 0)."""
         ...

@@ -59,11 +59,13 @@ def llama_hidden(
     positions: Tensor,
     attend: Attend = attend_causal,
     keep: Callable[[Tensor], Tensor] | None = None,
+    watch: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """The stack's output after its last norm, [B, S, d], for input embeddings x [B, S, d].
 
     ``positions`` [S] are the rotary positions. ``keep`` picks the positions whose output is needed
-    ([B, S, d] to [B, K, d]); the last layer then works on those alone.
+    ([B, S, d] to [B, K, d]); the last layer then works on those alone. ``watch`` is shown every
+    layer's number and output.
     """
     B, S, d = x.shape
     heads = model.config.num_attention_heads
@@ -86,4 +88,6 @@ def llama_hidden(
         weight = torch.cat([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight]).to(x.dtype)
         gate, up = F.linear(hidden, weight).chunk(2, dim=-1)
         x = x + F.linear(F.silu(gate) * up, layer.mlp.down_proj.weight.to(x.dtype))
+        if watch is not None:
+            watch(index, x)
     return rms_norm(x, model.norm.weight, eps)

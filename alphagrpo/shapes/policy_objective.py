@@ -19,9 +19,10 @@ from torch.nn import functional
 from alphagrpo.models.bagel import Bagel
 from alphagrpo.models.bagel.attention import bias_from
 from alphagrpo.models.unified import Context
+from alphagrpo.shapes.autoencoder_data import POOL
 from alphagrpo.shapes.corpus import Corpus, Drawing, Turn
 from alphagrpo.shapes.latent_table import LatentTable
-from alphagrpo.shapes.pretrain_autoencoder import POOL, to_pixels
+from alphagrpo.shapes.pixels import to_pixels
 from alphagrpo.shapes.render import render_many
 from alphagrpo.shapes.world import GRID
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +22,22 @@ from torch import Tensor
 
 from alphagrpo.models.bagel.autoencoder import Autoencoder
 from alphagrpo.models.bagel.config import AutoencoderConfig
-from alphagrpo.shapes.render import masks, render
+from alphagrpo.shapes.autoencoder_data import (
+    BATCH,
+    POOL,
+    DecoderObjective,
+    exchanged_cells,
+    random_exchange,
+    random_pictures,
+)
+from alphagrpo.shapes.pixels import to_bytes, to_pixels
+from alphagrpo.shapes.render import render
 from alphagrpo.shapes.specs import random_scene
 from alphagrpo.shapes.training import TrainProgress, TrainSettings, fit
-from alphagrpo.shapes.world import GRID, MAX_OBJECTS, SIZE, Scene
+from alphagrpo.shapes.world import SIZE, Scene
 
-BATCH = 16
 KL_WEIGHT = 2e-3
 """Per latent value, against the mean absolute plus squared error per colour value."""
-CROWDED = 9
-"""Objects in the fullest training picture: one in every cell, to see more shapes per picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +54,8 @@ class Phase:
 
 EVENNESS = 0.35
 """Exponent that evens the latents' channels out; 0.5 would make all of them alike."""
-DRAWN_NOISE = 0.45
-"""Largest spread of the noise on scaled latents in the decoder's own leg."""
 PHASES = (Phase("crowded", 2e-3, 0.0, 0.5), Phase("mixed", 1.2e-3, 0.6, 0.8))
 """First many shapes quickly, then what pictures are really like; then the decoder alone."""
-POOL = 3000
-"""Pictures the decoder learns from alone, encoded once."""
 DECODER_RATE = 1e-3
 
 
@@ -70,53 +72,18 @@ def miniature_autoencoder_config() -> AutoencoderConfig:
     )
 
 
-def to_pixels(pictures: NDArray[np.uint8]) -> Tensor:
-    """[B, H, W, 3] bytes to [B, 3, H, W] in [-1, 1]."""
-    values = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
-    return values.float() / 127.5 - 1.0
-
-
-def to_bytes(pixels: Tensor) -> NDArray[np.uint8]:
-    """[B, 3, H, W] in about [-1, 1] to [B, H, W, 3] bytes, clamped and truncated as BAGEL does."""
-    values = (pixels.detach().float() * 0.5 + 0.5).clamp(0, 1) * 255
-    return values.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def _pictures(rng: np.random.Generator, count: int, sparse: float) -> Tensor:
-    """Renders of random scenes, half with varied shades, a tenth blended with another."""
-    crowd = np.where(rng.random(count) < sparse, MAX_OBJECTS, CROWDED)
-    scenes = [random_scene(rng, int(most)) for most in crowd]
-    drawn = np.stack([render(scene, rng if rng.random() < 0.5 else None) for scene in scenes])
-    pixels = to_pixels(drawn)
-    share = torch.from_numpy((rng.random(count) < 0.1) * rng.random(count) * 0.5).float()
-    return torch.lerp(pixels, pixels.roll(1, 0), share[:, None, None, None])
-
-
-def _exchange(rng: np.random.Generator, count: int) -> Tensor:
-    """[B, 1, 3, 3] which cells come from the neighbouring picture; none in half the pictures."""
-    rate = np.where(rng.random(count) < 0.5, 0.0, rng.random(count))
-    return torch.from_numpy(rng.random((count, 1, GRID, GRID)) < rate[:, None, None, None])
-
-
-def _mixed(tensor: Tensor, exchanged: Tensor) -> Tensor:
-    """Each picture with the exchanged cells of the next picture in the batch."""
-    side = tensor.shape[-1] // GRID
-    mask = exchanged.repeat_interleave(side, 2).repeat_interleave(side, 3)
-    return torch.where(mask, tensor.roll(1, 0), tensor)
-
-
 def autoencoder_loss(
     autoencoder: Autoencoder, rng: np.random.Generator, phase: Phase = PHASES[0]
 ) -> tuple[Tensor, Mapping[str, float]]:
     """Mean |error| + mean error² + KL_WEIGHT · KL on one fresh batch, and its parts."""
-    pixels, exchanged = _pictures(rng, BATCH, phase.sparse), _exchange(rng, BATCH)
+    pixels, exchanged = random_pictures(rng, BATCH, phase.sparse), random_exchange(rng, BATCH)
     mean, log_variance = autoencoder.kl.encoder(pixels).float().chunk(2, dim=1)
     log_variance = log_variance.clamp(-12.0, 4.0)
     kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
     extra = torch.rand(BATCH, 1, 1, 1) * phase.noise
     spread = torch.sqrt(log_variance.exp() + extra.square())
-    latents = _mixed(mean + spread * torch.randn_like(mean), exchanged)
-    error = autoencoder.kl.decoder(latents).float() - _mixed(pixels, exchanged)
+    latents = exchanged_cells(mean + spread * torch.randn_like(mean), exchanged)
+    error = autoencoder.kl.decoder(latents).float() - exchanged_cells(pixels, exchanged)
     absolute, squared = error.abs().mean(), error.square().mean()
     figures = {"l1": absolute.item(), "mse": squared.item(), "kl": kl.item()}
     return absolute + squared + KL_WEIGHT * kl, figures
@@ -152,36 +119,6 @@ def balance(autoencoder: Autoencoder, seed: int, pictures: int = 512) -> Autoenc
     back = torch.linalg.inv(change)
     first.weight.copy_(torch.einsum("ojhw,ji->oihw", first.weight, back))
     return balanced.eval().requires_grad_(False)
-
-
-@cache
-def kind_weights() -> Tensor:
-    """[1, 1, H, W] weight of a pixel's error: up to 9 where the kinds of shape differ."""
-    spread = torch.from_numpy(masks().std(axis=0))
-    return (1.0 + 8.0 * spread / spread.max()).repeat(GRID, GRID)[None, None]
-
-
-class DecoderObjective:
-    """Loss of the last leg, in which only the decoder learns: what policies draw is never exact."""
-
-    def __init__(self, autoencoder: Autoencoder, seed: int, pictures: int = POOL) -> None:
-        rng = np.random.default_rng([seed, pictures])
-        pixels = _pictures(rng, pictures, 0.6)
-        with torch.no_grad():
-            latents = torch.cat([autoencoder.encode(part) for part in pixels.split(64)])
-        self.autoencoder, self.pixels, self.latents = autoencoder, pixels, latents
-
-    def __call__(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
-        """Weighted error of decoding noised latents with exchanged cells."""
-        chosen = torch.from_numpy(rng.integers(0, len(self.pixels), BATCH))
-        exchanged = _exchange(rng, BATCH)
-        clean = _mixed(self.latents[chosen], exchanged)
-        noised = clean + torch.rand(BATCH, 1, 1, 1) * DRAWN_NOISE * torch.randn_like(clean)
-        config = self.autoencoder.config
-        decoded = self.autoencoder.kl.decoder(noised / config.scale_factor + config.shift_factor)
-        error = decoded.float() - _mixed(self.pixels[chosen], exchanged)
-        loss = (kind_weights() * (error.abs() + error.square())).mean()
-        return loss, {"l1": error.abs().mean().item()}
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from alphagrpo.shapes.training import TrainProgress, TrainSettings, TrainState, 
 from alphagrpo.shapes.world import pick
 
 BATCH = 32
-STEPS = 2400
+STEPS = 1600
 MAX_NEW_TOKENS = 200
 IGNORED = -100
 _EVALUATION_SEED = 90_001
@@ -111,7 +111,7 @@ def pretrain_decomposer(
 ) -> TrainState:
     """Train a decomposer and write it to ``output`` in the layout vLLM and transformers load.
 
-    Without ``minutes`` and ``steps`` it takes the 2,400 steps of the released one. ``checkpoint``
+    Without ``minutes`` and ``steps`` it takes :data:`STEPS` steps. ``checkpoint``
     is the folder of the resumable state (default ``output/training``, kept until the run is done).
     """
     tokenizer = judge_tokenizer()
@@ -125,7 +125,7 @@ def pretrain_decomposer(
         logits, targets = answer_logits(model, ids, labels, dtype)
         return F.cross_entropy(logits, targets), {}
 
-    held = [w for sort in get_args(Sort) for w in wordings("heldout", sort, 64, _EVALUATION_SEED)]
+    held = [w for sort in get_args(Sort) for w in wordings("heldout", sort, 32, _EVALUATION_SEED)]
     ids, labels = make_batch(tokenizer, held)
     settings = TrainSettings(
         steps=STEPS if steps is None and minutes is None else steps,

@@ -1,10 +1,8 @@
 """Training of the miniature verifier: a picture and a question in, " yes" or " no" out.
 
 Labels are the oracle's, read from the pixels of training renders; no picture of a policy is used.
-Beside the answers, a temporary linear head names what the oracle sees in each cell from that
-cell's image token: it gives the vision tower something to learn before the text part can ask.
 
-Legend of shapes: B pictures, Q questions each, T tokens of a question, S = 9 cells, d width.
+Legend of shapes: B pictures, Q questions each, T tokens of a question, S = 9 cells, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
@@ -24,9 +21,15 @@ from alphagrpo.shapes.grammar import Reading
 from alphagrpo.shapes.judge_tokenizer import NO, YES, judge_tokenizer, single_id
 from alphagrpo.shapes.oracle import read_many
 from alphagrpo.shapes.training import TrainProgress, TrainSettings, TrainState, fit
+from alphagrpo.shapes.verifier_heads import (
+    CellHead,
+    CountHead,
+    PointHead,
+    cell_labels,
+    count_labels,
+    pointings,
+)
 from alphagrpo.shapes.verifier_model import (
-    IMAGE_TOKENS,
-    WIDTH,
     answer_logits,
     image_features,
     save_verifier,
@@ -35,16 +38,15 @@ from alphagrpo.shapes.verifier_model import (
 )
 from alphagrpo.shapes.verifier_pictures import training_picture
 from alphagrpo.shapes.verifier_questions import predicate_of, training_questions
-from alphagrpo.shapes.world import BACKGROUND_NAMES, COLOUR_NAMES, GRID, KINDS
 
 BATCH = 16
 QUESTIONS = 12
-STEPS = 6000
+STEPS = 6500
 SMOOTHING = 0.02
 """Label smoothing: a reward needs differences between confidences, not 0 and 1."""
-CELL_WEIGHT = 0.3
-"""Weight of the temporary cell loss."""
-EASY_STEPS, EASY_SHARE = 1200, 0.1
+HELP = {"cell_loss": 0.5, "count_loss": 0.5, "point_loss": 0.3}
+"""Weights of the temporary heads' losses beside the answers'."""
+EASY_STEPS, EASY_SHARE = 1200, 0.05
 """The share of one-word questions falls from 1 to this over so many steps. From near misses alone
 a fresh model learns little: no single word tells anything about their answers."""
 _REVISIT = 40
@@ -59,61 +61,50 @@ class Block(NamedTuple):
     readings: list[Reading]
     cells: Tensor
     """[B, S, 3] index of kind, colour and background; 0 is none, 1 unclear, the rest names."""
+    counts: Tensor
+    """[B, 35] numbers of objects, see :func:`count_labels`."""
 
 
-def cell_labels(readings: Sequence[Reading]) -> Tensor:
-    """[B, S, 3] what is in each cell, and the background, as classes of :class:`CellHead`."""
+class Batch(NamedTuple):
+    """What one step learns from."""
 
-    def index(name: str | None, names: Sequence[str]) -> int:
-        return 1 if name is None else 2 + names.index(name)
-
-    labels = torch.zeros(len(readings), IMAGE_TOKENS, 3, dtype=torch.long)
-    for row, reading in enumerate(readings):
-        labels[row, :, 2] = index(reading.background, BACKGROUND_NAMES)
-        for seen in reading.objects:
-            cell = seen.row * GRID + seen.col
-            labels[row, cell, 0] = index(seen.kind, KINDS)
-            labels[row, cell, 1] = index(seen.colour, COLOUR_NAMES)
-    return labels
-
-
-class CellHead(nn.Module):
-    """Names a cell's kind, colour and background from its image token; not part of the saved model.
-
-    The prototype of each name is the embedding of its word, so that an image token comes to lie
-    where the words for what it shows lie: a question's words then find it by likeness alone.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        super().__init__()
-        self.words = [
-            torch.tensor([single_id(tokenizer, f" {name}") for name in names])
-            for names in (KINDS, COLOUR_NAMES, BACKGROUND_NAMES)
-        ]
-        self.others = nn.Parameter(torch.randn(len(self.words), 2, WIDTH) * 0.3)
-        """Prototypes of "none" and "unclear"."""
-        self.log_scale = nn.Parameter(torch.tensor(-1.0))
-
-    def loss(self, features: Tensor, labels: Tensor, table: Tensor) -> Tensor:
-        """Mean cross-entropy for features [B, S, d], labels [B, S, 3], embeddings [V, d]."""
-        flat = features.float().flatten(0, 1)
-        losses = []
-        for index, words in enumerate(self.words):
-            prototypes = torch.cat([self.others[index], table[words]])
-            logits = self.log_scale.exp() * flat @ prototypes.T
-            losses.append(F.cross_entropy(logits, labels[..., index].flatten()))
-        return torch.stack(losses).mean()
+    block: Block
+    questions: Tensor
+    """[B, Q, T] token ids, padded on the right."""
+    answers: Tensor
+    """[B, Q] 1 for yes, 0 for no."""
+    points: Tensor
+    """[N, 4], see :func:`~alphagrpo.shapes.verifier_heads.pointings`."""
 
 
 class Trainee(nn.Module):
-    """The verifier and its temporary head, so that both train and resume together."""
+    """The verifier and its temporary heads, so that both train and resume together."""
 
     def __init__(
         self, verifier: Idefics3ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
     ) -> None:
         super().__init__()
         self.verifier = verifier
-        self.head = CellHead(tokenizer)
+        self.cells = CellHead(tokenizer)
+        self.counts = CountHead()
+        self.points = PointHead()
+
+    def losses(
+        self, batch: Batch, tokenizer: PreTrainedTokenizerFast, dtype: torch.dtype
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(answer log-probabilities [B, Q, V], losses of the temporary heads by name)."""
+        block, questions = batch.block, batch.questions
+        features = image_features(self.verifier, block.pixels.to(dtype))
+        layers: list[Tensor] = []
+        logits = answer_logits(
+            self.verifier, tokenizer, features, questions, lambda _, x: layers.append(x)
+        )
+        table = self.verifier.get_input_embeddings().weight
+        return logits.log_softmax(dim=-1), {
+            "cell_loss": self.cells.loss(features, block.cells, table),
+            "count_loss": self.counts.loss(layers, block.counts),
+            "point_loss": self.points.loss(layers, batch.points, questions.shape[2]),
+        }
 
 
 def make_block(seed: int, index: int, size: int) -> Block:
@@ -121,7 +112,8 @@ def make_block(seed: int, index: int, size: int) -> Block:
     rng = np.random.default_rng([seed, index, 11])
     pictures = np.stack([training_picture(rng)[1] for _ in range(size)])
     readings = read_many(pictures)
-    return Block(to_pixels(torch.from_numpy(pictures)), readings, cell_labels(readings))
+    pixels = to_pixels(torch.from_numpy(pictures))
+    return Block(pixels, readings, cell_labels(readings), count_labels(readings))
 
 
 class Batches:
@@ -142,8 +134,8 @@ class Batches:
         padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
         return padded.view(len(texts), len(texts[0]), -1)
 
-    def draw(self, step: int, rng: np.random.Generator) -> tuple[Block, Tensor, Tensor]:
-        """(pictures, questions [B, Q, T], answers [B, Q] as 0 or 1) of a step."""
+    def draw(self, step: int, rng: np.random.Generator) -> Batch:
+        """The batch of a step; ``rng`` draws its questions."""
         fresh = step // 2
         block = self._block(fresh if step % 2 == 0 else max(0, fresh - _REVISIT))
         ease = max(EASY_SHARE, 1 - step / EASY_STEPS)
@@ -152,7 +144,8 @@ class Batches:
             [predicate_of(text).holds(reading) for text in row]
             for row, reading in zip(texts, block.readings, strict=True)
         ]
-        return block, self.questions(texts), torch.tensor(answers, dtype=torch.float32)
+        truths = torch.tensor(answers, dtype=torch.float32)
+        return Batch(block, self.questions(texts), truths, pointings(texts, block.readings))
 
 
 def pretrain_verifier(
@@ -178,25 +171,21 @@ def pretrain_verifier(
     trainee = Trainee(verifier_model(tokenizer), tokenizer)
     batches = Batches(tokenizer, seed, batch)
     yes, no = single_id(tokenizer, YES), single_id(tokenizer, NO)
-    table = trainee.verifier.get_input_embeddings().weight
     dtype = torch.bfloat16 if bf16 else torch.float32
 
     def loss(step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
-        block, questions, answers = batches.draw(step, rng)
-        features = image_features(trainee.verifier, block.pixels.to(dtype))
-        logits = answer_logits(trainee.verifier, tokenizer, features, questions)
-        log_p = logits.log_softmax(dim=-1)
-        target = answers * (1 - SMOOTHING) + SMOOTHING / 2
+        drawn = batches.draw(step, rng)
+        log_p, helps = trainee.losses(drawn, tokenizer, dtype)
+        target = drawn.answers * (1 - SMOOTHING) + SMOOTHING / 2
         answer_loss = -(target * log_p[..., yes] + (1 - target) * log_p[..., no]).mean()
-        cell_loss = trainee.head.loss(features, block.cells, table)
-        guessed = (log_p[..., yes] > log_p[..., no]).float()
+        right = ((log_p[..., yes] > log_p[..., no]) == (drawn.answers > 0.5)).float()
         figures = {
             "answer_loss": float(answer_loss.detach()),
-            "cell_loss": float(cell_loss.detach()),
-            "agreement": float((guessed == answers).float().mean()),
-            "quality_agreement": float((guessed == answers)[:, :3].float().mean()),
+            **{name: float(value.detach()) for name, value in helps.items()},
+            "agreement": float(right.mean()),
+            "quality_agreement": float(right[:, :3].mean()),
         }
-        return answer_loss + CELL_WEIGHT * cell_loss, figures
+        return answer_loss + sum(HELP[name] * value for name, value in helps.items()), figures
 
     settings = TrainSettings(
         steps=STEPS if steps is None and minutes is None else steps,

@@ -164,11 +164,13 @@ def answer_logits(
     tokenizer: PreTrainedTokenizerFast,
     features: Tensor,
     questions: Tensor,
+    watch: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """[B, Q, vocabulary] logits of the answer, float32, from image tokens [B, 9, d].
 
     ``questions`` [B, Q, T] are token ids padded on the right; the answer is read after the last
-    token that is no padding.
+    token that is no padding. ``watch`` is shown every text layer's number and output, whose first
+    P positions are the prefix (not in the last layer).
     """
     B, Q, T = questions.shape
     dtype = features.dtype
@@ -190,9 +192,8 @@ def answer_logits(
     def keep(x: Tensor) -> Tensor:
         return x.gather(1, at.expand(B, Q, x.shape[-1]))
 
-    hidden = llama_hidden(
-        model.model.text_model, torch.cat(parts, dim=1), positions, _attend_packed(Q, T), keep
-    )
+    x, attend = torch.cat(parts, dim=1), _attend_packed(Q, T)
+    hidden = llama_hidden(model.model.text_model, x, positions, attend, keep, watch)
     return F.linear(hidden, model.lm_head.weight.to(dtype)).float()
 
 

@@ -19,12 +19,12 @@ from alphagrpo.shapes.world import BACKGROUND_NAMES, COLOUR_NAMES, KINDS, MAX_OB
 
 _TRIES = 8
 _MIX = (
-    ("existence", 0.21),
-    ("attribute", 0.17),
+    ("existence", 0.12),
+    ("attribute", 0.15),
     ("count", 0.22),
-    ("total", 0.15),
-    ("spatial", 0.15),
-    ("background", 0.05),
+    ("total", 0.17),
+    ("spatial", 0.26),
+    ("background", 0.03),
     ("negative", 0.05),
 )
 """Share of each type among the questions that are not about quality."""
@@ -89,8 +89,11 @@ def _total(reading: Reading, rng: np.random.Generator) -> str:
 
 def _spatial(reading: Reading, rng: np.random.Generator) -> str:
     clear = {(s.kind, s.colour) for s in reading.objects if s.kind and s.colour}
+    if len(clear) < 2 and rng.random() < 0.7:
+        # Always "no": asked often, it would be an answer that needs no look at places.
+        return _existence(reading, rng)
     pair = [_near(reading, rng), _near(reading, rng)]
-    if len(clear) > 1 and rng.random() < 0.75:
+    if len(clear) > 1 and rng.random() < 0.8:
         names = sorted(clear)
         pair = [names[int(i)] for i in rng.permutation(len(names))[:2]]
     parts = [f"{colour} {kind}" if rng.random() < 0.9 else kind for kind, colour in pair]

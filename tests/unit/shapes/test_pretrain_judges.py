@@ -15,6 +15,7 @@ from alphagrpo.errors import BadImage, CheckpointError
 from alphagrpo.shapes import evaluate_verifier as evaluation
 from alphagrpo.shapes import pretrain_decomposer as decomposer
 from alphagrpo.shapes import pretrain_verifier as verifier
+from alphagrpo.shapes import verifier_heads as heads
 from alphagrpo.shapes import verifier_model as vision
 from alphagrpo.shapes.grammar import QUALITY_TEXT
 from alphagrpo.shapes.judge_tokenizer import FENCE, GLOBAL, IMAGE, judge_tokenizer, single_id
@@ -128,7 +129,7 @@ def test_training_pictures_are_of_many_sorts_and_repeatable():
 
 def test_cell_labels_name_what_is_seen():
     scene = Scene((SceneObject("cross", "blue", 1, 2),), "white")
-    labels = verifier.cell_labels(read_many(render(scene)[None]))[0]
+    labels = heads.cell_labels(read_many(render(scene)[None]))[0]
     assert labels[1 * GRID + 2].tolist() == [2 + 3, 2 + 2, 2 + 2]
     assert labels[0].tolist() == [0, 0, 2 + 2]
 
@@ -136,12 +137,22 @@ def test_cell_labels_name_what_is_seen():
 def test_count_labels_count_each_sort():
     things = (("cross", "blue", 1, 2), ("cross", "red", 0, 0), ("square", "blue", 2, 2))
     scene = Scene(tuple(SceneObject(*thing) for thing in things), "black")
-    labels = verifier.count_labels(read_many(render(scene)[None]))[0]
+    labels = heads.count_labels(read_many(render(scene)[None]))[0]
     assert labels[0] == 3
     assert labels[1:5].tolist() == [0, 1, 0, 2]
     assert labels[5:11].tolist() == [1, 0, 2, 0, 0, 0]
     assert labels[11:].sum() == 3
     assert labels[11 + 3 * 6 + 2] == 1
+
+
+def test_pointings_find_nouns_and_cells(tokenizer):
+    things = (("circle", "red", 0, 1), ("square", "blue", 2, 2))
+    scene = Scene(tuple(SceneObject(*thing) for thing in things), "black")
+    text = "is the red circle left of the blue square ?"
+    points = heads.pointings([["is there a cross ?", text]], read_many(render(scene)[None]))
+    assert points.tolist() == [[0, 1, 3, 1], [0, 1, 8, 8]]
+    ids = tokenizer.encode(text)
+    assert [tokenizer.decode([ids[i]]).strip() for i in (3, 8)] == ["circle", "square"]
 
 
 def test_decomposer_resumes_to_the_same_weights_and_loads(tmp_path):
@@ -185,7 +196,7 @@ def test_verifier_resumes_to_the_same_weights_and_loads(tmp_path):
     parts = run("parts", resume=True)
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(parts)[name]), name
-    assert not any("head.linear" in name for name in weights(whole))
+    assert set(weights(whole)) == set(vision.verifier_model(judge_tokenizer()).state_dict())
     processor = json.loads((whole / "preprocessor_config.json").read_text())
     assert processor["size"] == {"longest_edge": SIZE}
     figures = evaluation.evaluate_verifier(whole, n=4)

@@ -1,0 +1,170 @@
+"""Temporary heads of the verifier's training: what each part should know before answers teach it.
+
+From answers alone a fresh model of this size learns in this order, each after a long wait: that a
+thing is there, how many there are, where they lie. Each head asks one of these of the very tokens
+that must carry it. None is part of the saved model.
+
+Legend of shapes: B pictures, Q questions each, S = 9 cells, d width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from alphagrpo.shapes.grammar import Reading
+from alphagrpo.shapes.judge_tokenizer import single_id
+from alphagrpo.shapes.verifier_model import IMAGE_TOKENS, PREFIX, WIDTH
+from alphagrpo.shapes.verifier_questions import predicate_of
+from alphagrpo.shapes.world import BACKGROUND_NAMES, COLOUR_NAMES, GRID, KINDS
+
+COUNT_LAYER, POINT_LAYER = 1, 2
+"""The text layer (from 0) after which counts and places are asked for: later layers read them."""
+MOST = 5
+"""Largest count told apart."""
+COUNTED = 1 + len(KINDS) + len(COLOUR_NAMES) + len(KINDS) * len(COLOUR_NAMES)
+
+
+def cell_labels(readings: Sequence[Reading]) -> Tensor:
+    """[B, S, 3] what is in each cell, and the background, as classes of :class:`CellHead`."""
+
+    def index(name: str | None, names: Sequence[str]) -> int:
+        return 1 if name is None else 2 + names.index(name)
+
+    labels = torch.zeros(len(readings), IMAGE_TOKENS, 3, dtype=torch.long)
+    for row, reading in enumerate(readings):
+        labels[row, :, 2] = index(reading.background, BACKGROUND_NAMES)
+        for seen in reading.objects:
+            cell = seen.row * GRID + seen.col
+            labels[row, cell, 0] = index(seen.kind, KINDS)
+            labels[row, cell, 1] = index(seen.colour, COLOUR_NAMES)
+    return labels
+
+
+class CellHead(nn.Module):
+    """Names a cell's kind, colour, background, row and column from its image token.
+
+    The prototype of each name is the embedding of its word, so that an image token comes to lie
+    where the words for what it shows lie: a question's words then find it by likeness alone.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        super().__init__()
+        self.words = [
+            torch.tensor([single_id(tokenizer, f" {name}") for name in names])
+            for names in (KINDS, COLOUR_NAMES, BACKGROUND_NAMES)
+        ]
+        self.others = nn.Parameter(torch.randn(len(self.words), 2, WIDTH) * 0.3)
+        """Prototypes of "none" and "unclear"."""
+        self.log_scale = nn.Parameter(torch.tensor(-1.0))
+        self.places = nn.Linear(WIDTH, 2 * GRID)
+        """Row and column of the cell, without which no relation can be told."""
+
+    def loss(self, features: Tensor, labels: Tensor, table: Tensor) -> Tensor:
+        """Mean cross-entropy for features [B, S, d], labels [B, S, 3], embeddings [V, d]."""
+        flat = features.float().flatten(0, 1)
+        losses = []
+        for index, words in enumerate(self.words):
+            prototypes = torch.cat([self.others[index], table[words]])
+            logits = self.log_scale.exp() * flat @ prototypes.T
+            losses.append(F.cross_entropy(logits, labels[..., index].flatten()))
+        cells = torch.arange(IMAGE_TOKENS).repeat(len(features))
+        for logits, place in zip(
+            self.places(flat).split(GRID, dim=-1), (cells // GRID, cells % GRID), strict=True
+        ):
+            losses.append(F.cross_entropy(logits, place))
+        return torch.stack(losses).mean()
+
+
+def count_labels(readings: Sequence[Reading]) -> Tensor:
+    """[B, 1 + 4 + 6 + 24] how many objects there are: in all, of each kind, colour and both.
+
+    At most 5; in all, 6 where something is unclear. In the order of the world's lists; for "both"
+    the colour varies quickest.
+    """
+    labels = torch.zeros(len(readings), COUNTED, dtype=torch.long)
+    for row, reading in enumerate(readings):
+        for seen in reading.objects:
+            kind = -1 if seen.kind is None else KINDS.index(seen.kind)
+            colour = -1 if seen.colour is None else COLOUR_NAMES.index(seen.colour)
+            labels[row, 0] += 1
+            if kind >= 0:
+                labels[row, 1 + kind] += 1
+            if kind >= 0 and colour >= 0:
+                labels[row, 5 + colour] += 1
+                labels[row, 11 + kind * len(COLOUR_NAMES) + colour] += 1
+        labels[row].clamp_(max=MOST)
+        if reading.unclear:
+            labels[row, 0] = MOST + 1
+    return labels
+
+
+class CountHead(nn.Module):
+    """Reads from the fence after the image tokens how many objects of each sort there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, COUNTED * (MOST + 2))
+
+    def loss(self, layers: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """Mean cross-entropy for the text layers' outputs and labels [B, 35]."""
+        fence = layers[COUNT_LAYER][:, PREFIX - 1]
+        normed = F.layer_norm(fence.float(), (WIDTH,))
+        logits = self.linear(normed).view(-1, MOST + 2)
+        return F.cross_entropy(logits, labels.flatten())
+
+
+def _nouns(text: str) -> list[tuple[int, str | None, str | None]]:
+    """(token, kind, colour) of the nouns of a question that may name one object.
+
+    Every word of a question is one token, so a noun's token is its place among the words. The
+    colour is the one known when the noun is read.
+    """
+    predicate, words = predicate_of(text), text.split()
+    last = len(words) - 2
+    if predicate.type == "existence":
+        return [(last, predicate.kind, predicate.colour)]
+    if predicate.type == "attribute":
+        return [(2, predicate.kind, None)]
+    if predicate.type == "spatial":
+        first = words.index(predicate.relation.split()[0]) - 1
+        return [(first, predicate.kind, predicate.colour), (last, *predicate.other)]
+    return []
+
+
+def pointings(texts: Sequence[Sequence[str]], readings: Sequence[Reading]) -> Tensor:
+    """[N, 4] (picture, question, token, cell): which nouns name which single object."""
+    found = []
+    for row, (asked, reading) in enumerate(zip(texts, readings, strict=True)):
+        for column, text in enumerate(asked):
+            for token, kind, colour in _nouns(text):
+                seen = [
+                    thing
+                    for thing in reading.objects
+                    if kind in (None, thing.kind) and colour in (None, thing.colour)
+                ]
+                if len(seen) == 1:
+                    found.append((row, column, token, seen[0].row * GRID + seen[0].col))
+    return torch.tensor(found, dtype=torch.long).view(-1, 4)
+
+
+class PointHead(nn.Module):
+    """Reads from a noun which cell holds the object it names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, IMAGE_TOKENS)
+
+    def loss(self, layers: Sequence[Tensor], points: Tensor, length: int) -> Tensor:
+        """Mean cross-entropy for the text layers' outputs and pointings [N, 4]; 0 where N is 0.
+
+        ``length`` is the number of tokens of each question.
+        """
+        picture, question, token, cell = points.T
+        nouns = layers[POINT_LAYER][picture, PREFIX + question * length + token]
+        logits = self.linear(F.layer_norm(nouns.float(), (WIDTH,)))
+        return F.cross_entropy(logits, cell, reduction="sum") / max(1, len(points))
