@@ -19,9 +19,9 @@ setup: $(VENV)/.ready  ## make .venv from the pinned lock
 $(VENV)/.ready: requirements/cpu.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: CPython 3.11 is needed, '$(PYTHON)' is not on the PATH; install it or run 'make $(MAKECMDGOALS) PYTHON=/path/to/python3.11'"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/cpu.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --no-deps -r requirements/cpu.txt
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: setup  ## train the miniature model on this machine and write a report

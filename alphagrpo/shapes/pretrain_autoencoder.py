@@ -45,6 +45,8 @@ class Phase:
     """One leg of the training, with a cosine of its own."""
 
     name: str
+    share: float
+    """Of the whole budget; what is left is the decoder's."""
     learning_rate: float
     sparse: float
     """Share of pictures as the world has them; the others are crowded."""
@@ -54,7 +56,7 @@ class Phase:
 
 EVENNESS = 0.35
 """Exponent that evens the latents' channels out; 0.5 would make all of them alike."""
-PHASES = (Phase("crowded", 2e-3, 0.0, 0.5), Phase("mixed", 1.2e-3, 0.6, 0.8))
+PHASES = (Phase("crowded", 0.25, 2e-3, 0.0, 0.5), Phase("mixed", 0.12, 1.2e-3, 0.6, 0.8))
 """First many shapes quickly, then what pictures are really like; then the decoder alone."""
 DECODER_RATE = 1e-3
 
@@ -161,29 +163,25 @@ def pretrain_autoencoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         autoencoder = Autoencoder(config or miniature_autoencoder_config())
-        legs = len(PHASES) + 1
-        base = TrainSettings(
-            steps=None if steps is None else -(-steps // legs),
-            minutes=None if minutes is None else minutes / legs,
-            bf16=has_fast_bfloat16(),
-        )
-        for index, phase in enumerate(PHASES):
-            settings = replace(
-                base,
-                learning_rate=phase.learning_rate,
+
+        def leg(share: float, index: int, rate: float, name: str) -> TrainSettings:
+            return TrainSettings(
+                steps=None if steps is None else max(1, round(share * steps)),
+                minutes=None if minutes is None else share * minutes,
+                learning_rate=rate,
+                bf16=has_fast_bfloat16(),
                 seed=seed + index,
-                checkpoint=checkpoint / phase.name if checkpoint else None,
+                checkpoint=checkpoint / name if checkpoint else None,
             )
+
+        for index, phase in enumerate(PHASES):
+            settings = leg(phase.share, index, phase.learning_rate, phase.name)
             objective = partial(_phase_loss, autoencoder, phase)
             fit(autoencoder, objective, settings, resume=resume, progress=progress)
         balanced = balance(autoencoder.eval(), seed, min(pool, 512))
         balanced.kl.decoder.requires_grad_(True)
-        settings = replace(
-            base,
-            learning_rate=DECODER_RATE,
-            seed=seed + len(PHASES),
-            checkpoint=checkpoint / "decoder" if checkpoint else None,
-        )
+        rest = 1.0 - sum(phase.share for phase in PHASES)
+        settings = leg(rest, len(PHASES), DECODER_RATE, "decoder")
         drawn = DecoderObjective(balanced, seed, pool)
         fit(balanced, drawn, settings, resume=resume, progress=progress)
         return balanced.requires_grad_(False)

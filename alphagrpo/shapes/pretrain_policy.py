@@ -40,6 +40,8 @@ from alphagrpo.shapes.world import CELL, SIZE
 
 log = logging.getLogger(__name__)
 
+AUTOENCODER_MINUTES = 24.0
+
 
 def miniature_config(
     vocabulary: int, special: SpecialIds, autoencoder: AutoencoderConfig
@@ -103,7 +105,7 @@ def pretrain_policy(
         output: folder of the checkpoint; ``training/`` in it holds the resumable state.
         minutes: time budget of the policy on one thread.
         steps: its steps; at least one of both is given, the first bound ends the run.
-        autoencoder_minutes: time budget of the autoencoder before it; 9 where nothing is given.
+        autoencoder_minutes: time budget of the autoencoder before it; 24 where nothing is given.
         autoencoder_steps: its steps.
         seed: of weights, data and noise.
         resume: continue from ``training/`` where there is something.
@@ -114,7 +116,7 @@ def pretrain_policy(
     output, recipe = Path(output), recipe or PolicyRecipe()
     tokenizer = build_tokenizer()
     if autoencoder_minutes is None and autoencoder_steps is None:
-        autoencoder_minutes = 9.0
+        autoencoder_minutes = AUTOENCODER_MINUTES
 
     def tell(stage: str) -> Callable[[TrainProgress], None] | None:
         return None if progress is None else lambda state: progress(stage, state)

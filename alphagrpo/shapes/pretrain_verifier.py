@@ -23,9 +23,11 @@ from alphagrpo.shapes.oracle import read_many
 from alphagrpo.shapes.training import TrainProgress, TrainSettings, TrainState, fit
 from alphagrpo.shapes.verifier_heads import (
     CellHead,
+    CompareHead,
     CountHead,
     PointHead,
     cell_labels,
+    comparisons,
     count_labels,
     pointings,
 )
@@ -44,7 +46,7 @@ QUESTIONS = 12
 STEPS = 6500
 SMOOTHING = 0.02
 """Label smoothing: a reward needs differences between confidences, not 0 and 1."""
-HELP = {"cell_loss": 0.5, "count_loss": 0.5, "point_loss": 0.3}
+HELP = {"cell_loss": 0.5, "count_loss": 0.5, "point_loss": 0.3, "compare_loss": 0.3}
 """Weights of the temporary heads' losses beside the answers'."""
 EASY_STEPS, EASY_SHARE = 1200, 0.05
 """The share of one-word questions falls from 1 to this over so many steps. From near misses alone
@@ -75,6 +77,8 @@ class Batch(NamedTuple):
     """[B, Q] 1 for yes, 0 for no."""
     points: Tensor
     """[N, 4], see :func:`~alphagrpo.shapes.verifier_heads.pointings`."""
+    pairs: Tensor
+    """[M, 5], see :func:`~alphagrpo.shapes.verifier_heads.comparisons`."""
 
 
 class Trainee(nn.Module):
@@ -88,6 +92,7 @@ class Trainee(nn.Module):
         self.cells = CellHead(tokenizer)
         self.counts = CountHead()
         self.points = PointHead()
+        self.pairs = CompareHead()
 
     def losses(
         self, batch: Batch, tokenizer: PreTrainedTokenizerFast, dtype: torch.dtype
@@ -104,6 +109,7 @@ class Trainee(nn.Module):
             "cell_loss": self.cells.loss(features, block.cells, table),
             "count_loss": self.counts.loss(layers, block.counts),
             "point_loss": self.points.loss(layers, batch.points, questions.shape[2]),
+            "compare_loss": self.pairs.loss(layers, batch.pairs, questions.shape[2]),
         }
 
 
@@ -145,7 +151,8 @@ class Batches:
             for row, reading in zip(texts, block.readings, strict=True)
         ]
         truths = torch.tensor(answers, dtype=torch.float32)
-        return Batch(block, self.questions(texts), truths, pointings(texts, block.readings))
+        points = pointings(texts, block.readings)
+        return Batch(block, self.questions(texts), truths, points, comparisons(texts, points))
 
 
 def pretrain_verifier(

@@ -22,8 +22,8 @@ from alphagrpo.shapes.verifier_model import IMAGE_TOKENS, PREFIX, WIDTH
 from alphagrpo.shapes.verifier_questions import predicate_of
 from alphagrpo.shapes.world import BACKGROUND_NAMES, COLOUR_NAMES, GRID, KINDS
 
-COUNT_LAYER, POINT_LAYER = 1, 2
-"""The text layer (from 0) after which counts and places are asked for: later layers read them."""
+COUNT_LAYER, POINT_LAYER, COMPARE_LAYER = 1, 1, 2
+"""The text layer (from 0) after which each is asked for: later layers read what is put there."""
 MOST = 5
 """Largest count told apart."""
 COUNTED = 1 + len(KINDS) + len(COLOUR_NAMES) + len(KINDS) * len(COLOUR_NAMES)
@@ -168,3 +168,41 @@ class PointHead(nn.Module):
         nouns = layers[POINT_LAYER][picture, PREFIX + question * length + token]
         logits = self.linear(F.layer_norm(nouns.float(), (WIDTH,)))
         return F.cross_entropy(logits, cell, reduction="sum") / max(1, len(points))
+
+
+def comparisons(texts: Sequence[Sequence[str]], points: Tensor) -> Tensor:
+    """[M, 5] (picture, question, token, across, down) of questions whose two nouns both point.
+
+    ``token`` is the question mark; ``across`` and ``down`` are 0 where the first object lies left
+    of (above) the second, 1 where it lies level, 2 where it lies right of (below) it.
+    """
+    cells: dict[tuple[int, int], list[int]] = {}
+    for picture, question, _, cell in points.tolist():
+        cells.setdefault((picture, question), []).append(cell)
+    found = []
+    for (picture, question), pair in cells.items():
+        if len(pair) == 2:
+            (r1, c1), (r2, c2) = (divmod(cell, GRID) for cell in pair)
+            last = len(texts[picture][question].split()) - 1
+            across, down = 1 + (c1 > c2) - (c1 < c2), 1 + (r1 > r2) - (r1 < r2)
+            found.append((picture, question, last, across, down))
+    return torch.tensor(found, dtype=torch.long).view(-1, 5)
+
+
+class CompareHead(nn.Module):
+    """Reads from a relation's question mark how its two objects lie to one another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, 2 * 3)
+
+    def loss(self, layers: Sequence[Tensor], pairs: Tensor, length: int) -> Tensor:
+        """Mean cross-entropy for the text layers' outputs and comparisons [M, 5]; 0 if M is 0."""
+        picture, question, token, across, down = pairs.T
+        marks = layers[COMPARE_LAYER][picture, PREFIX + question * length + token]
+        sides = self.linear(F.layer_norm(marks.float(), (WIDTH,))).split(3, dim=-1)
+        losses = [
+            F.cross_entropy(logits, truth, reduction="sum")
+            for logits, truth in zip(sides, (across, down), strict=True)
+        ]
+        return torch.stack(losses).mean() / max(1, len(pairs))

@@ -149,8 +149,10 @@ def test_pointings_find_nouns_and_cells(tokenizer):
     things = (("circle", "red", 0, 1), ("square", "blue", 2, 2))
     scene = Scene(tuple(SceneObject(*thing) for thing in things), "black")
     text = "is the red circle left of the blue square ?"
-    points = heads.pointings([["is there a cross ?", text]], read_many(render(scene)[None]))
+    texts = [["is there a cross ?", text]]
+    points = heads.pointings(texts, read_many(render(scene)[None]))
     assert points.tolist() == [[0, 1, 3, 1], [0, 1, 8, 8]]
+    assert heads.comparisons(texts, points).tolist() == [[0, 1, 9, 0, 0]]
     ids = tokenizer.encode(text)
     assert [tokenizer.decode([ids[i]]).strip() for i in (3, 8)] == ["circle", "square"]
 
