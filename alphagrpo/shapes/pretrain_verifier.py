@@ -43,7 +43,7 @@ from alphagrpo.shapes.verifier_questions import predicate_of, training_questions
 
 BATCH = 16
 QUESTIONS = 12
-STEPS = 6500
+STEPS = 12_000
 SMOOTHING = 0.02
 """Label smoothing: a reward needs differences between confidences, not 0 and 1."""
 HELP = {"cell_loss": 0.5, "count_loss": 0.5, "point_loss": 0.3, "compare_loss": 0.3}
