@@ -45,14 +45,7 @@ class RolloutActor:
     ) -> tuple[GroupReport, Group]:
         """Two returns: the caller owns both, so that a group outlives the runner that drew it."""
         done = await self._runner.roll_out(job, questions, keep_pictures=keep_pictures)
-        report = GroupReport(
-            job=job,
-            questions=questions,
-            samples=done.samples,
-            reference=None,
-            runner=self._name,
-            timings=done.timings,
-        )
+        report = done.report(questions, self._name, None)
         self._gauges.observe(done, self._runner.version)
         return report, done.group
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from alphagrpo.types import (
+    GivenImage,
     Prompt,
     Question,
     QuestionSet,
@@ -65,6 +66,12 @@ class GroupReport:
     """The :class:`alphagrpo.types.Group`, or an object-store reference to it."""
     runner: str
     timings: Timings = Timings()
+    drafts: tuple[Sample, ...] = ()
+    """Of a refinement: the pictures of its first stage. They carry a reward where they are
+    trained on too.
+    """
+    draft: int | None = None
+    """Which of ``drafts`` all samples began from."""
 
     @property
     def num_valid(self) -> int:
@@ -77,7 +84,14 @@ class PictureRequest:
     """One picture for evaluation or a person: no training, no SDE."""
 
     prompt: Prompt
+    """What to draw; for an edit, the instruction."""
     seed: int
+    start: GivenImage | None = None
+    """The picture to refine or to edit; None to draw from the prompt alone."""
+    purpose: Literal["refine", "edit"] = "refine"
+    """What is done to ``start``: reflect on it and draw the prompt again, or do what the prompt
+    says to it.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +103,13 @@ class Picture:
     pixels: NDArray[np.uint8]
     """[H, W, 3]"""
     policy_version: int
+    latents: NDArray[np.float32] | None = None
+    """[N, C] it was decoded from: what a refinement of it is shown."""
+
+    def as_start(self) -> GivenImage:
+        """The picture as what a refinement or an edit begins from."""
+        assert self.latents is not None, "drawn pictures carry their latents"
+        return GivenImage(latents=self.latents, pixels=self.pixels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 QuestionKind = Literal["semantic", "quality"]
+TaskName = Literal["rt2i", "srr"]
+"""What one trajectory is: think and draw, or reflect on a picture and draw again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,9 +160,19 @@ class Trajectory:
     """The thought opens and closes with the think tags (what the format bonus asks)."""
 
     @property
+    def texts(self) -> tuple[TextSegment, ...]:
+        """All sampled texts, one per round; none in a run without thinking."""
+        return tuple(s for s in self.segments if isinstance(s, TextSegment))
+
+    @property
+    def images(self) -> tuple[ImageSegment, ...]:
+        """All drawn pictures, one per round."""
+        return tuple(s for s in self.segments if isinstance(s, ImageSegment))
+
+    @property
     def text(self) -> TextSegment | None:
         """The last sampled text, or None for a run without thinking."""
-        return next((s for s in reversed(self.segments) if isinstance(s, TextSegment)), None)
+        return next(reversed(self.texts), None)
 
     @property
     def image(self) -> ImageSegment:
@@ -184,11 +196,16 @@ class RolloutJob:
     """The version that must draw it; a runner pulls until it has it."""
     seed: int
     """The run's seed."""
+    task: TaskName = "rt2i"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """All G samples of one prompt: the unit of dispatch, retry, statistics and training."""
+    """All G samples of one prompt: the unit of dispatch, retry, statistics and training.
+
+    Samples of a refinement (``job.task`` is ``srr``) all begin from one draft, which is the
+    ``GivenImage`` among their segments.
+    """
 
     job: RolloutJob
     trajectories: tuple[Trajectory, ...]
@@ -197,7 +214,13 @@ class Group:
     scores: tuple[Score | None, ...] = ()
     """One per trajectory; None where no score could be had."""
     rewards: tuple[float | None, ...] = ()
-    """What the advantage is computed from: the score plus task bonuses; None where invalid."""
+    """What the advantage is computed from: the score, rectified in a refinement, plus task
+    bonuses; None where invalid.
+    """
+    draft_score: Score | None = None
+    """Of the picture a refinement began from: what rectification compares with."""
+    draft_group: Group | None = None
+    """The trained rollout the draft was taken from (``refinement.drafts.trained``)."""
 
     @property
     def valid(self) -> tuple[bool, ...]:

@@ -6,7 +6,7 @@ group, B sample, L text token, K trained SDE step, N image token, C latent chann
 
 from __future__ import annotations
 
-from alphagrpo.algorithms.advantage import Advantages, group_advantages
+from alphagrpo.algorithms.advantage import Advantages, group_advantages, step_advantages
 from alphagrpo.algorithms.combine import LossWeights, combine, loss_weights
 from alphagrpo.algorithms.dvreward import score_verdicts
 from alphagrpo.algorithms.format import format_bonus
@@ -37,5 +37,6 @@ __all__ = [
     "reward_program",
     "reward_programs",
     "score_verdicts",
+    "step_advantages",
     "text_loss",
 ]

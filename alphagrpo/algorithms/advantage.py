@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,6 +64,40 @@ def group_advantages(
     # A rounded mean of equal numbers may miss them by a bit; equal rewards must teach nothing.
     values = torch.where(valid & ~_all_equal(known, valid), values, 0.0)
     return Advantages(values=values.float(), weights=valid.float())
+
+
+def step_advantages(
+    rewards: Tensor,
+    valid: Tensor,
+    tasks: Sequence[str],
+    *,
+    std: StdMode,
+    prompts: int | None = None,
+    epsilon: float = 1e-4,
+) -> Advantages:
+    """:func:`group_advantages` of a whole optimizer step, whose groups may be of several tasks.
+
+    With ``std="batch"`` a spread is taken over groups of one task only, since rewards of different
+    tasks have different scales (the format bonus), and over ``prompts`` groups at a time in their
+    order: the release has 8, which is its micro-rollout (method: section 1.2).
+
+    Args:
+        rewards: [P, G].
+        valid: [P, G] bool.
+        tasks: P names.
+        std: whose spread to divide by.
+        prompts: groups per spread; None for all of a task.
+        epsilon: added to the standard deviation.
+    """
+    values, weights = torch.zeros(rewards.shape), torch.zeros(rewards.shape)
+    for task in dict.fromkeys(tasks):
+        mine = [index for index, name in enumerate(tasks) if name == task]
+        size = prompts or len(mine)
+        for start in range(0, len(mine), size):
+            part = mine[start : start + size]
+            found = group_advantages(rewards[part], valid[part], std=std, epsilon=epsilon)
+            values[part], weights[part] = found.values, found.weights
+    return Advantages(values=values, weights=weights)
 
 
 def _population_std(values: Tensor) -> Tensor:

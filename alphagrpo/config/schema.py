@@ -8,13 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from alphagrpo.config.refinement import RefinementConfig
+from alphagrpo.config.sampling import (
+    FlowConfig,
+    GuidanceConfig,
+    Section,
+    TextSampling,
+    WindowConfig,
+)
 
-class Section(BaseModel):
-    """Base of every section: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+__all__ = ["FlowConfig", "GuidanceConfig", "RunConfig", "Section", "TextSampling", "WindowConfig"]
 
 
 class LoraConfig(Section):
@@ -41,60 +46,22 @@ class ModelConfig(Section):
 class TaskConfig(Section):
     """What one trajectory is."""
 
-    kind: Literal["rt2i"] = "rt2i"
-    """Reasoning text-to-image: think, then draw."""
+    kind: Literal["rt2i", "srr", "mixed"] = "rt2i"
+    """``rt2i``: reasoning text-to-image, think, then draw. ``srr``: self-reflective refinement, see
+    the section ``refinement``. ``mixed``: both, ``refinement.share`` of the prompts refined.
+    """
     think: bool = True
     system_prompt: str
-    """Read before the prompt; asks for a plan inside <think></think>."""
+    """Read before what is thought about; asks for a plan inside <think></think>. Not read where
+    nothing is thought.
+    """
     max_think_tokens: int = Field(1024, ge=4)
     height: int = Field(512, ge=16)
     width: int = Field(512, ge=16)
 
 
-class TextSampling(Section):
-    """How a thought is sampled. Log-probabilities are always those of the unfiltered softmax
-    at 1.
-    """
-
-    temperature: float = Field(1.0, ge=0)
-    """0 is greedy."""
-    top_p: float = Field(0.8, gt=0, le=1)
-
-
-class GuidanceConfig(Section):
-    """Classifier-free guidance (BAGEL's scales and renormalisation)."""
-
-    text_scale: float = Field(4.0, ge=1)
-    image_scale: float = Field(1.0, ge=1)
-    interval: tuple[float, float] = (0.4, 1.0)
-    """Active for lo < t <= hi, in shifted time."""
-    renorm: Literal["none", "global", "channel", "text_channel"] = "global"
-    renorm_min: float = Field(0.0, ge=0, le=1)
-
-
-class WindowConfig(Section):
-    """The steps drawn by SDE and trained; all others are Euler steps."""
-
-    length: int = Field(10, ge=1)
-    allowed: tuple[int, int] = (0, 11)
-    """The window lies inside steps [lo, hi)."""
-
-
-class FlowConfig(Section):
-    """The denoising path of the rollout."""
-
-    num_points: int = Field(16, ge=2)
-    """Points of the time grid; the sampler takes ``num_points - 1`` steps."""
-    shift: float = Field(3.0, gt=0)
-    noise_level: float = Field(0.7, gt=0)
-    window: WindowConfig = WindowConfig()
-    guidance: GuidanceConfig = GuidanceConfig()
-    start_noise: Literal["sample", "group"] = "sample"
-    """``group``: all samples of a group start from the same noise, as helps small models."""
-
-
 class RolloutConfig(Section):
-    """How groups are drawn."""
+    """How groups are drawn; ``text`` and ``flow`` are those of text-to-image trajectories."""
 
     group_size: int = Field(14, ge=2)
     prompts_per_step: int = Field(32, ge=1)
@@ -147,6 +114,10 @@ class AlgorithmConfig(Section):
     """The GRPO objective."""
 
     advantage_std: Literal["batch", "group"] = "batch"
+    advantage_prompts: int | None = Field(None, ge=1)
+    """With ``batch``: prompts over which a standard deviation is taken, in the order they were
+    drawn (the release: 8, its micro-rollout); None: all of the step.
+    """
     advantage_epsilon: float = Field(1e-4, gt=0)
     text: TextLossConfig = TextLossConfig()
     image: ImageLossConfig = ImageLossConfig()
@@ -224,6 +195,10 @@ class EvaluationConfig(Section):
     guidance: GuidanceConfig = GuidanceConfig()
     text: TextSampling = TextSampling(temperature=0.3, top_p=1.0)
     batch_size: int = Field(64, ge=1)
+    rounds: int = Field(0, ge=0, le=8)
+    """Refinements after the picture; each is judged with the DVReward gate and without."""
+    refinement_guidance: GuidanceConfig | None = None
+    """Of those refinements; None: as ``refinement.flow.guidance``."""
     every: int | None = Field(None, ge=1)
     """Steps between probes: small evaluations of the first prompts of each sort."""
     num_probe: int = Field(32, ge=1)
@@ -238,6 +213,8 @@ class RunConfig(Section):
     output: Path = Path("runs")
     model: ModelConfig
     task: TaskConfig
+    refinement: RefinementConfig | None = None
+    """How pictures are refined, in training (``task.kind`` ``srr`` or ``mixed``) and after it."""
     data: DataConfig
     rollout: RolloutConfig = RolloutConfig()
     learner: LearnerConfig = LearnerConfig()
@@ -252,25 +229,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> RunConfig:
-        flow, (low, high) = self.rollout.flow, self.rollout.flow.window.allowed
-        steps = flow.num_points - 1
-        if not 0 <= low < high <= steps:
-            raise ValueError(
-                f"rollout.flow.window.allowed must lie inside the schedule's {steps} steps, "
-                f"got [{low}, {high}); raise rollout.flow.num_points or narrow the range"
-            )
-        if flow.window.length > high - low:
-            raise ValueError(
-                f"rollout.flow.window.length must fit into its allowed range, got "
-                f"{flow.window.length} steps in [{low}, {high}); shorten the window "
-                "or widen the range"
-            )
-        low_t, high_t = flow.guidance.interval
-        if not low_t < high_t:
-            raise ValueError(
-                "rollout.flow.guidance.interval must be increasing, "
-                f"got [{low_t}, {high_t}]; swap them"
-            )
+        self.rollout.flow.check("rollout.flow")
+        self._check_refinement()
         if not self.task.think and self.reward.format_bonus:
             raise ValueError(
                 "reward.format_bonus rewards a well-formed thought, got "
@@ -282,6 +242,29 @@ class RunConfig(Section):
                 "turn one of them on"
             )
         return self
+
+    def _check_refinement(self) -> None:
+        refinement, kind, rounds = self.refinement, self.task.kind, self.evaluation.rounds
+        if refinement is None:
+            if kind != "rt2i" or rounds:
+                raise ValueError(
+                    "refining needs a section refinement with at least the reflection prompt, got "
+                    f"task.kind {kind} and evaluation.rounds {rounds} without one; add it "
+                    "(deploy/configs/shapes-srr.yaml has one)"
+                )
+            return
+        refinement.flow.check("refinement.flow")
+        if refinement.drafts.trained and not (self.task.think and kind == "srr"):
+            raise ValueError(
+                "refinement.drafts.trained trains the drafts as reasoning text-to-image, got "
+                f"task.think {str(self.task.think).lower()} and task.kind {kind}; it needs "
+                "task.think true and task.kind srr"
+            )
+        if not self.task.think and refinement.format_bonus:
+            raise ValueError(
+                "refinement.format_bonus rewards a well-formed reflection, got "
+                f"{refinement.format_bonus} with task.think false; set refinement.format_bonus to 0"
+            )
 
     @property
     def folder(self) -> Path:

@@ -33,10 +33,12 @@ def refuse_unfit(
                 f"a group is trained on once, prompt {prompt} at visit {visit} came again; "
                 "resume loop and learner from the same checkpoint"
             )
-        _refuse_version(group, version, config.rollout.max_lag)
-        _refuse_form(group, config.rollout.group_size)
-        for trajectory in group.trajectories:
-            _refuse_numbers(trajectory)
+        for part in (group, group.draft_group):
+            if part is not None:
+                _refuse_version(part, version, config.rollout.max_lag)
+                _refuse_form(part, config.rollout.group_size)
+                for trajectory in part.trajectories:
+                    _refuse_numbers(trajectory)
 
 
 def parity_gate(diagnostics: Diagnostics, config: RunConfig) -> None:
@@ -91,9 +93,8 @@ def _refuse_form(group: Group, group_size: int) -> None:
 
 
 def _refuse_numbers(trajectory: Trajectory) -> None:
-    arrays = [trajectory.image.latents, trajectory.image.log_probs]
-    if trajectory.text is not None:
-        arrays.append(trajectory.text.log_probs)
+    arrays = [a for image in trajectory.images for a in (image.latents, image.log_probs)]
+    arrays += [text.log_probs for text in trajectory.texts]
     if not all(np.isfinite(array).all() for array in arrays):
         raise PolicyDataError(
             f"latents and log-probabilities must be finite, those of {trajectory.id} are not; "

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from alphagrpo.algorithms import (
     Objective,
-    group_advantages,
     image_kl,
     image_loss,
     loss_weights,
+    step_advantages,
     text_loss,
 )
 from alphagrpo.config import RunConfig
@@ -31,7 +31,7 @@ from alphagrpo.models import weights
 from alphagrpo.models.lora import disabled, trainable_parameters
 from alphagrpo.models.unified import UnifiedModel
 from alphagrpo.ports import UpdateReport
-from alphagrpo.rollout.contexts import read_thoughts
+from alphagrpo.rollout.recipe import Recipe
 from alphagrpo.types import Group, WeightsManifest
 
 
@@ -76,11 +76,14 @@ class GRPOLearner:
         """
         started = perf_counter()
         checks.refuse_unfit(groups, self.version, self.config, self.visits)
+        groups = [part for group in groups for part in (group.draft_group, group) if part]
         rewards, valid = _rewards(groups)
-        advantages = group_advantages(
+        advantages = step_advantages(
             rewards,
             valid,
+            [group.job.task for group in groups],
             std=self.config.algorithm.advantage_std,
+            prompts=self.config.algorithm.advantage_prompts,
             epsilon=self.config.algorithm.advantage_epsilon,
         )
         diagnostics = Diagnostics(rewards[valid], advantages.values[valid])
@@ -123,43 +126,41 @@ class GRPOLearner:
         total: float,
         diagnostics: Diagnostics,
     ) -> None:
-        """Accumulate the gradients of one group; ``total`` samples share the step's mean."""
-        algorithm = self.config.algorithm
-        replay = replay_group(self.model, group, self.config)
-        device = replay.latents.device
-        advantages, sample_weights = advantages.to(device), sample_weights.to(device)
-        factors = loss_weights(
-            replay.num_steps, algorithm.text.weight, thinking=replay.thoughts is not None
-        )
-        share = float(sample_weights.sum()) / total
-        if replay.thoughts is not None:
-            text = self._text(group, replay, advantages, sample_weights, total)
-            if factors.text > 0:
-                (factors.text * text.loss).backward()
-            diagnostics.add("text", text, share)
-            diagnostics.add_entropy(replay.thoughts, sample_weights)
-        if algorithm.image.enabled:
-            for k in range(replay.num_steps):
-                image = self._image(replay, k, advantages, sample_weights, total)
-                (factors.image * image.loss).backward()
-                diagnostics.add("image", image, share / replay.num_steps)
+        """Accumulate the gradients of one group; ``total`` samples share the step's mean.
+
+        Rounds of a refinement are backpropagated one after another: each begins from constants.
+        """
+        algorithm, recipe = self.config.algorithm, Recipe.of(self.config, group.job.task)
+        share = float(sample_weights.sum()) / total / recipe.rounds
+        for index in range(recipe.rounds):
+            replay = replay_group(self.model, group, self.config, index)
+            device = replay.latents.device
+            own, keep = advantages.to(device), sample_weights.to(device)
+            factors = loss_weights(
+                replay.num_steps, recipe.text_weight, thinking=replay.thoughts is not None
+            )
+            if replay.thoughts is not None:
+                text = self._text(replay, own, keep, total)
+                if factors.text > 0:
+                    (factors.text / recipe.rounds * text.loss).backward()
+                diagnostics.add("text", text, share)
+                diagnostics.add_entropy(replay.thoughts, keep)
+            if algorithm.image.enabled:
+                for k in range(replay.num_steps):
+                    image = self._image(replay, k, own, keep, total)
+                    (factors.image / recipe.rounds * image.loss).backward()
+                    diagnostics.add("image", image, share / replay.num_steps)
 
     def _text(
-        self, group: Group, replay: GroupReplay, advantages: Tensor, keep: Tensor, total: float
+        self, replay: GroupReplay, advantages: Tensor, keep: Tensor, total: float
     ) -> Objective:
         settings, thoughts = self.config.algorithm.text, replay.thoughts
         assert thoughts is not None, "called for runs that think"
         assert replay.old_text is not None, "recorded with every thought"
         reference = None
         if settings.kl_weight > 0:
-            texts = [t.text for t in group.trajectories if t.text is not None]
             with torch.no_grad(), disabled(self.module):
-                reference = read_thoughts(
-                    self.model,
-                    replay.prefix,
-                    [t.token_ids for t in texts],
-                    [t.finished for t in texts],
-                ).log_probs
+                reference = replay.read_again(self.model).log_probs
         return text_loss(
             thoughts.log_probs,
             replay.old_text,

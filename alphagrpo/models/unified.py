@@ -11,10 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,14 @@ class UnifiedModel(Protocol):
 
     def read_pixels(self, context: Context, pixels: Tensor) -> Context:
         """Read a picture [B, 3, H, W] in [-1, 1] through the vision transformer."""
+        ...
+
+    def vision_pixels(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Pictures [B, H, W, 3] as bytes to what :meth:`read_pixels` takes, on the model's device.
+
+        Resized to whole patches where the model's rule asks for it: a function of the bytes alone,
+        so that rollout and replay see the same.
+        """
         ...
 
     def text_logits(self, hidden: Tensor) -> Tensor:

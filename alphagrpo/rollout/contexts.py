@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,16 +25,33 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What a thought begins from, and what guidance compares with (method: section 2.1)."""
+    """What a thought begins from, and what guidance compares with (method: section 2)."""
 
     full: Context
-    """[system][prompt]"""
+    """[system][prompt], or [system][picture][prompt]"""
     text_free: Context
-    """[system]: the branch that guidance leads away from."""
+    """[system], or [system][picture]: the branch that text guidance leads away from."""
+    image_free: Context | None = None
+    """[system][prompt] of a refinement: the branch that image guidance leads away from."""
 
     def expand(self, batch: int) -> Prefix:
         """The prefix of one prompt seen by all samples of its group, without a copy."""
-        return Prefix(self.full.expand(batch), self.text_free.expand(batch))
+        image_free = self.image_free
+        return Prefix(
+            self.full.expand(batch),
+            self.text_free.expand(batch),
+            None if image_free is None else image_free.expand(batch),
+        )
+
+
+class Shown(NamedTuple):
+    """Pictures as conditions: B of them, or one that all samples of a group see."""
+
+    latents: Tensor
+    """[B, N, C]"""
+    pixels: NDArray[np.uint8]
+    """[B, H, W, 3]"""
+    grid: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +69,37 @@ class ReadThoughts:
 
 
 @torch.no_grad()
-def read_prefix(model: UnifiedModel, system: Ids, prompts: Sequence[Ids]) -> Prefix:
-    """Read the system prompt once, then each of ``prompts`` after it: a batch of len(prompts).
+def read_prefix(
+    model: UnifiedModel,
+    system: Ids | None,
+    prompts: Sequence[Ids],
+    shown: Shown | None = None,
+    *,
+    image_branch: bool = False,
+) -> Prefix:
+    """Read the system prompt once, then pictures (if any) and ``prompts``: a batch of len(prompts).
 
     A constant at replay too: the gradient of a thought ends at its own tokens
     (method: section 1.2, "What the gradient reaches").
+
+    Args:
+        model: the policy.
+        system: ids of the system prompt; None where there is none.
+        prompts: B pieces of text, read last.
+        shown: B pictures, read between: latents first, then pixels (method: section 10).
+        image_branch: whether guidance will ask for the image-free branch.
     """
-    shared = read_pieces(model, model.empty_context(1), [system])[0]
+    shared = model.empty_context(1)
+    if system is not None:
+        shared = read_pieces(model, shared, [system])[0]
     if len(prompts) > 1:
         shared = shared.expand(len(prompts))
-    return Prefix(read_pieces(model, shared, prompts)[0], shared)
+    if shown is None:
+        return Prefix(read_pieces(model, shared, prompts)[0], shared)
+    seen = model.read_latents(shared, shown.latents, shown.grid)
+    seen = model.read_pixels(seen, model.vision_pixels(shown.pixels))
+    image_free = read_pieces(model, shared, prompts)[0] if image_branch else None
+    return Prefix(read_pieces(model, seen, prompts)[0], seen, image_free)
 
 
 def read_pieces(
@@ -125,21 +164,35 @@ def read_thoughts(
 class Branches:
     """The packed contexts of one picture batch, by the number of guidance branches."""
 
-    conditional: Context
-    guided: Context
-    """(conditional, text-free), 2 B sequences."""
+    packed: tuple[Context, ...]
+    """Of B, 2 B and (for refinements) 3 B sequences: conditional, text-free, image-free."""
+
+    @property
+    def has_image(self) -> bool:
+        """Whether there is an image-free branch."""
+        return len(self.packed) > 2
 
     @classmethod
-    def of(cls, conditional: Context, text_free: Context) -> Branches:
+    def of(
+        cls, conditional: Context, text_free: Context, image_free: Context | None = None
+    ) -> Branches:
         """Pack once what every denoising step uses. Contexts are constants for the picture."""
-        conditional = conditional.detach()
-        return cls(conditional, pack([conditional, text_free.detach()]))
+        contexts = [conditional.detach(), text_free.detach()]
+        if image_free is not None:
+            contexts.append(image_free.detach())
+        packed = [pack(contexts[:count]) for count in range(2, len(contexts) + 1)]
+        return cls((contexts[0], *packed))
+
+    @classmethod
+    def after(cls, prefix: Prefix, conditional: Context) -> Branches:
+        """The branches of pictures drawn from ``conditional``, which went on from ``prefix``."""
+        return cls.of(conditional, prefix.text_free, prefix.image_free)
 
     def velocities(
         self, model: UnifiedModel, x: Tensor, t: float, grid: tuple[int, int], num_branches: int
     ) -> tuple[Tensor, ...]:
         """Each branch's velocity [B, N, C] at time ``t``, all from one forward."""
-        context = self.conditional if num_branches == 1 else self.guided
+        context = self.packed[num_branches - 1]
         times = torch.full((num_branches * x.shape[0],), t, dtype=torch.float32, device=x.device)
         latents = x if num_branches == 1 else x.repeat(num_branches, 1, 1)
         return model.velocity(context, latents, times, grid).chunk(num_branches)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alphagrpo.config import RunConfig
-from alphagrpo.config.schema import GuidanceConfig
+from alphagrpo.config.sampling import FlowConfig, GuidanceConfig
 from alphagrpo.flow import Guidance, Window, euler_step, guide, shifted_times
 from alphagrpo.kernels import START_STEP, Transition, draw_noise, guided_transition
 from alphagrpo.kernels import replay_transition as replay_kernel
@@ -30,33 +29,40 @@ class FlowPlan:
     noise_level: float
     window: Window | None
     """Which steps are drawn by SDE; None for Euler steps throughout."""
+    has_image: bool = False
+    """Whether the context holds a picture, so that image guidance may act."""
 
     @classmethod
-    def for_training(cls, config: RunConfig, window: Window) -> FlowPlan:
+    def for_training(
+        cls, flow: FlowConfig, window: Window, *, guided: bool, has_image: bool = False
+    ) -> FlowPlan:
         """The rollout's plan, which replay shares.
 
-        Without guidance in training both sides leave it out: a picture drawn with guidance has no
-        likelihood under the policy without.
+        Without guidance in training (``guided`` false) both sides leave it out: a picture drawn
+        with guidance has no likelihood under the policy without.
         """
-        flow = config.rollout.flow
         window.check(flow.num_points)
         guidance = flow.guidance
-        if not config.algorithm.image.guidance_in_training:
+        if not guided:
             guidance = guidance.model_copy(update={"text_scale": 1.0, "image_scale": 1.0})
-        return cls(
-            _times(flow.num_points, flow.shift), _guidance(guidance), flow.noise_level, window
-        )
+        times = _times(flow.num_points, flow.shift)
+        return cls(times, _guidance(guidance), flow.noise_level, window, has_image)
 
     @classmethod
-    def for_evaluation(cls, config: RunConfig) -> FlowPlan:
-        """Euler steps with the settings of the evaluation."""
-        settings = config.evaluation
-        times = _times(settings.num_points, config.rollout.flow.shift)
-        return cls(times, _guidance(settings.guidance), 0.0, None)
+    def euler(
+        cls, num_points: int, shift: float, guidance: GuidanceConfig, *, has_image: bool = False
+    ) -> FlowPlan:
+        """Euler steps throughout: drafts, evaluation, and pictures for people."""
+        return cls(_times(num_points, shift), _guidance(guidance), 0.0, None, has_image)
+
+    @property
+    def needs_image_branch(self) -> bool:
+        """Whether any step evaluates the image-free branch."""
+        return max(map(self.num_branches, range(len(self.times) - 1))) > 2
 
     def num_branches(self, step: int) -> int:
         """How many guidance branches step ``step`` evaluates."""
-        return len(self.guidance.branches(self.times[step], has_image=False))
+        return len(self.guidance.branches(self.times[step], has_image=self.has_image))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +163,9 @@ def _euler(x: Tensor, velocities: Sequence[Tensor], plan: FlowPlan, step: int) -
     velocity, guidance = velocities[0], plan.guidance
     if len(velocities) > 1:
         velocity = guide(
-            velocities[0],
-            velocities[1],
+            *velocities,
             text_scale=guidance.text_scale,
+            image_scale=guidance.image_scale,
             renorm=guidance.renorm,
             renorm_min=guidance.renorm_min,
         )

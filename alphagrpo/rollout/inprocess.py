@@ -25,14 +25,7 @@ class LocalPool:
     ) -> GroupReport:
         """Draw and score one group here."""
         done = await self._runner.roll_out(job, questions, keep_pictures=keep_pictures)
-        return GroupReport(
-            job=job,
-            questions=questions,
-            samples=done.samples,
-            reference=done.group,
-            runner="local",
-            timings=done.timings,
-        )
+        return done.report(questions, "local", done.group)
 
     async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
         """Draw pictures for evaluation here."""

@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Protocol, TypeVar
 
 from alphagrpo.config import RunConfig
+from alphagrpo.config.refinement import DraftConfig
 from alphagrpo.errors import WeightsError
 from alphagrpo.models.weights import Chunk
-from alphagrpo.ports import Picture, PictureRequest, Sample, Timings, Verifier, WeightStore
-from alphagrpo.rollout.scoring import configured_program, score_group
-from alphagrpo.types import Group, QuestionSet, RolloutJob, Trajectory, WeightsManifest
+from alphagrpo.ports import (
+    GroupReport,
+    Picture,
+    PictureRequest,
+    Sample,
+    Timings,
+    Verifier,
+    WeightStore,
+)
+from alphagrpo.rollout.recipe import refinement_of
+from alphagrpo.rollout.refining import Drafts, drawn_drafts, trained_drafts
+from alphagrpo.rollout.scoring import configured_program, score_group, score_pictures
+from alphagrpo.types import (
+    GivenImage,
+    Group,
+    QuestionSet,
+    RolloutJob,
+    Trajectory,
+    WeightsManifest,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -42,6 +61,14 @@ class Worker(Protocol):
         """All samples of a job, without scores."""
         ...
 
+    def drafts(self, job: RolloutJob) -> tuple[Picture, ...]:
+        """Untrained pictures of a job's prompt, one of which is refined."""
+        ...
+
+    def refine(self, job: RolloutJob, draft: GivenImage) -> Group:
+        """All samples of a refinement of ``draft``, without scores."""
+        ...
+
     def pictures(self, requests: Sequence[PictureRequest]) -> tuple[Picture, ...]:
         """Pictures for evaluation."""
         ...
@@ -58,6 +85,43 @@ class Finished:
     group: Group
     samples: tuple[Sample, ...]
     timings: Timings
+    drafts: tuple[Sample, ...] = ()
+    draft: int | None = None
+
+    def report(self, questions: QuestionSet, runner: str, reference: object) -> GroupReport:
+        """The small half, as the loop sees it."""
+        return GroupReport(
+            job=self.group.job,
+            questions=questions,
+            samples=self.samples,
+            reference=reference,
+            runner=runner,
+            timings=self.timings,
+            drafts=self.drafts,
+            draft=self.draft,
+        )
+
+
+@dataclass(slots=True)
+class _Order:
+    """A job under way, and what is already there of it."""
+
+    job: RolloutJob
+    questions: QuestionSet
+    keep_pictures: int
+    pictures: tuple[Picture, ...] = ()
+    """Untrained drafts as drawn."""
+    drafts: Drafts | None = None
+    """The same with their scores, as far as these could be had."""
+    group: Group | None = None
+    draw_s: float = 0.0
+    verify_s: float = 0.0
+    pull_s: float = 0.0
+
+    @property
+    def timings(self) -> Timings:
+        """As the report tells them."""
+        return Timings(draw_s=self.draw_s, verify_s=self.verify_s, pull_s=self.pull_s)
 
 
 class GroupRunner:
@@ -71,7 +135,7 @@ class GroupRunner:
         self._program = configured_program(config.reward)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="draw")
         self._drawing = asyncio.Lock()
-        self._unscored: dict[tuple[str, int, int], Group] = {}
+        self._unscored: dict[tuple[str, int, int], _Order] = {}
         self.groups_done = 0
 
     @property
@@ -85,41 +149,106 @@ class GroupRunner:
     ) -> Finished:
         """Draw with exactly ``job.policy_version``, then score.
 
-        A job that comes again because scores were missing is not drawn again: the pictures would be
-        the same ones.
+        A refinement draws and scores its drafts first. A job that comes again because scores were
+        missing is not drawn again: the pictures would be the same ones.
 
         Raises:
             WeightsError: if the version is gone or keeps arriving broken.
             NoQuestions: if the reward program has nothing to ask.
         """
         key = (job.prompt.id, job.visit, job.policy_version)
-        group, pull_s, draw_s = self._unscored.pop(key, None), 0.0, 0.0
-        if group is None:
-            async with self._drawing:
-                started = perf_counter()
-                await self._use(job.policy_version)
-                pulled = perf_counter()
-                group = await self._in_thread(self._worker.draw, job)
-                pull_s, draw_s = pulled - started, perf_counter() - pulled
-        scored = await score_group(
-            group,
-            questions,
-            verifier=self._verifier,
-            program=self._program,
-            config=self._config.reward,
-            describe=self._worker.describe,
-            keep_pictures=keep_pictures,
-        )
-        if not all(scored.group.valid):
-            self._unscored[key] = scored.group
+        earlier = self._unscored.pop(key, None)
+        order = _Order(job, questions, keep_pictures)
+        if earlier is not None:
+            order.pictures, order.drafts = earlier.pictures, earlier.drafts
+            order.group = earlier.group
+        if job.task == "srr":
+            finished = await self._refined(order)
+        else:
+            if order.group is None:
+                order.group = await self._drawn(order, self._worker.draw, job)
+            finished = await self._scored(order, order.group)
+        if not finished.group.valid or not all(finished.group.valid):
+            self._unscored[key] = order
             while len(self._unscored) > KEPT_GROUPS:
                 self._unscored.pop(next(iter(self._unscored)))
         self.groups_done += 1
-        return Finished(
-            group=scored.group,
-            samples=scored.samples,
-            timings=Timings(draw_s=draw_s, verify_s=scored.verify_s, pull_s=pull_s),
+        return finished
+
+    async def _scored(self, order: _Order, group: Group) -> Finished:
+        scored = await score_group(
+            group,
+            order.questions,
+            verifier=self._verifier,
+            program=self._program,
+            config=self._config,
+            describe=self._worker.describe,
+            keep_pictures=order.keep_pictures,
         )
+        order.group, order.verify_s = scored.group, order.verify_s + scored.verify_s
+        return Finished(group=scored.group, samples=scored.samples, timings=order.timings)
+
+    async def _refined(self, order: _Order) -> Finished:
+        """Both stages. Without a scored draft there is nothing to refine: the report then holds the
+        drafts as samples without a reward, and why.
+        """
+        job, how = order.job, refinement_of(self._config).drafts
+        if order.drafts is None or (not order.drafts.complete and order.group is None):
+            order.drafts = await self._drafts(order, how)
+        drafts, chosen = order.drafts, order.drafts.pick(job, how)
+        if chosen is None:
+            samples = tuple(replace(sample, reward=None) for sample in drafts.samples)
+            return Finished(
+                group=Group(job=job, trajectories=()), samples=samples, timings=order.timings
+            )
+        group = order.group
+        if group is None:
+            group = await self._drawn(order, self._worker.refine, job, drafts.pictures[chosen])
+            group = replace(
+                group, draft_score=drafts.samples[chosen].score, draft_group=self._usable(drafts)
+            )
+        done = await self._scored(order, group)
+        return replace(done, drafts=drafts.samples, draft=chosen)
+
+    async def _drafts(self, order: _Order, how: DraftConfig) -> Drafts:
+        job, known = order.job, order.drafts
+        if how.trained:
+            group = known.group if known else None
+            if group is None:
+                group = await self._drawn(order, self._worker.draw, replace(job, task="rt2i"))
+            scored = await self._scored(order, group)
+            order.group = None
+            return trained_drafts(scored.group, scored.samples)
+        if not order.pictures:
+            order.pictures = await self._drawn(order, self._worker.drafts, job)
+        started = perf_counter()
+        answers = await score_pictures(
+            [picture.pixels for picture in order.pictures],
+            order.questions,
+            verifier=self._verifier,
+            program=self._program,
+            known=[sample.score for sample in known.samples] if known else (),
+        )
+        order.verify_s += perf_counter() - started
+        return drawn_drafts(job, order.pictures, answers, order.keep_pictures)
+
+    def _usable(self, drafts: Drafts) -> Group | None:
+        """The drafts' group if enough of it has rewards to be trained on."""
+        share, group = self._config.reward.min_valid_share, drafts.group
+        if group is None or sum(group.valid) < max(2, math.ceil(share * len(group.valid))):
+            return None
+        return group
+
+    async def _drawn(self, order: _Order, draw: Callable[..., T], *args: object) -> T:
+        """Draw with the version the job names, one drawing at a time."""
+        async with self._drawing:
+            started = perf_counter()
+            await self._use(order.job.policy_version)
+            pulled = perf_counter()
+            drawn = await self._in_thread(draw, *args)
+            order.pull_s += pulled - started
+            order.draw_s += perf_counter() - pulled
+        return drawn
 
     async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
         """Pictures for evaluation, drawn with exactly ``version``."""

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from alphagrpo import seeds
 from alphagrpo.algorithms import format_bonus
 from alphagrpo.config import RunConfig
-from alphagrpo.config.schema import TextSampling
-from alphagrpo.flow import Window, draw_window
+from alphagrpo.config.sampling import TextSampling
 from alphagrpo.models import weights
 from alphagrpo.models.lora import trainable_parameters
 from alphagrpo.models.unified import UnifiedModel
 from alphagrpo.ports import Picture, PictureRequest
-from alphagrpo.rollout.contexts import Branches, Ids, Prefix, read_prefix, read_thoughts
-from alphagrpo.rollout.denoising import FlowPlan, Path, denoise, start_noise
-from alphagrpo.rollout.thinking import Thought, think
+from alphagrpo.rollout.contexts import Ids, Shown, read_prefix
+from alphagrpo.rollout.denoising import FlowPlan
+from alphagrpo.rollout.drawing import Drawn, Keys, Thinking, draw_batch
+from alphagrpo.rollout.recipe import GroupSeeds, Recipe, refinement_of
+from alphagrpo.rollout.starts import check_start, shown_of
 from alphagrpo.types import (
+    GivenImage,
     GivenText,
     Group,
     ImageSegment,
+    Prompt,
     RolloutJob,
+    Segment,
     TextSegment,
     Trajectory,
     WeightsManifest,
@@ -44,28 +46,6 @@ class Tokenizer(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of ``token_ids``, think tags included."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    """What a batch of sequences thought and drew."""
-
-    thoughts: list[Thought]
-    log_probs: Tensor | None
-    path: Path
-    pixels: NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True)
-class _Keys:
-    """What each sequence's random numbers are a function of."""
-
-    thoughts: Sequence[int]
-    noise: Sequence[int]
-    samples: Sequence[int]
-    """Counter word of thought and window noise."""
-    starts: Sequence[int]
-    """Counter word of the start noise; equal where samples share it."""
 
 
 class RolloutWorker:
@@ -92,133 +72,195 @@ class RolloutWorker:
         weights.apply(self._parameters, manifest, chunks)
         self.manifest = manifest
 
+    # -- groups, for training
+
     @torch.no_grad()
     def draw(self, job: RolloutJob) -> Group:
-        """All samples of ``job``, without scores: a function of the job and the weights alone.
+        """All text-to-image samples of ``job``, unscored: a function of job and weights alone.
 
         The whole group is one batch; replay has the same geometry (docs/parity.md).
         """
-        size, prompt = job.group_size, job.prompt
-        shared = seeds.group_seed(job.seed, prompt.id, job.visit)
-        own = [seeds.sample_seed(job.seed, prompt.id, job.visit, i) for i in range(size)]
-        flow = self.config.rollout.flow
-        window = draw_window(flow.window.length, flow.window.allowed, shared)
-        plan = FlowPlan.for_training(self.config, window)
-        prefix = read_prefix(self.model, self._system, [self._encode(prompt.text)]).expand(size)
-        starts = [0] * size if flow.start_noise == "group" else range(size)
-        keys = _Keys(own, [shared] * size, range(size), starts)
-        drawn = self._draw(prefix, plan, self.config.rollout.text, keys)
-        images = self._image_segments(drawn, window, shared)
-        texts = self._text_segments(drawn)
-        given = GivenText(token_ids=self._encode(prompt.text))
-        system = GivenText(token_ids=self._system, role="system")
+        recipe, keys = Recipe.of(self.config, "rt2i"), GroupSeeds.of(job)
+        window, prompt = recipe.window(keys.shared), self._encode(job.prompt.text)
+        think = self.config.task.think
+        prefix = read_prefix(self.model, self._system if think else None, [prompt])
+        drawn = draw_batch(
+            self.model,
+            prefix.expand(job.group_size),
+            recipe.plan(window),
+            self._keys(recipe, keys),
+            self.grid,
+            self._thinking(think, recipe.text),
+        )
+        texts, images = drawn.text_segments(), drawn.image_segments(window, keys.shared)
+        given: tuple[Segment, ...] = (*self._given_system(think), GivenText(token_ids=prompt))
+        segments: list[tuple[Segment, ...]] = [
+            (*given, *text, image) for text, image in zip(texts, images, strict=True)
+        ]
+        return self._group(job, keys, segments)
+
+    @torch.no_grad()
+    def drafts(self, job: RolloutJob) -> tuple[Picture, ...]:
+        """Stage 1 of a refinement: untrained pictures of its prompt, by ODE (method: 2.2)."""
+        how = refinement_of(self.config).drafts
+        shared = GroupSeeds.of(job).shared
+        numbers = [seeds.derive("draft", shared, i) for i in range(how.num)]
+        shift = self.config.rollout.flow.shift
+        prefix = read_prefix(
+            self.model, self._system if how.think else None, [self._encode(job.prompt.text)]
+        )
+        drawn = draw_batch(
+            self.model,
+            prefix.expand(how.num),
+            FlowPlan.euler(how.num_points, shift, how.guidance),
+            Keys.of_requests(numbers),
+            self.grid,
+            self._thinking(how.think, how.text),
+        )
+        return self._pictures([job.prompt] * how.num, drawn)
+
+    @torch.no_grad()
+    def refine(self, job: RolloutJob, draft: GivenImage) -> Group:
+        """Stage 2: all samples of ``job`` begin from ``draft``, reflect, and draw again.
+
+        Further rounds begin from each sample's own last picture; its latents are the condition,
+        so that nothing is encoded again.
+        """
+        recipe, think = Recipe.of(self.config, "srr"), self.config.task.think
+        request = self._encode(refinement_of(self.config).request(job.prompt.text))
+        given = (*self._given_system(think), draft, GivenText(token_ids=request))
+        segments: list[tuple[Segment, ...]] = [given] * job.group_size
+        starts: Sequence[GivenImage | ImageSegment] = [draft]
+        for index in range(recipe.rounds):
+            keys = GroupSeeds.of(job, index)
+            window = recipe.window(keys.shared)
+            plan = recipe.plan(window)
+            prefix = read_prefix(
+                self.model,
+                self._system if think else None,
+                [request] * len(starts),
+                shown_of(starts, self.grid, self.model),
+                image_branch=plan.needs_image_branch,
+            )
+            drawn = draw_batch(
+                self.model,
+                prefix.expand(job.group_size) if len(starts) == 1 else prefix,
+                plan,
+                self._keys(recipe, keys),
+                self.grid,
+                self._thinking(think, recipe.text),
+            )
+            starts = drawn.image_segments(window, keys.shared)
+            new = zip(segments, drawn.text_segments(), starts, strict=True)
+            segments = [(*old, *text, image) for old, text, image in new]
+        return self._group(job, GroupSeeds.of(job), segments)
+
+    # -- pictures, for evaluation and for people
+
+    @torch.no_grad()
+    def pictures(self, requests: Sequence[PictureRequest]) -> tuple[Picture, ...]:
+        """One picture per request, in order; each purpose in one padded batch.
+
+        Raises:
+            BadImage: for a picture to refine or edit that is not of the run's size and form.
+        """
+        found: dict[int, Picture] = {}
+        for purpose in ("draw", "refine", "edit"):
+            mine = [i for i, r in enumerate(requests) if _purpose(r) == purpose]
+            if mine:
+                drawn = self._requested(purpose, [requests[i] for i in mine])
+                found |= dict(zip(mine, drawn, strict=True))
+        return tuple(found[i] for i in range(len(requests)))
+
+    def _requested(self, purpose: str, requests: Sequence[PictureRequest]) -> tuple[Picture, ...]:
+        settings, think = self.config.evaluation, self.config.task.think
+        shift, guidance = self.config.rollout.flow.shift, settings.guidance
+        texts, shown = [request.prompt.text for request in requests], None
+        if purpose != "draw":
+            shown = self._shown(requests)
+            how = self.config.refinement
+            if how is not None:
+                shift, guidance = how.flow.shift, settings.refinement_guidance or how.flow.guidance
+        if purpose == "refine":
+            texts = [refinement_of(self.config).request(text) for text in texts]
+        plan = FlowPlan.euler(settings.num_points, shift, guidance, has_image=shown is not None)
+        prefix = read_prefix(
+            self.model,
+            self._system if think else None,
+            [self._encode(text) for text in texts],
+            shown,
+            image_branch=plan.needs_image_branch,
+        )
+        drawn = draw_batch(
+            self.model,
+            prefix,
+            plan,
+            Keys.of_requests([request.seed for request in requests]),
+            self.grid,
+            self._thinking(think, settings.text),
+        )
+        return self._pictures([request.prompt for request in requests], drawn)
+
+    def describe(self, trajectory: Trajectory) -> str:
+        """A trajectory's thoughts as text, without closing end ids; a line per round."""
+        return "\n".join(self._text(text.token_ids) for text in trajectory.texts)
+
+    # -- parts
+
+    def _shown(self, requests: Sequence[PictureRequest]) -> Shown:
+        starts = [request.start for request in requests if request.start is not None]
+        for start in starts:
+            check_start(start, self.config.task, self.grid, self.model.latent_channels)
+        return shown_of(starts, self.grid, self.model)
+
+    def _group(
+        self, job: RolloutJob, keys: GroupSeeds, segments: Sequence[tuple[Segment, ...]]
+    ) -> Group:
+        name = f"{job.run}/{job.prompt.id}/{job.visit}"
+        name += "/refined" if job.task == "srr" else ""
         return Group(
             job=job,
             trajectories=tuple(
                 Trajectory(
-                    id=f"{job.run}/{prompt.id}/{job.visit}/{i}",
+                    id=f"{name}/{i}",
                     sample=i,
-                    seed=own[i],
+                    seed=keys.own[i],
                     policy_version=self.version,
-                    segments=(system, given, *texts[i], images[i]),
-                    well_formed=bool(texts[i])
-                    and format_bonus(self._text(texts[i][0].token_ids)) > 0,
+                    segments=own,
+                    well_formed=self._well_formed(own),
                 )
-                for i in range(size)
+                for i, own in enumerate(segments)
             ),
         )
 
-    def _text_segments(self, drawn: _Drawn) -> list[tuple[TextSegment, ...]]:
-        """Each sample's thought as a segment, or nothing in a run without thinking."""
-        if drawn.log_probs is None:
-            return [()] * len(drawn.pixels)
-        scores = drawn.log_probs.cpu().numpy()
-        return [
-            (
-                TextSegment(
-                    token_ids=thought.ids,
-                    log_probs=row[: len(thought.ids)].copy(),
-                    finished=thought.finished,
-                ),
-            )
-            for thought, row in zip(drawn.thoughts, scores, strict=True)
-        ]
+    def _well_formed(self, segments: Sequence[Segment]) -> bool:
+        texts = [s for s in segments if isinstance(s, TextSegment)]
+        return bool(texts) and all(format_bonus(self._text(t.token_ids)) > 0 for t in texts)
 
-    def _image_segments(self, drawn: _Drawn, window: Window, seed: int) -> list[ImageSegment]:
-        path = drawn.path
-        assert path.latents is not None
-        assert path.log_probs is not None
-        final, latents, scores = (
-            tensor.float().cpu().numpy() for tensor in (path.final, path.latents, path.log_probs)
-        )
-        return [
-            ImageSegment(
-                window_start=window.start,
-                latents=latents[i],
-                log_probs=scores[i],
-                noise_seed=seed,
-                final_latents=final[i],
-                pixels=drawn.pixels[i],
-            )
-            for i in range(len(drawn.pixels))
-        ]
+    def _given_system(self, think: bool) -> tuple[GivenText, ...]:
+        return (GivenText(token_ids=self._system, role="system"),) if think else ()
 
-    @torch.no_grad()
-    def pictures(self, requests: Sequence[PictureRequest]) -> tuple[Picture, ...]:
-        """One picture per request, with the evaluation's settings, all in one padded batch."""
-        numbers = [request.seed for request in requests]
-        prompts = [self._encode(request.prompt.text) for request in requests]
-        plan, text = FlowPlan.for_evaluation(self.config), self.config.evaluation.text
-        prefix = read_prefix(self.model, self._system, prompts)
-        nought = [0] * len(numbers)
-        drawn = self._draw(prefix, plan, text, _Keys(numbers, numbers, nought, nought))
+    def _thinking(self, think: bool, sampling: TextSampling) -> Thinking | None:
+        return Thinking(sampling, self.config.task.max_think_tokens) if think else None
+
+    def _pictures(self, prompts: Sequence[Prompt], drawn: Drawn) -> tuple[Picture, ...]:
+        latents = drawn.latents
         return tuple(
             Picture(
-                prompt=request.prompt,
+                prompt=prompt,
                 thought=self._text(drawn.thoughts[i].ids) if drawn.thoughts else "",
                 pixels=drawn.pixels[i],
                 policy_version=self.version,
+                latents=latents[i],
             )
-            for i, request in enumerate(requests)
+            for i, prompt in enumerate(prompts)
         )
 
-    def describe(self, trajectory: Trajectory) -> str:
-        """A trajectory's thought as text, without the closing end id."""
-        return "" if trajectory.text is None else self._text(trajectory.text.token_ids)
-
-    def _draw(self, prefix: Prefix, plan: FlowPlan, text: TextSampling, keys: _Keys) -> _Drawn:
-        """Think and draw a batch of one sequence per key."""
-        context, log_probs = prefix.full, None
-        thoughts: list[Thought] = []
-        if self.config.task.think:
-            thoughts = think(
-                self.model,
-                context,
-                seeds=keys.thoughts,
-                samples=keys.samples,
-                sampling=text,
-                max_tokens=self.config.task.max_think_tokens,
-            )
-            read = read_thoughts(
-                self.model, context, [t.ids for t in thoughts], [t.finished for t in thoughts]
-            )
-            context, log_probs = read.context, read.log_probs
-        shape = (self.grid[0] * self.grid[1], self.model.latent_channels)
-        path = denoise(
-            self.model,
-            Branches.of(context, prefix.text_free),
-            plan,
-            start_noise(keys.noise, keys.starts, shape, context.mask.device),
-            self.grid,
-            seeds=keys.noise,
-            samples=keys.samples,
-        )
-        return _Drawn(thoughts, log_probs, path, self._decode(path.final))
-
-    def _decode(self, latents: Tensor) -> NDArray[np.uint8]:
-        pixels = self.model.decode_latents(latents, self.grid).clamp(-1, 1)
-        levels = ((pixels + 1.0) * 127.5).round().to(torch.uint8)
-        return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    @staticmethod
+    def _keys(recipe: Recipe, group: GroupSeeds) -> Keys:
+        size = len(group.own)
+        starts = [0] * size if recipe.flow.start_noise == "group" else range(size)
+        return Keys(group.own, [group.shared] * size, range(size), starts)
 
     def _encode(self, text: str) -> Ids:
         return np.asarray(self.tokenizer.encode(text), np.int64)
@@ -226,3 +268,7 @@ class RolloutWorker:
     def _text(self, ids: Ids) -> str:
         inner = ids[:-1] if len(ids) and ids[-1] == self.model.special.text_end else ids
         return self.tokenizer.decode(inner.tolist())
+
+
+def _purpose(request: PictureRequest) -> str:
+    return "draw" if request.start is None else request.purpose

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,7 +28,7 @@ from alphagrpo.models.bagel.embeddings import (
     patchify,
     unpatchify,
 )
-from alphagrpo.models.bagel.vit import VisionTransformer
+from alphagrpo.models.bagel.vit import VisionTransformer, whole_patches
 from alphagrpo.models.unified import Context, SpecialTokens
 
 
@@ -220,6 +222,11 @@ class Bagel(nn.Module):
         side = self.config.vit_max_num_patch_per_side
         ids = grid_ids(*self.vision_grid(pixels), side, pixels.device)
         return self.vit_model(patchify(pixels, self.config.vit.patch_size), ids)
+
+    def vision_pixels(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Pictures [B, H, W, 3] as bytes to [B, 3, h, w] in [-1, 1], whole patches of the ViT."""
+        most = self.config.vit_max_num_patch_per_side
+        return whole_patches(pixels, self.config.vit.patch_size, most).to(self.device)
 
     def vision_grid(self, pixels: Tensor) -> tuple[int, int]:
         """Rows and columns of patches of a picture [..., H, W]."""

@@ -6,11 +6,30 @@ Legend of shapes: B picture, N patch, E width.
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from alphagrpo.models.bagel.attention import AttentionKernel, attend
 from alphagrpo.models.bagel.config import VitConfig
+from alphagrpo.models.bagel.resize import ResizeRule
+
+
+def whole_patches(pixels: NDArray[np.uint8], patch: int, max_patches: int) -> Tensor:
+    """Pictures [B, H, W, 3] as bytes to [B, 3, h, w] in [-1, 1], both sides whole patches.
+
+    BAGEL's rule: 512 x 512 becomes 518 x 518 for patches of 14 (method: section 10). On the CPU,
+    so that every process that is given the same bytes reads the same picture.
+    """
+    rule = ResizeRule(max_size=max_patches * patch, min_size=1, stride=patch)
+    width, height = rule.size(pixels.shape[2], pixels.shape[1])
+    scaled = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    if (height, width) == scaled.shape[2:]:
+        return scaled.contiguous()
+    resized = functional.interpolate(scaled, (height, width), mode="bicubic", antialias=True)
+    return resized.clamp(-1.0, 1.0)
 
 
 class _Embeddings(nn.Module):

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alphagrpo.config.schema import RewardConfig
 from alphagrpo.errors import NoQuestions
 from alphagrpo.rollout.scoring import ScoredGroup, configured_program, picture_hash, score_group
 from alphagrpo.types import Group, ImageSegment, Question, TextSegment, Trajectory
@@ -31,7 +30,12 @@ def make_group(shades: list[int]) -> Group:
             token_ids=np.array([index]), log_probs=np.zeros(1, np.float32), finished=True
         )
         return Trajectory(
-            id=f"t{index}", sample=index, seed=0, policy_version=0, segments=(text, image)
+            id=f"t{index}",
+            sample=index,
+            seed=0,
+            policy_version=0,
+            segments=(text, image),
+            well_formed=index == 0,
         )
 
     job = make_job(make_prompts(1)[0], CONFIG)
@@ -39,14 +43,14 @@ def make_group(shades: list[int]) -> Group:
 
 
 async def score(group: Group, verifier: FakeVerifier, **options) -> ScoredGroup:
-    config = options.pop("config", RewardConfig())
+    config = options.pop("config", CONFIG)
     return await score_group(
         group,
         options.pop("questions", QUESTIONS),
         verifier=verifier,
-        program=configured_program(config),
+        program=configured_program(config.reward),
         config=config,
-        describe=lambda t: "<think> a </think>" if t.sample == 0 else "a </think>",
+        describe=lambda t: f"thought {t.sample}",
         **options,
     )
 
@@ -64,7 +68,7 @@ async def test_reward_is_score_plus_bonus_of_a_well_formed_thought() -> None:
 
 
 async def test_aggregate_of_the_config_is_used() -> None:
-    config = RewardConfig(aggregate="mean", format_bonus=0.0)
+    config = make_config(reward={"aggregate": "mean", "format_bonus": 0.0})
     scored = await score(make_group([25]), FakeVerifier(shade), config=config)
     assert scored.group.rewards == pytest.approx((0.625,))
 
