@@ -93,11 +93,8 @@ class RolloutWorker:
             self._thinking(think, recipe.text),
         )
         texts, images = drawn.text_segments(), drawn.image_segments(window, keys.shared)
-        given: tuple[Segment, ...] = (*self._given_system(think), GivenText(token_ids=prompt))
-        segments: list[tuple[Segment, ...]] = [
-            (*given, *text, image) for text, image in zip(texts, images, strict=True)
-        ]
-        return self._group(job, keys, segments)
+        given = self._given(think, GivenText(token_ids=prompt))
+        return self._group(job, keys, _joined([given] * job.group_size, texts, images))
 
     @torch.no_grad()
     def drafts(self, job: RolloutJob) -> tuple[Picture, ...]:
@@ -128,8 +125,8 @@ class RolloutWorker:
         """
         recipe, think = Recipe.of(self.config, "srr"), self.config.task.think
         request = self._encode(refinement_of(self.config).request(job.prompt.text))
-        given = (*self._given_system(think), draft, GivenText(token_ids=request))
-        segments: list[tuple[Segment, ...]] = [given] * job.group_size
+        given = self._given(think, draft, GivenText(token_ids=request))
+        segments = [given] * job.group_size
         starts: Sequence[GivenImage | ImageSegment] = [draft]
         for index in range(recipe.rounds):
             keys = GroupSeeds.of(job, index)
@@ -150,9 +147,9 @@ class RolloutWorker:
                 self.grid,
                 self._thinking(think, recipe.text),
             )
-            starts = drawn.image_segments(window, keys.shared)
-            new = zip(segments, drawn.text_segments(), starts, strict=True)
-            segments = [(*old, *text, image) for old, text, image in new]
+            images = drawn.image_segments(window, keys.shared)
+            segments = _joined(segments, drawn.text_segments(), images)
+            starts = images
         return self._group(job, GroupSeeds.of(job), segments)
 
     # -- pictures, for evaluation and for people
@@ -237,8 +234,10 @@ class RolloutWorker:
         texts = [s for s in segments if isinstance(s, TextSegment)]
         return bool(texts) and all(format_bonus(self._text(t.token_ids)) > 0 for t in texts)
 
-    def _given_system(self, think: bool) -> tuple[GivenText, ...]:
-        return (GivenText(token_ids=self._system, role="system"),) if think else ()
+    def _given(self, think: bool, *segments: Segment) -> tuple[Segment, ...]:
+        """What a trajectory begins with; the system prompt only where something is thought."""
+        system = GivenText(token_ids=self._system, role="system")
+        return (system, *segments) if think else segments
 
     def _thinking(self, think: bool, sampling: TextSampling) -> Thinking | None:
         return Thinking(sampling, self.config.task.max_think_tokens) if think else None
@@ -268,6 +267,18 @@ class RolloutWorker:
     def _text(self, ids: Ids) -> str:
         inner = ids[:-1] if len(ids) and ids[-1] == self.model.special.text_end else ids
         return self.tokenizer.decode(inner.tolist())
+
+
+def _joined(
+    given: Sequence[tuple[Segment, ...]],
+    texts: Sequence[tuple[TextSegment, ...]],
+    images: Sequence[ImageSegment],
+) -> list[tuple[Segment, ...]]:
+    """Each sequence's segments with what it thought and drew after them."""
+    joined: list[tuple[Segment, ...]] = []
+    for old, text, image in zip(given, texts, images, strict=True):
+        joined.append((*old, *text, image))
+    return joined
 
 
 def _purpose(request: PictureRequest) -> str:
