@@ -14,7 +14,7 @@ from alphagrpo.errors import WeightsError
 from alphagrpo.types import WeightsManifest
 
 KEPT_VERSIONS = 2
-"""The newest, and the one a slow runner may still be fetching."""
+"""The newest, and the one a slow runner may still be fetching; with lag as many more."""
 
 
 class WeightRegistry:
@@ -24,12 +24,13 @@ class WeightRegistry:
     would be trained on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = KEPT_VERSIONS) -> None:
+        self._kept = kept
         self._versions: dict[int, tuple[WeightsManifest, list[Any]]] = {}
 
     def put(self, manifest: WeightsManifest, references: list[Any]) -> None:
         """Make a version the newest. Later ones, of a learner that has since been restored, go."""
-        kept = sorted(v for v in self._versions if v < manifest.version)[1 - KEPT_VERSIONS :]
+        kept = sorted(v for v in self._versions if v < manifest.version)[1 - self._kept :]
         self._versions = {v: self._versions[v] for v in kept}
         self._versions[manifest.version] = (manifest, references)
 
@@ -51,7 +52,7 @@ def start_registry(config: RunConfig) -> Handle:
     """The run's registry, ``alphagrpo:<run>:weights``."""
     options = actor_options(config, "weights", cpus=0, gpus=0)
     actor: Any = ray.remote(WeightRegistry)
-    return actor.options(**options, max_restarts=0).remote()
+    return actor.options(**options, max_restarts=0).remote(KEPT_VERSIONS + config.rollout.max_lag)
 
 
 def find_registry(config: RunConfig) -> Handle:

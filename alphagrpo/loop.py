@@ -9,8 +9,10 @@
 
 A step draws ``prompts_per_step`` groups with one version of the weights, ``pool.size`` of them in
 flight, so that one is verified while the next is drawn; it then takes one optimizer step and
-publishes. At zero lag a run's trajectories are a function of its config alone. The loop sees
-references and small reports only; Ray, in-process and fake parts look the same to it.
+publishes. A group is reasoning text-to-image, or refinements of one of its prompt's drafts, which
+the pool draws and scores first. At zero lag a run's trajectories are a function of its config
+alone. The loop sees references and small reports only; Ray, in-process and fake parts look the
+same to it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -27,6 +30,7 @@ from alphagrpo.config import RunConfig
 from alphagrpo.errors import PolicyDataError
 from alphagrpo.ports import Decomposer, GroupReport, Learner, RolloutPool
 from alphagrpo.rollout.feed import PromptFeed, Visit
+from alphagrpo.rollout.recipe import task_of
 from alphagrpo.rollout.scoring import configured_program
 from alphagrpo.rollout.tally import invalid_reasons, step_metrics
 from alphagrpo.types import Prompt, RolloutJob, WeightsManifest
@@ -80,7 +84,8 @@ class TrainingLoop:
             accept=configured_program(config.reward).questions,
         )
         self.manifest: WeightsManifest | None = None
-        self._ahead: asyncio.Task[_Batch] | None = None
+        self._ahead: deque[asyncio.Task[_Batch]] = deque()
+        self._newest = -1
         share = config.reward.min_valid_share
         self._min_valid = max(2, math.ceil(share * config.rollout.group_size))
 
@@ -92,10 +97,7 @@ class TrainingLoop:
         batch = await self._take_batch(manifest.version)
         usable = [group for group in batch.groups if group.num_valid >= self._min_valid]
         self._refuse_unscored(batch.groups, usable)
-        if self.config.rollout.max_lag > 0:
-            ahead = self._draw(self.step + 1, batch.next_position, manifest.version)
-            self._ahead = asyncio.create_task(ahead)
-
+        self._draw_ahead(batch.next_position)
         learning = perf_counter()
         update = await self.learner.update([group.reference for group in usable])
         learned = perf_counter()
@@ -117,12 +119,32 @@ class TrainingLoop:
         """The version to draw with: published now if the last step did not get that far."""
         if self.manifest is None:
             self.manifest = await self.learner.publish()
+        self._newest = self.manifest.version
         return self.manifest
 
     async def _take_batch(self, version: int) -> _Batch:
         """The groups of this step: drawn now, or (with lag) already under way."""
-        ahead, self._ahead = self._ahead, None
-        return await (ahead or self._draw(self.step, self.position, version))
+        if self._ahead:
+            return await self._ahead.popleft()
+        return await self._draw(self.step, self.position, version)
+
+    def _draw_ahead(self, position: int) -> None:
+        """With lag, keep ``max_lag`` further steps under way, one after another.
+
+        Each is drawn by the newest version there is when its turn comes, so that the last of them
+        is at most ``max_lag`` versions old when it is learnt from.
+        """
+        while len(self._ahead) < self.config.rollout.max_lag:
+            step = self.step + 1 + len(self._ahead)
+            if self._ahead:
+                batch = self._draw_after(self._ahead[-1], step)
+            else:
+                batch = self._draw(step, position, self._newest)
+            self._ahead.append(asyncio.create_task(batch))
+
+    async def _draw_after(self, earlier: asyncio.Task[_Batch], step: int) -> _Batch:
+        position = (await asyncio.shield(earlier)).next_position
+        return await self._draw(step, position, self._newest)
 
     async def _draw(self, step: int, position: int, version: int) -> _Batch:
         """All groups of a step, dispatched in prompt order as soon as there is room for them."""
@@ -158,6 +180,7 @@ class TrainingLoop:
             group_size=self.config.rollout.group_size,
             policy_version=version,
             seed=self.config.seed,
+            task=task_of(self.config, visit.prompt.id, visit.visit),
         )
         for attempt in range(self.config.rollout.max_retries + 1):
             report = await self.pool.roll_out(job, visit.questions, keep_pictures=keep_pictures)
@@ -187,10 +210,10 @@ class TrainingLoop:
 
     async def close(self) -> None:
         """Abandon what is under way."""
-        if self._ahead is not None:
-            self._ahead.cancel()
-            await asyncio.gather(self._ahead, return_exceptions=True)
-            self._ahead = None
+        for task in self._ahead:
+            task.cancel()
+        await asyncio.gather(*self._ahead, return_exceptions=True)
+        self._ahead.clear()
         self.feed.close()
 
     def state_dict(self) -> dict[str, Any]:

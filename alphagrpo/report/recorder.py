@@ -103,7 +103,7 @@ def advantages_of(reports: Sequence[GroupReport], config: RunConfig) -> list[lis
     """Each sample's advantage as the learner computes it; None where it is not trained on."""
     import torch
 
-    from alphagrpo.algorithms.advantage import group_advantages
+    from alphagrpo.algorithms.advantage import step_advantages
 
     # The loop trains on groups with enough scored samples only; see TrainingLoop.
     needed = max(2, math.ceil(config.reward.min_valid_share * config.rollout.group_size))
@@ -113,9 +113,11 @@ def advantages_of(reports: Sequence[GroupReport], config: RunConfig) -> list[lis
         return found
     rewards = [[sample.reward for sample in reports[index].samples] for index in usable]
     valid = torch.tensor([[reward is not None for reward in row] for row in rewards])
-    values = group_advantages(
+    values = step_advantages(
         torch.tensor([[reward or 0.0 for reward in row] for row in rewards]),
         valid,
+        [reports[index].job.task for index in usable],
+        prompts=config.algorithm.advantage_prompts,
         std=config.algorithm.advantage_std,
         epsilon=config.algorithm.advantage_epsilon,
     ).values.tolist()

@@ -54,6 +54,34 @@ def step_metrics(
         metrics["reward/semantic"] = statistics.fmean(score.semantic for score in scores)
         metrics["reward/quality"] = statistics.fmean(score.quality for score in scores)
         metrics["reward/bonus"] = metrics["reward/mean"] - metrics["reward/score"]
+    return metrics | refinement_metrics(groups)
+
+
+def refinement_metrics(groups: Sequence[GroupReport]) -> dict[str, float]:
+    """``refine/*`` of the step's refinements: what became of their drafts; empty without any.
+
+    Shares are of refined pictures with a score, against the draft they began from.
+    """
+    refined = [group for group in groups if group.job.task == "srr"]
+    if not refined:
+        return {}
+    drafts = [sample for group in refined for sample in group.drafts]
+    metrics = {
+        "refine/groups": float(len(refined)),
+        "refine/drafts": float(len(drafts)),
+        "refine/drafts_unscored": float(sum(sample.score is None for sample in drafts)),
+    }
+    gains, starts = [], []
+    for group in refined:
+        start = None if group.draft is None else group.drafts[group.draft].score
+        if start is not None:
+            starts.append(start.reward)
+            gains += [s.score.reward - start.reward for s in group.samples if s.score is not None]
+    if gains:
+        metrics["refine/draft_score"] = statistics.fmean(starts)
+        metrics["refine/gain"] = statistics.fmean(gains)
+        metrics["refine/improved_share"] = sum(gain > 0 for gain in gains) / len(gains)
+        metrics["refine/harmed_share"] = sum(gain < 0 for gain in gains) / len(gains)
     return metrics
 
 

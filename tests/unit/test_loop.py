@@ -196,6 +196,25 @@ async def test_with_lag_the_next_step_is_drawn_while_this_one_is_learnt() -> Non
     await loop.close()
 
 
+async def test_with_more_lag_more_steps_are_under_way_and_none_is_older_than_allowed() -> None:
+    config = make_config(rollout={"max_lag": 3})
+    loop, order = make_loop(config=config), []
+    for step in range(6):
+        report = await loop.run_step()
+        versions = {group.job.policy_version for group in report.groups}
+        assert len(versions) == 1
+        order.append(versions.pop())
+        assert step - order[-1] <= 3
+        assert len(loop._ahead) == 3
+        order_of_prompts = [group.job.prompt.id for group in report.groups]
+        if step == 0:
+            straight = [g.job.prompt.id for g in (await make_loop().run_step()).groups]
+            assert order_of_prompts == straight
+    assert order == sorted(order)
+    await loop.close()
+    assert not loop._ahead
+
+
 async def test_pictures_are_kept_at_report_steps_only() -> None:
     config = make_config(training={"report_groups_every": 2})
     loop = make_loop(config=config)
