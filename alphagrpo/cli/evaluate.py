@@ -54,12 +54,13 @@ def run(args: argparse.Namespace) -> int:
 def judges_of(config: RunConfig, *, services: bool) -> HeldOutJudges:
     """Oracle of the held-out world; with ``services`` also decomposer and verifier."""
     from alphagrpo.eval.heldout import HeldOutJudges
-    from alphagrpo.eval.oracles import oracle_for
+    from alphagrpo.eval.oracles import oracle_for, reflection_oracle_for
     from alphagrpo.rollout.scoring import configured_program
 
-    oracle = oracle_for(config.data.heldout)
+    source = config.data.heldout
+    oracle, reflection = oracle_for(source), reflection_oracle_for(source)
     if not services:
-        return HeldOutJudges(oracle=oracle)
+        return HeldOutJudges(oracle=oracle, reflection=reflection)
     from services.client import (
         connect_decomposer,
         connect_verifier,
@@ -70,6 +71,7 @@ def judges_of(config: RunConfig, *, services: bool) -> HeldOutJudges:
     store = config.folder / "questions"
     return HeldOutJudges(
         oracle=oracle,
+        reflection=reflection,
         decomposer=connect_decomposer(**decomposer_options(config.services, store)),
         verifier=connect_verifier(**verifier_options(config.services)),
         program=configured_program(config.reward),
@@ -101,6 +103,7 @@ def _evaluate(
                 version=-1,
                 seed=config.seed,
                 batch_size=settings.batch_size,
+                rounds=settings.rounds,
                 on_progress=lambda done, of: tell(done),
             )
         )

@@ -201,6 +201,7 @@ class TrainingRun:
                     seed=self._config.seed,
                     batch_size=self._config.evaluation.batch_size
                     * self._config.rollout.num_runners,
+                    rounds=self._config.evaluation.rounds if counted else 0,
                     keep=self._folder.save_picture if counted else None,
                     on_progress=(lambda done, of: tell(done)) if tell else None,
                 )

@@ -9,41 +9,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alphagrpo.data import sort_of
-from alphagrpo.errors import ServiceError
+from alphagrpo.eval.judges import HeldOutJudges, PictureJudge
 from alphagrpo.eval.paired import paired_difference, share_interval
+from alphagrpo.eval.rounds import Refining, summarise_rounds
 from alphagrpo.ports import PictureRequest
 from alphagrpo.rollout.scoring import as_png, picture_hash
 from alphagrpo.seeds import derive
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from alphagrpo.algorithms.rewards import RewardProgram
-    from alphagrpo.eval.oracles import Oracle
-    from alphagrpo.ports import Decomposer, Picture, RolloutPool, Verifier
+    from alphagrpo.ports import Picture, RolloutPool
     from alphagrpo.types import Prompt
 
-    Pixels = NDArray[np.uint8]
+__all__ = ["SORTS", "HeldOutJudges", "differences", "evaluate", "summarise"]
 
 SORTS = ("plain", "thought")
 MEASURES = ("per_question", "all_right", "strict", "dvreward")
 MAX_VERIFICATIONS = 8
 """Pictures of an evaluation in verification at once: enough to keep two engines busy."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldOutJudges:
-    """Who looks at held-out pictures. Any of them may be missing; its figures are then null."""
-
-    oracle: Oracle | None = None
-    decomposer: Decomposer | None = None
-    verifier: Verifier | None = None
-    program: RewardProgram | None = None
+CHUNKS_AT_ONCE = 2
+"""One is drawn while the other is judged."""
 
 
 async def evaluate(
@@ -54,32 +41,47 @@ async def evaluate(
     version: int,
     seed: int,
     batch_size: int = 64,
+    rounds: int = 0,
     keep: Callable[[str, bytes], object] | None = None,
     num_kept: int = 24,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """One line (a JSON object) per prompt, in order; see :func:`summarise` for their meaning.
 
-    ``keep`` is called with content hash and PNG of the first ``num_kept`` pictures of each sort;
-    ``on_progress`` with pictures drawn and wanted. Pictures are verified while others are drawn.
+    With ``rounds`` each picture is refined so often, see :mod:`alphagrpo.eval.rounds`. ``keep`` is
+    called with content hash and PNG of the first ``num_kept`` pictures of each sort;
+    ``on_progress`` with pictures finished and wanted. Pictures are judged while others are drawn.
     """
-    requests = [
-        PictureRequest(prompt=prompt, seed=derive("evaluation", seed, prompt.id))
-        for prompt in prompts
-    ]
     kept = _first_of_each_sort(prompts, num_kept) if keep is not None else set()
-    limit = asyncio.Semaphore(MAX_VERIFICATIONS)
-    pending: list[asyncio.Task[dict[str, Any]]] = []
-    for start in range(0, len(requests), batch_size):
-        chunk = requests[start : start + batch_size]
-        for request, picture in zip(chunk, await pool.draw(chunk, version), strict=True):
-            if keep is not None and request.prompt.id in kept:
-                keep(picture_hash(picture.pixels), as_png(picture.pixels))
-            line = _judge(request, picture, judges, limit)
-            pending.append(asyncio.create_task(line))
+    judge = PictureJudge(judges, asyncio.Semaphore(MAX_VERIFICATIONS))
+    room, finished = asyncio.Semaphore(CHUNKS_AT_ONCE), 0
+
+    def keep_some(prompt: Prompt, picture: Picture) -> None:
+        if keep is not None and prompt.id in kept:
+            keep(picture_hash(picture.pixels), as_png(picture.pixels))
+
+    async def of_chunk(chunk: Sequence[Prompt]) -> list[dict[str, Any]]:
+        nonlocal finished
+        async with room:
+            requests = [
+                PictureRequest(prompt=prompt, seed=derive("evaluation", seed, prompt.id))
+                for prompt in chunk
+            ]
+            pictures = await pool.draw(requests, version)
+            for prompt, picture in zip(chunk, pictures, strict=True):
+                keep_some(prompt, picture)
+            lines = await asyncio.gather(*map(judge.line, requests, pictures))
+            if rounds:
+                refining = Refining(pool, judge, version=version, keep=keep_some)
+                await refining.add_rounds(lines, requests, pictures, rounds)
+        finished += len(chunk)
         if on_progress is not None:
-            on_progress(len(pending), len(requests))
-    return list(await asyncio.gather(*pending))
+            on_progress(finished, len(prompts))
+        return list(lines)
+
+    starts = range(0, len(prompts), batch_size)
+    chunks = await asyncio.gather(*(of_chunk(prompts[i : i + batch_size]) for i in starts))
+    return [line for chunk in chunks for line in chunk]
 
 
 def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -89,7 +91,8 @@ def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     - ``all_right``: share of pictures in which the oracle finds all that was asked for, with its
       95 % interval in ``all_right_interval``;
     - ``strict``: the same, and nothing else is there;
-    - ``dvreward``: the verifier's reward, over ``scored`` pictures.
+    - ``dvreward``: the verifier's reward, over ``scored`` pictures;
+    - ``refined``: figures of rounds, see :func:`alphagrpo.eval.rounds.summarise_rounds`.
 
     Sorts without prompts are left out; a figure nobody could give is None.
     """
@@ -104,6 +107,8 @@ def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         figures[sort]["scored"] = len(known["dvreward"])
         if known["all_right"]:
             figures[sort]["all_right_interval"] = list(share_interval(known["all_right"]))
+        if refined := summarise_rounds(mine):
+            figures[sort]["refined"] = refined
     return figures
 
 
@@ -125,58 +130,6 @@ def differences(
                 old, new = zip(*known, strict=True)
                 found.setdefault(sort, {})[key] = paired_difference(old, new).to_json()
     return found
-
-
-async def _judge(
-    request: PictureRequest, picture: Picture, judges: HeldOutJudges, limit: asyncio.Semaphore
-) -> dict[str, Any]:
-    prompt = request.prompt
-    line: dict[str, Any] = {
-        "id": prompt.id,
-        "sort": sort_of(prompt),
-        "prompt": prompt.text,
-        "thought": picture.thought,
-        "picture": picture_hash(picture.pixels),
-        "seed": request.seed,
-        "version": picture.policy_version,
-    }
-    line |= _by_oracle(prompt, picture.pixels, judges.oracle)
-    async with limit:
-        return line | await _by_verifier(prompt, picture.pixels, judges)
-
-
-def _by_oracle(prompt: Prompt, pixels: Pixels, oracle: Oracle | None) -> dict[str, Any]:
-    if oracle is None:
-        return {"oracle": [], "per_question": None, "all_right": None, "strict": None}
-    opinion = oracle(prompt, pixels)
-    right = [yes for _, yes in opinion.answers]
-    return {
-        "oracle": [{"question": question.text, "yes": yes} for question, yes in opinion.answers],
-        "per_question": sum(right) / len(right),
-        "all_right": opinion.all_right,
-        "strict": opinion.strict,
-    }
-
-
-async def _by_verifier(prompt: Prompt, pixels: Pixels, judges: HeldOutJudges) -> dict[str, Any]:
-    nothing: dict[str, Any] = {"verdicts": [], "dvreward": None, "invalid_reason": ""}
-    if judges.decomposer is None or judges.verifier is None or judges.program is None:
-        return nothing
-    try:
-        made = await judges.decomposer.decompose(prompt)
-        asked = judges.program.questions(made)
-        verdicts = await judges.verifier.verify(pixels, asked)
-    except ServiceError as error:
-        return nothing | {"invalid_reason": f"{type(error).__name__}: {error}"}
-    score = judges.program.score(made, verdicts)
-    return {
-        "verdicts": [
-            {"question": question.text, "kind": question.kind, "p_yes": verdict.p_yes}
-            for question, verdict in zip(asked, verdicts, strict=True)
-        ],
-        "dvreward": None if score is None else score.reward,
-        "invalid_reason": "a verdict is missing" if score is None else "",
-    }
 
 
 def _first_of_each_sort(prompts: Sequence[Prompt], count: int) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
     Oracle = Callable[[Prompt, NDArray[np.uint8]], "Opinion"]
     """What a world's oracle makes of a picture [H, W, 3] drawn for a prompt of that world."""
+    ReflectionOracle = Callable[[Prompt, NDArray[np.uint8], str], dict[str, Any]]
+    """Given prompt, picture and a reflection on it: ``defects``, how many there really are, and
+    ``named``, whether the reflection names one (None where there is none to name).
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,21 @@ class Opinion:
 def oracle_for(source: str) -> Oracle | None:
     """The oracle of a prompt source, or None where its world has none."""
     return shapes_oracle if source.startswith("shapes:") else None
+
+
+def reflection_oracle_for(source: str) -> ReflectionOracle | None:
+    """Who knows what is wrong with pictures of a source, or None."""
+    return shapes_reflection if source.startswith("shapes:") else None
+
+
+def shapes_reflection(prompt: Prompt, pixels: NDArray[np.uint8], thought: str) -> dict[str, Any]:
+    """The defects the pixel oracle sees, and whether ``thought`` names one of them."""
+    from alphagrpo.shapes.edits import defects, names_a_defect
+    from alphagrpo.shapes.oracle import read
+    from alphagrpo.shapes.splits import spec_of
+
+    found = defects(spec_of(prompt), read(pixels))
+    return {"defects": len(found), "named": names_a_defect(thought, found) if found else None}
 
 
 def shapes_oracle(prompt: Prompt, pixels: NDArray[np.uint8]) -> Opinion:

@@ -165,23 +165,33 @@ def difference(before: Scene, after: Scene) -> str:
 def defects(spec: Spec, picture: Scene | Reading) -> tuple[Defect, ...]:
     """All that is wrong with a picture of ``spec``, worst first; empty where nothing is."""
     reading = Reading.of_scene(picture) if isinstance(picture, Scene) else picture
-    found = [*_object_defects(spec, reading)]
+    want = Counter({(item.kind, item.colour): item.number for item in spec.items})
+    found = [*_object_defects(want, reading)]
     if not found and spec.relation is not None:
         found += _relation_defects(spec, reading.objects)
-    if spec.background not in (None, reading.background):
-        is_now = reading.background or "unclear"
-        text = f"the background is {is_now} , it should be {spec.background}"
-        found.append(Defect("background", text, f"make the background {spec.background}"))
+    found += _background_defects(spec.background, reading.background)
     if not (reading.complete and reading.even_colour and reading.even_background):
         found.append(Defect("quality", "the picture is not clean", "make the picture clean"))
     return tuple(dict.fromkeys(found))
 
 
-def _object_defects(spec: Spec, reading: Reading) -> Iterator[Defect]:
+def scene_defects(picture: Scene, wanted: Scene) -> tuple[Defect, ...]:
+    """What is wrong with a picture that should hold what ``wanted`` holds, wherever it lies."""
+    want = Counter((item.kind, item.colour) for item in wanted.objects)
+    found = [*_object_defects(want, Reading.of_scene(picture))]
+    return (*found, *_background_defects(wanted.background, picture.background))
+
+
+def _background_defects(wanted: str | None, seen: str | None) -> Iterator[Defect]:
+    if wanted not in (None, seen):
+        text = f"the background is {seen or 'unclear'} , it should be {wanted}"
+        yield Defect("background", text, f"make the background {wanted}")
+
+
+def _object_defects(want: Counter[_Name], reading: Reading) -> Iterator[Defect]:
     have = Counter(
         (thing.kind, thing.colour or "unclear") for thing in reading.objects if thing.kind
     )
-    want = Counter({(item.kind, item.colour): item.number for item in spec.items})
     missing, extra = list((want - have).elements()), list((have - want).elements())
     for shared in (0, 1):
         for lost in list(missing):

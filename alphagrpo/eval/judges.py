@@ -1,0 +1,102 @@
+"""Who looks at held-out pictures, and what is written down of each."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from alphagrpo.data import sort_of
+from alphagrpo.errors import ServiceError
+from alphagrpo.rollout.scoring import picture_hash
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from alphagrpo.algorithms.rewards import RewardProgram
+    from alphagrpo.eval.oracles import Oracle, ReflectionOracle
+    from alphagrpo.ports import Decomposer, Picture, PictureRequest, Verifier
+    from alphagrpo.types import Prompt
+
+    Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutJudges:
+    """Who looks at held-out pictures. Any of them may be missing; its figures are then null."""
+
+    oracle: Oracle | None = None
+    reflection: ReflectionOracle | None = None
+    """Knows what is really wrong with a picture, to measure reflections by."""
+    decomposer: Decomposer | None = None
+    verifier: Verifier | None = None
+    program: RewardProgram | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PictureJudge:
+    """Asks all judges about one picture; ``limit`` bounds how many are verified at once."""
+
+    judges: HeldOutJudges
+    limit: asyncio.Semaphore
+
+    async def line(self, request: PictureRequest, picture: Picture) -> dict[str, Any]:
+        """What is written down of a prompt's first picture."""
+        prompt = request.prompt
+        return {
+            "id": prompt.id,
+            "sort": sort_of(prompt),
+            "prompt": prompt.text,
+            "seed": request.seed,
+            "version": picture.policy_version,
+        } | await self.opinion(prompt, picture)
+
+    async def opinion(self, prompt: Prompt, picture: Picture) -> dict[str, Any]:
+        """Thought and content hash, the oracle's answers, the verifier's reward."""
+        seen = {"thought": picture.thought, "picture": picture_hash(picture.pixels)}
+        seen |= by_oracle(prompt, picture.pixels, self.judges.oracle)
+        async with self.limit:
+            return seen | await by_verifier(prompt, picture.pixels, self.judges)
+
+    def reflection(self, prompt: Prompt, shown: Pixels, thought: str) -> dict[str, Any]:
+        """How many defects the picture that was reflected on has, and whether one was named."""
+        if self.judges.reflection is None:
+            return {"defects": None, "named": None}
+        return self.judges.reflection(prompt, shown, thought)
+
+
+def by_oracle(prompt: Prompt, pixels: Pixels, oracle: Oracle | None) -> dict[str, Any]:
+    """The oracle's answers about a picture; null without an oracle."""
+    if oracle is None:
+        return {"oracle": [], "per_question": None, "all_right": None, "strict": None}
+    opinion = oracle(prompt, pixels)
+    right = [yes for _, yes in opinion.answers]
+    return {
+        "oracle": [{"question": question.text, "yes": yes} for question, yes in opinion.answers],
+        "per_question": sum(right) / len(right),
+        "all_right": opinion.all_right,
+        "strict": opinion.strict,
+    }
+
+
+async def by_verifier(prompt: Prompt, pixels: Pixels, judges: HeldOutJudges) -> dict[str, Any]:
+    """The verifier's verdicts and reward; null with the reason where they could not be had."""
+    nothing: dict[str, Any] = {"verdicts": [], "dvreward": None, "invalid_reason": ""}
+    if judges.decomposer is None or judges.verifier is None or judges.program is None:
+        return nothing
+    try:
+        made = await judges.decomposer.decompose(prompt)
+        asked = judges.program.questions(made)
+        verdicts = await judges.verifier.verify(pixels, asked)
+    except ServiceError as error:
+        return nothing | {"invalid_reason": f"{type(error).__name__}: {error}"}
+    score = judges.program.score(made, verdicts)
+    return {
+        "verdicts": [
+            {"question": question.text, "kind": question.kind, "p_yes": verdict.p_yes}
+            for question, verdict in zip(asked, verdicts, strict=True)
+        ],
+        "dvreward": None if score is None else score.reward,
+        "invalid_reason": "a verdict is missing" if score is None else "",
+    }
