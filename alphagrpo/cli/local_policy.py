@@ -11,9 +11,12 @@ from alphagrpo.cli.prechecks import check_checkpoint, check_geometry
 from alphagrpo.errors import ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from alphagrpo.config import RunConfig
     from alphagrpo.ports import GroupReport, Picture, PictureRequest
-    from alphagrpo.types import QuestionSet, RolloutJob
+    from alphagrpo.types import GivenImage, QuestionSet, RolloutJob
 
 
 class LocalPolicy:
@@ -32,6 +35,7 @@ class LocalPolicy:
         policy = load_policy(config)
         if checkpoint is not None:
             load_learner(GRPOLearner(policy.model, config), learner_folder(checkpoint))
+        self._config = config
         self._worker = RolloutWorker(policy.model, policy.tokenizer, config)
 
     @property
@@ -48,6 +52,15 @@ class LocalPolicy:
     async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
         """Draw pictures with the loaded weights, whatever their version."""
         return await asyncio.to_thread(self._worker.pictures, requests)
+
+    def encode(self, pixels: NDArray[np.uint8]) -> GivenImage:
+        """A picture [H, W, 3] from outside as what an edit or a refinement begins from.
+
+        Raises BadImage where it is not of the run's size.
+        """
+        from alphagrpo.rollout.starts import encode_start
+
+        return encode_start(self._worker.model, pixels, self._config.task)
 
 
 def learner_folder(checkpoint: Path) -> Path:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from alphagrpo.eval.judges import PictureJudge
 from alphagrpo.eval.paired import paired_difference, share_interval
 from alphagrpo.ports import PictureRequest
-from alphagrpo.seeds import derive
+from alphagrpo.rollout.rounds import round_seed
 
 if TYPE_CHECKING:
     from alphagrpo.ports import Picture, RolloutPool
@@ -31,11 +31,6 @@ class _Held:
 
     picture: Picture
     opinion: Mapping[str, Any]
-
-
-def round_seed(seed: int, index: int) -> int:
-    """Seed of refinement ``index`` (from 1) of a picture drawn with ``seed``."""
-    return derive("round", seed, index)
 
 
 class Refining:
