@@ -8,6 +8,7 @@
     │   └── PromptFileError                       an empty or undecodable prompt file
     ├── ServiceError           (RuntimeError)     a service answered with a failure
     │   ├── ServiceUnavailable (ConnectionError)  no answer; worth a retry
+    │   │   └── Overloaded                        a queue that is full; worth a retry a little later
     │   ├── DeadlineExceeded   (TimeoutError)     the answer was late
     │   ├── NoQuestions        (ValueError)       a prompt the decomposer can make no question of
     │   └── BadImage           (ValueError)       bytes that are no allowed picture
@@ -47,6 +48,10 @@ class ServiceUnavailable(ServiceError, ConnectionError):
     """No answer could be had. Never turned into reward 0: a zero is an opinion, this is an
     absence.
     """
+
+
+class Overloaded(ServiceUnavailable):
+    """A queue that is full: what was asked for has not been begun. Ask again a little later."""
 
 
 class DeadlineExceeded(ServiceError, TimeoutError):

@@ -1,6 +1,6 @@
-"""The gateway: both services over HTTP, for people and for trainers in other clusters.
+"""The gateway: the services over HTTP, for people and for trainers in other clusters.
 
-``import_path: services.gateway:build``. It holds no model: it reaches the other two applications
+``import_path: services.gateway:build``. It holds no model: it reaches the other applications
 by handle and gives their errors as HTTP statuses, each with rule, value and remedy.
 """
 
@@ -25,6 +25,7 @@ from alphagrpo.errors import (
     DeadlineExceeded,
     MeshError,
     NoQuestions,
+    Overloaded,
     ServiceError,
     ServiceUnavailable,
 )
@@ -33,7 +34,9 @@ from alphagrpo.judging.questions import questions_from_records, questions_to_rec
 from alphagrpo.types import Prompt, Question, QuestionSet, Verdict
 from services import gateway_models as models
 from services.client import connect_decomposer, connect_verifier
+from services.gateway_generate import Generator, add_generate
 from services.gateway_guard import Guard
+from services.generator_client import connect_generator
 from services.settings import GatewaySettings, parse_settings
 
 _STATUS: tuple[tuple[type[MeshError], int, str], ...] = (
@@ -66,8 +69,13 @@ class Verifier(ports.Verifier, Protocol):
         ...
 
 
-def create_app(decomposer: Decomposer, verifier: Verifier, settings: GatewaySettings) -> FastAPI:
-    """The HTTP application over any two services; raises ConfigError for a missing token."""
+def create_app(
+    decomposer: Decomposer,
+    verifier: Verifier,
+    settings: GatewaySettings,
+    generator: Generator | None = None,
+) -> FastAPI:
+    """The HTTP application over any services; raises ConfigError for a missing token."""
     app = FastAPI(
         title="AlphaGRPO judges",
         summary="Questions from prompts, verdicts on pictures, rewards from both.",
@@ -75,6 +83,7 @@ def create_app(decomposer: Decomposer, verifier: Verifier, settings: GatewaySett
     )
     limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     _add_routes(app, decomposer, verifier, settings, limits)
+    add_generate(app, generator, _ERRORS, _mesh_error)
     _add_probes(app, decomposer, verifier)
     _add_error_handlers(app)
     app.add_middleware(
@@ -181,12 +190,7 @@ async def _probe(asked: Awaitable[Mapping[str, Any]]) -> tuple[bool, str]:
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(MeshError)
     async def mesh_error(_: Request, error: MeshError) -> JSONResponse:
-        if isinstance(error.__cause__, BackPressureError):
-            return _error(429, "too_many_requests", str(error), {"retry-after": "1"})
-        for kind, status, code in _STATUS:
-            if isinstance(error, kind):
-                return _error(status, code, str(error))
-        return _error(500, "internal", str(error))
+        return _mesh_error(error)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -198,6 +202,15 @@ def _add_error_handlers(app: FastAPI) -> None:
         malformed = any(issue["type"] == "json_invalid" for issue in error.errors())
         code, status = ("malformed_json", 400) if malformed else ("invalid_request", 422)
         return _error(status, code, "; ".join(issues) + "; see /docs for the form")
+
+
+def _mesh_error(error: MeshError) -> JSONResponse:
+    if isinstance(error, Overloaded) or isinstance(error.__cause__, BackPressureError):
+        return _error(429, "too_many_requests", str(error), {"retry-after": "1"})
+    for kind, status, code in _STATUS:
+        if isinstance(error, kind):
+            return _error(status, code, str(error))
+    return _error(500, "internal", str(error))
 
 
 def _error(
@@ -248,6 +261,7 @@ def _served_app(args: dict[str, Any]) -> FastAPI:
         connect_decomposer(app=settings.decomposer_app, **patience),
         connect_verifier(app=settings.verifier_app, **patience),
         settings,
+        connect_generator(app=settings.generator_app) if settings.generator_app else None,
     )
 
 

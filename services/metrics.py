@@ -91,3 +91,49 @@ class DecomposerMetrics:
     def _add(self, number: int) -> None:
         self.pending += number
         self._pending.set(self.pending)
+
+
+class GeneratorMetrics:
+    """What one generator replica has in hand and has drawn."""
+
+    def __init__(self) -> None:
+        self.pending = 0
+        """Requests taken and not yet finished."""
+        self._pending = Gauge(
+            "alphagrpo_generator_pending_requests", "Requests taken and not yet finished"
+        )
+        self._requests = Counter(
+            "alphagrpo_generator_requests_total", "Requests finished", tag_keys=("outcome",)
+        )
+        self._pictures = Counter("alphagrpo_generator_pictures_total", "Pictures drawn")
+        self._refined = Counter("alphagrpo_generator_refinements_total", "Of these, refinements")
+        self._version = Gauge("alphagrpo_generator_weights_version", "Weights that drew last")
+        self._latency = Histogram(
+            "alphagrpo_generator_latency_seconds", "A whole request", boundaries=_SECONDS
+        )
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Counts one request, its time and its outcome."""
+        started = perf_counter()
+        self._add(1)
+        try:
+            yield
+        except Exception as error:
+            self._requests.inc(tags={"outcome": type(error).__name__})
+            raise
+        finally:
+            self._add(-1)
+        self._requests.inc(tags={"outcome": "ok"})
+        self._latency.observe(perf_counter() - started)
+
+    def picture(self, version: int, round_index: int) -> None:
+        """Counts one picture and says whose it is."""
+        self._pictures.inc()
+        if round_index:
+            self._refined.inc()
+        self._version.set(version)
+
+    def _add(self, number: int) -> None:
+        self.pending += number
+        self._pending.set(self.pending)

@@ -68,11 +68,37 @@ class VerifierSettings(_Strict):
     max_question_chars: int = Field(1000, ge=1)
 
 
+class GeneratorSettings(_Strict):
+    """``args`` of the generator application."""
+
+    config: str
+    """Run config (YAML), relative to the project root: model, size, guidance, services, reward."""
+    overrides: list[str] = []
+    """``a.b=c``, as ``alphagrpo train --set``."""
+    weights: str | None = None
+    """Folder of a run, whose newest checkpoint is followed, or of one checkpoint; None: the model
+    as it is. ``user_config: {weights: ...}`` changes it while requests go on.
+    """
+    poll_s: float = Field(5.0, gt=0)
+    """Seconds between looks for a newer checkpoint."""
+    max_rounds: int = Field(2, ge=0, le=8)
+    max_prompt_chars: int = Field(2000, ge=1)
+    max_image_bytes: int = Field(8 << 20, ge=64)
+    max_image_pixels: int = Field(4096 * 4096, ge=64)
+    max_batch: int = Field(8, ge=1)
+    """Pictures drawn together."""
+    max_queued: int = Field(32, ge=1)
+    """Pictures that may wait in one replica; more are refused with 429."""
+    deadline_s: float = Field(300.0, gt=0)
+
+
 class GatewaySettings(_Strict):
     """``args`` of the gateway application."""
 
     decomposer_app: str = "decomposer"
     verifier_app: str = "verifier"
+    generator_app: str | None = None
+    """None: this gateway offers no ``/v1/generate``."""
     token_variable: str | None = None
     """Environment variable that holds the bearer token callers must send; None: no token."""
     reward_program: str = "dvreward"

@@ -67,16 +67,17 @@ class HandleTransport:
 
     async def call(self, method: str, *args: Any) -> Any:
         """See :class:`Transport`."""
-        response = getattr(self._get_handle(), method).remote(*args)
+        response = getattr(self.handle(), method).remote(*args)
         try:
             return await response
         except RayTaskError as error:
-            raise _cause(error) from None
+            raise failure_of(error) from None
         except BaseException:
             response.cancel()
             raise
 
-    def _get_handle(self) -> Any:
+    def handle(self) -> Any:
+        """The application's handle; ServiceUnavailable where it does not run in this cluster."""
         if self._handle is None:
             try:
                 self._handle = serve.get_app_handle(self.app)
@@ -88,7 +89,7 @@ class HandleTransport:
         return self._handle
 
 
-def _cause(error: RayTaskError) -> BaseException:
+def failure_of(error: RayTaskError) -> BaseException:
     """What the replica really raised; mesh errors come back as themselves."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, MeshError) or is_retryable(cause or error):

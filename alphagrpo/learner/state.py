@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -15,6 +17,7 @@ from alphagrpo.errors import CheckpointError
 from alphagrpo.learner.learner import GRPOLearner
 
 TENSORS, STATE = "learner.safetensors", "learner.json"
+MASTER = "master/"
 FORMAT = 1
 """Raised whenever a file of an older format can no longer be read."""
 
@@ -60,6 +63,29 @@ def load_learner(learner: GRPOLearner, folder: str | Path) -> int:
     learner.visits = {str(name): int(visit) for name, visit in state["visits"].items()}
     learner.mark_exported()
     return learner.step
+
+
+def load_policy(parameters: Mapping[str, Tensor], folder: str | Path) -> int:
+    """Only the weights of a learner's checkpoint, for drawing; returns their version.
+
+    ``parameters`` are changed all or not at all. Raises CheckpointError as :func:`load_learner`.
+    """
+    folder = Path(folder)
+    state = _read_state(folder / STATE)
+    tensors = _read_tensors(folder / TENSORS, int(state["bytes"]))
+    masters = {k.removeprefix(MASTER): t for k, t in tensors.items() if k.startswith(MASTER)}
+    wanted = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    got = {name: tuple(tensor.shape) for name, tensor in masters.items()}
+    if wanted != got:
+        different = sorted(k for k in wanted.keys() | got.keys() if wanted.get(k) != got.get(k))
+        raise CheckpointError(
+            f"{folder} must hold exactly the policy's trainable parameters, {len(different)} "
+            f"differ (the first: {different[0]}); serve it with the model section of its run"
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(masters[name])
+    return int(state["version"])
 
 
 def _read_state(path: Path) -> dict[str, Any]:

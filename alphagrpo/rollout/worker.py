@@ -57,7 +57,7 @@ class RolloutWorker:
     def __init__(self, model: UnifiedModel, tokenizer: Tokenizer, config: RunConfig) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.manifest: WeightsManifest | None = None
-        self._parameters = trainable_parameters(cast(nn.Module, model), config.model.trainable)
+        self.parameters = trainable_parameters(cast(nn.Module, model), config.model.trainable)
         task, side = config.task, model.pixels_per_token
         self.grid = (task.height // side, task.width // side)
         self._system = np.asarray(tokenizer.encode(task.system_prompt), np.int64)
@@ -69,7 +69,7 @@ class RolloutWorker:
 
     def apply_weights(self, manifest: WeightsManifest, chunks: Sequence[weights.Chunk]) -> None:
         """Use the published weights; WeightsError where they are broken, and the old ones stay."""
-        weights.apply(self._parameters, manifest, chunks)
+        weights.apply(self.parameters, manifest, chunks)
         self.manifest = manifest
 
     # -- groups, for training
