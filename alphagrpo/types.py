@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 QuestionKind = Literal["semantic", "quality"]
+QuestionForm = Literal["yes_no", "grade"]
+"""How a question is answered: by P(yes), or by a whole number from 0 to 10."""
 TaskName = Literal["rt2i", "srr"]
 """What one trajectory is: think and draw, or reflect on a picture and draw again."""
 
@@ -37,7 +39,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One atomic yes/no question about the picture; "yes" is always the good answer.
+    """One question about the picture; "yes", or a high grade, is always the good answer.
 
     Example: ``Question(id="s0", text="is there a red circle ?", kind="semantic", tag="Existence")``
     """
@@ -50,6 +52,7 @@ class Question:
     """One of the paper's 10 semantic or 8 quality aspects (DVReward, section 3.1)."""
     depends_on: tuple[str, ...] = ()
     """Ids of questions that make no sense unless these are answered yes."""
+    form: QuestionForm = "yes_no"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +75,12 @@ class Verdict:
 
     question_id: str
     p_yes: float
-    """P(yes) / (P(yes) + P(no)) at the first answer token, summed over spellings; in [0, 1]."""
+    """P(yes) / (P(yes) + P(no)) at the first answer token, summed over spellings; in [0, 1].
+    Of a grade question: ``grade / 10``.
+    """
     judge: str
+    grade: int | None = None
+    """Of a grade question the answer, 0 .. 10; None for yes/no questions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +91,24 @@ class Score:
 
     semantic: float
     """Mean P(yes) over the semantic questions; in [0, 1]."""
-    quality: float
-    """Mean P(yes) over the quality questions; in [0, 1]."""
+    quality: float | None
+    """Mean P(yes) over the quality questions; in [0, 1]. None where the program asks none: then it
+    is no part of the reward.
+    """
     reward: float
     """What the program makes of both; DVReward: their geometric mean, in [0, 1]."""
     verdicts: tuple[Verdict, ...]
     program: str = "dvreward"
+    aggregate: str = ""
+    """How the answers became the reward: ``geometric``, ``mean``, ``sum_mean``, ``semantic``,
+    ``single``, or a program's own word.
+    """
+    questions: tuple[Question, ...] = ()
+    """What was asked; a program may ask others than the set's own."""
+    revision: str = ""
+    """What the questions are from: the question set's revision, or the program's and a hash of its
+    templates.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
