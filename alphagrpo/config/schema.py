@@ -6,10 +6,11 @@ Imports neither torch nor ray, so that a config can be checked anywhere in a bli
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from alphagrpo.config.programs import ASKING_THE_SET, BUILT_IN_PROGRAMS, check_program_name
 from alphagrpo.config.refinement import RefinementConfig
 from alphagrpo.config.sampling import (
     FlowConfig,
@@ -126,14 +127,26 @@ class AlgorithmConfig(Section):
 class RewardConfig(Section):
     """From verdicts to rewards."""
 
-    program: str = "dvreward"
+    program: Annotated[str, AfterValidator(check_program_name)] = "dvreward"
+    """A built-in reward program, or a class as ``package.module:Class``; see docs/rewards.md."""
     aggregate: Literal["geometric", "mean", "sum_mean"] = "geometric"
+    kinds: Literal["all", "semantic"] = "all"
+    """``semantic`` leaves quality questions unasked; the reward is then the semantic mean."""
     format_bonus: float = Field(1.0, ge=0)
     """Added where the text starts with <think> and ends with </think>."""
     min_valid_share: float = Field(0.5, gt=0, le=1)
     """A group with a smaller share of scored samples is drawn again."""
     max_invalid_share: float = Field(0.2, gt=0, le=1)
     """A step with a larger share of samples without a score stops the run."""
+
+    @model_validator(mode="after")
+    def _has_kinds(self) -> RewardConfig:
+        if self.kinds == "semantic" and self.program in set(BUILT_IN_PROGRAMS) - {*ASKING_THE_SET}:
+            raise ValueError(
+                f"reward.kinds semantic needs a program that asks the set's questions "
+                f"({', '.join(ASKING_THE_SET)}), got {self.program}; set reward.kinds to all"
+            )
+        return self
 
 
 class OptimizerConfig(Section):
