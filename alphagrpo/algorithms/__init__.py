@@ -15,6 +15,8 @@ from alphagrpo.algorithms.objective import Objective
 from alphagrpo.algorithms.rectification import rectify
 from alphagrpo.algorithms.rewards import (
     RewardProgram,
+    configure,
+    load_reward_program,
     register_reward_program,
     reward_program,
     reward_programs,
@@ -27,10 +29,12 @@ __all__ = [
     "Objective",
     "RewardProgram",
     "combine",
+    "configure",
     "format_bonus",
     "group_advantages",
     "image_kl",
     "image_loss",
+    "load_reward_program",
     "loss_weights",
     "rectify",
     "register_reward_program",
