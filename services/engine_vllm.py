@@ -130,6 +130,9 @@ class VllmEngine:
         temperature: float = 0.0,
         top_p: float = 1.0,
         schema: Mapping[str, Any] | None = None,
+        choices: Sequence[str] | None = None,
+        pixels: NDArray[np.uint8] | None = None,
+        image_key: str | None = None,
     ) -> str:
         """See :class:`alphagrpo.judging.engine.Engine`."""
         from vllm import SamplingParams
@@ -138,14 +141,22 @@ class VllmEngine:
         structured = None
         if schema is not None:
             structured = StructuredOutputsParams(json=dict(schema), disable_any_whitespace=True)
+        elif choices is not None:
+            structured = StructuredOutputsParams(choice=list(choices))
         sampling = SamplingParams(
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,
             structured_outputs=structured,
         )
-        output = await self._run({"prompt": prompt}, sampling)
-        return str(output.outputs[0].text)
+        answer = (await self._run(_request(prompt, pixels, image_key), sampling)).outputs[0]
+        if choices is not None and answer.finish_reason != "stop":
+            # Half a choice may itself be one: "1" of "10".
+            raise ServiceError(
+                f"an answer must be one whole choice within {max_tokens} tokens, got "
+                f"{answer.text!r} cut by {answer.finish_reason}; raise max_tokens"
+            )
+        return str(answer.text)
 
     async def score_tokens(
         self,
@@ -156,19 +167,12 @@ class VllmEngine:
         image_key: str,
     ) -> Mapping[int, float]:
         """See :class:`alphagrpo.judging.engine.Engine`."""
-        from PIL import Image
         from vllm import SamplingParams
 
         sampling = SamplingParams(
             max_tokens=1, temperature=0.0, logprob_token_ids=list(token_ids), detokenize=False
         )
-        request = {
-            "prompt": prompt,
-            "multi_modal_data": {"image": Image.fromarray(pixels)},
-            # With a name vLLM need not hash the picture, and prepares and encodes it once.
-            "multi_modal_uuids": {"image": image_key},
-        }
-        output = await self._run(request, sampling)
+        output = await self._run(_request(prompt, pixels, image_key), sampling)
         log_probs = output.outputs[0].logprobs
         if not log_probs:
             raise ServiceError(
@@ -237,6 +241,22 @@ class VllmEngine:
         """Stop the engine's process; later calls raise ServiceUnavailable."""
         self._closed = True
         self._llm.shutdown()
+
+
+def _request(
+    prompt: str, pixels: NDArray[np.uint8] | None, image_key: str | None
+) -> dict[str, Any]:
+    """vLLM's form of a prompt, with its picture [H, W, 3] where it has one."""
+    if pixels is None:
+        return {"prompt": prompt}
+    from PIL import Image
+
+    return {
+        "prompt": prompt,
+        "multi_modal_data": {"image": Image.fromarray(pixels)},
+        # With a name vLLM need not hash the picture, and prepares and encodes it once.
+        "multi_modal_uuids": {"image": image_key},
+    }
 
 
 def _start(arguments: dict[str, Any]) -> Any:

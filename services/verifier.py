@@ -63,7 +63,7 @@ class VerifierDeployment:
         """All verdicts about one picture; see :meth:`VerificationProgram.verify`."""
         with self.metrics.picture(len(questions)):
             verdicts = await self.program.verify(pixels, questions)
-        self.metrics.answers(verdict.p_yes for verdict in verdicts)
+        self.metrics.answers(verdict.p_yes for verdict in verdicts if verdict.grade is None)
         return verdicts
 
     async def info(self) -> dict[str, Any]:

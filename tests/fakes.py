@@ -95,10 +95,14 @@ class FakeVerifier:
         await asyncio.sleep(self.delay_s)
         if call in self.fail_calls:
             raise ServiceUnavailable("the fake verifier is down; wait")
-        return tuple(
-            Verdict(question_id=q.id, p_yes=self._p_yes(pixels, q), judge="fake@1")
-            for q in questions
-        )
+        return tuple(self._verdict(pixels, question) for question in questions)
+
+    def _verdict(self, pixels: np.ndarray, question: Question) -> Verdict:
+        p_yes, grade = self._p_yes(pixels, question), None
+        if question.form == "grade":
+            grade = round(10 * p_yes)
+            p_yes = grade / 10
+        return Verdict(question_id=question.id, p_yes=p_yes, judge="fake@1", grade=grade)
 
     def _p_yes(self, pixels: np.ndarray, question: Question) -> float:
         if self.judge is not None:

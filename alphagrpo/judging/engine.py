@@ -72,10 +72,15 @@ class Engine(Protocol):
         temperature: float = 0.0,
         top_p: float = 1.0,
         schema: Mapping[str, Any] | None = None,
+        choices: Sequence[str] | None = None,
+        pixels: NDArray[np.uint8] | None = None,
+        image_key: str | None = None,
     ) -> str:
-        """Text after ``prompt``; with ``schema`` (JSON schema) it is JSON of that form.
+        """Text after ``prompt``; with ``schema`` (JSON schema) it is JSON of that form, with
+        ``choices`` one of these strings, whole.
 
-        Raises ServiceUnavailable where the engine is dead.
+        ``pixels`` and ``image_key`` as in :meth:`score_tokens`; neither for text alone. Raises
+        ServiceUnavailable where the engine is dead, ServiceError where none of the choices came.
         """
         ...
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from alphagrpo.errors import NoQuestions
-from alphagrpo.types import Question, QuestionKind
+from alphagrpo.types import Question, QuestionForm, QuestionKind
 
 SEMANTIC_TAGS = (
     "Style", "Environment", "Viewpoint", "Existence", "Count",
@@ -141,6 +141,7 @@ def questions_to_records(questions: Iterable[Question]) -> list[dict[str, Any]]:
             "kind": question.kind,
             "tag": question.tag,
             "depends_on": list(question.depends_on),
+            "form": question.form,
         }
         for question in questions
     ]
@@ -155,9 +156,18 @@ def questions_from_records(records: Iterable[Mapping[str, Any]]) -> tuple[Questi
             kind=_kind(record["kind"]),
             tag=str(record["tag"]),
             depends_on=tuple(str(need) for need in record.get("depends_on", ())),
+            form=_form(record.get("form", "yes_no")),
         )
         for record in records
     )
+
+
+def _form(value: Any) -> QuestionForm:
+    if value == "yes_no":
+        return "yes_no"
+    if value == "grade":
+        return "grade"
+    raise TypeError(f"a question's form is yes_no or grade, got {value!r}")
 
 
 def _kind(value: Any) -> QuestionKind:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from alphagrpo.errors import ConfigError
 from alphagrpo.judging.engine import Tokenizer
+from alphagrpo.types import QuestionForm
 
 TemplateName = Literal["auto", "bare", "chat"]
 """``bare``: text alone, for the miniature models; ``chat``: the tokenizer's own chat template;
@@ -20,6 +21,12 @@ AUDITOR = (
     "You check pictures against questions. Look only at what is visible. Reply with the single "
     "word yes or no, in lower case and without punctuation. If what a question asks about cannot "
     "be seen in the picture, reply no."
+)
+
+GRADER = (
+    "You grade pictures. Look only at what is visible, use the whole scale the question names, and "
+    "give its top only where nothing is left to wish for. Reply with one whole number and nothing "
+    "else."
 )
 
 
@@ -35,14 +42,16 @@ def resolve(template: TemplateName, tokenizer: Tokenizer) -> Literal["bare", "ch
     return template
 
 
-def verification_prompt(question: str, template: TemplateName, tokenizer: Tokenizer) -> str:
-    """One question about one picture. The picture comes first, so that all questions about it
-    share a prefix that the engine computes once.
+def verification_prompt(
+    question: str, template: TemplateName, tokenizer: Tokenizer, form: QuestionForm = "yes_no"
+) -> str:
+    """One question about one picture. The picture comes first, so that all questions of a form
+    about it share a prefix that the engine computes once.
     """
     if resolve(template, tokenizer) == "bare":
         return IMAGE + question
     content: list[dict[str, Any]] = [{"type": "image"}, {"type": "text", "text": question}]
-    return _chat(tokenizer, AUDITOR, content)
+    return _chat(tokenizer, GRADER if form == "grade" else AUDITOR, content)
 
 
 def instruction_prompt(
@@ -66,5 +75,8 @@ def _chat(tokenizer: Tokenizer, system: str, user: Any) -> str:
 
 def template_revision(template: TemplateName, tokenizer: Tokenizer) -> str:
     """4 hex digits over all that decides a verification prompt: part of the judge's revision."""
-    probe = verification_prompt("?", template, tokenizer)
-    return hashlib.sha256(inspect.cleandoc(probe).encode()).hexdigest()[:4]
+    forms = get_args(QuestionForm)
+    probes = [verification_prompt("?", template, tokenizer, form) for form in forms]
+    # Once each: bare models read the same prompt for every form.
+    text = "\n".join(inspect.cleandoc(probe) for probe in dict.fromkeys(probes))
+    return hashlib.sha256(text.encode()).hexdigest()[:4]

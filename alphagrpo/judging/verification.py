@@ -1,4 +1,4 @@
-"""Verification: all questions about one picture in one call, P(yes) for each.
+"""Verification: all questions about one picture in one call, P(yes) or a grade for each.
 
 AlphaGRPO, section 3.2, with three changes: exact token ids instead of the top 5, an error instead
 of 0 where no answer could be had, and the picture's prefix computed once for all its questions.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from alphagrpo.errors import ConfigError
 from alphagrpo.judging.cache import LruCache
 from alphagrpo.judging.engine import Engine
+from alphagrpo.judging.grades import BEST, CHOICES, MAX_TOKENS, parse_grade
 from alphagrpo.judging.images import check_pixels, image_hash
 from alphagrpo.judging.templates import (
     TemplateName,
@@ -21,19 +22,33 @@ from alphagrpo.judging.templates import (
     verification_prompt,
 )
 from alphagrpo.judging.yesno import answer_tokens, p_yes
-from alphagrpo.types import Question, Verdict
+from alphagrpo.types import Question, QuestionForm, Verdict
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
+class Ask(NamedTuple):
+    """What is asked once however many questions share it."""
+
+    text: str
+    form: QuestionForm
+
+
+class Answer(NamedTuple):
+    """An answer as verdicts hold it."""
+
+    p_yes: float
+    grade: int | None = None
+
+
 class VerificationProgram:
-    """Asks an engine yes/no questions about pictures.
+    """Asks an engine yes/no questions about pictures, and for grades from 0 to 10.
 
     ``warm_first`` asks one question alone and the rest when it is answered, so that they all find
     the picture's prefix in the engine's cache; it costs one round trip and pays where a picture is
-    longer than a cache block. Answers are kept under (picture, question, judge).
+    longer than a cache block. Answers are kept under (picture, question, judge, form).
     """
 
     def __init__(
@@ -51,7 +66,7 @@ class VerificationProgram:
         self.warm_first = warm_first
         self.max_questions, self.max_question_chars = max_questions, max_question_chars
         self.tokens = answer_tokens(engine.tokenizer)
-        self.cache: LruCache[float] = LruCache(cache_size)
+        self.cache: LruCache[Answer] = LruCache(cache_size)
         self.judge = f"{engine.model.tag}.{template_revision(self.template, engine.tokenizer)}"
         """``<model>@<model revision>.<template revision>``: what every verdict names."""
 
@@ -66,41 +81,60 @@ class VerificationProgram:
         check_pixels(pixels)
         self._check_questions(questions)
         key = image_hash(pixels)
-        texts = list(dict.fromkeys(question.text for question in questions))
-        known = {text: self.cache.get((key, text, self.judge)) for text in texts}
-        answers = {text: value for text, value in known.items() if value is not None}
-        open_texts = [text for text in texts if text not in answers]
+        asks = list(dict.fromkeys(Ask(question.text, question.form) for question in questions))
+        known = {ask: self.cache.get(self._cache_key(key, ask)) for ask in asks}
+        answers = {ask: answer for ask, answer in known.items() if answer is not None}
+        open_asks = [ask for ask in asks if ask not in answers]
         # A picture that was asked about before is warm in the engine too.
         warm = self.warm_first and not answers
-        answers |= await self._ask(pixels, key, open_texts, warm)
+        answers |= await self._ask(pixels, key, open_asks, warm)
         return tuple(
-            Verdict(question_id=question.id, p_yes=answers[question.text], judge=self.judge)
+            self._verdict(question, answers[Ask(question.text, question.form)])
             for question in questions
         )
 
+    def _verdict(self, question: Question, answer: Answer) -> Verdict:
+        return Verdict(
+            question_id=question.id, p_yes=answer.p_yes, judge=self.judge, grade=answer.grade
+        )
+
+    def _cache_key(self, key: str, ask: Ask) -> tuple[str, ...]:
+        return (key, ask.text, self.judge, ask.form)
+
     async def _ask(
-        self, pixels: NDArray[np.uint8], key: str, texts: list[str], warm: bool
-    ) -> dict[str, float]:
-        answers: dict[str, float] = {}
-        if warm and len(texts) > 1:
-            answers[texts[0]] = await self._answer(pixels, key, texts[0])
-            texts = texts[1:]
+        self, pixels: NDArray[np.uint8], key: str, asks: list[Ask], warm: bool
+    ) -> dict[Ask, Answer]:
+        answers: dict[Ask, Answer] = {}
+        if warm and len(asks) > 1:
+            answers[asks[0]] = await self._answer(pixels, key, asks[0])
+            asks = asks[1:]
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = {text: group.create_task(self._answer(pixels, key, text)) for text in texts}
+                tasks = {ask: group.create_task(self._answer(pixels, key, ask)) for ask in asks}
         except BaseExceptionGroup as errors:
             # One failure cancels the rest; callers know single errors, not groups of them.
             raise errors.exceptions[0] from None
-        return answers | {text: task.result() for text, task in tasks.items()}
+        return answers | {ask: task.result() for ask, task in tasks.items()}
 
-    async def _answer(self, pixels: NDArray[np.uint8], key: str, text: str) -> float:
-        prompt = verification_prompt(text, self.template, self.engine.tokenizer)
+    async def _answer(self, pixels: NDArray[np.uint8], key: str, ask: Ask) -> Answer:
+        prompt = verification_prompt(ask.text, self.template, self.engine.tokenizer, ask.form)
+        way = self._grade if ask.form == "grade" else self._p_yes
+        answer = await way(prompt, pixels, key)
+        self.cache.put(self._cache_key(key, ask), answer)
+        return answer
+
+    async def _p_yes(self, prompt: str, pixels: NDArray[np.uint8], key: str) -> Answer:
         log_probs = await self.engine.score_tokens(
             prompt, self.tokens.all, pixels=pixels, image_key=key
         )
-        value = p_yes(log_probs, self.tokens)
-        self.cache.put((key, text, self.judge), value)
-        return value
+        return Answer(p_yes(log_probs, self.tokens))
+
+    async def _grade(self, prompt: str, pixels: NDArray[np.uint8], key: str) -> Answer:
+        text = await self.engine.generate(
+            prompt, max_tokens=MAX_TOKENS, choices=CHOICES, pixels=pixels, image_key=key
+        )
+        grade = parse_grade(text)
+        return Answer(grade / BEST, grade)
 
     def _check_questions(self, questions: Sequence[Question]) -> None:
         if len(questions) > self.max_questions:

@@ -45,6 +45,7 @@ class FakeEngine:
         self.prompts: list[str] = []
         self.temperatures: list[float] = []
         self.keys: list[str] = []
+        self.choices: list[Sequence[str] | None] = []
         self.active = self.most_active = 0
         self.active_at_start: list[int] = []
 
@@ -56,9 +57,16 @@ class FakeEngine:
         temperature: float = 0.0,
         top_p: float = 1.0,
         schema: Mapping[str, Any] | None = None,
+        choices: Sequence[str] | None = None,
+        pixels: Any = None,
+        image_key: str | None = None,
     ) -> str:
         self.prompts.append(prompt)
         self.temperatures.append(temperature)
+        self.choices.append(choices)
+        if image_key is not None:
+            assert pixels is not None
+            self.keys.append(image_key)
         await asyncio.sleep(0)
         return self.answers(prompt)
 

@@ -34,7 +34,16 @@ def test_the_miniature_worlds_answers_are_of_this_form():
 
 
 def test_records_survive_the_round_trip():
-    assert questions_from_records(questions_to_records((S0, S1, Q0))) == (S0, S1, Q0)
+    graded = dataclasses.replace(Q0, id="q1", form="grade")
+    asked = (S0, S1, Q0, graded)
+    assert questions_from_records(json.loads(json.dumps(questions_to_records(asked)))) == asked
+
+
+def test_records_from_before_there_were_grades_are_read():
+    old = [{key: r[key] for key in r if key != "form"} for r in questions_to_records((S0, Q0))]
+    assert questions_from_records(old) == (S0, Q0)
+    with pytest.raises(TypeError, match="yes_no or grade"):
+        questions_from_records([{**old[0], "form": "essay"}])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from alphagrpo.errors import BadImage, ConfigError, ServiceError, ServiceUnavailable
 from alphagrpo.judging.images import image_hash
-from alphagrpo.judging.templates import AUDITOR
+from alphagrpo.judging.templates import AUDITOR, GRADER
 from alphagrpo.judging.verification import VerificationProgram
 from alphagrpo.types import Question
 from tests.unit.judging.fake_engine import FakeEngine, FakeTokenizer
@@ -96,6 +96,49 @@ async def test_chat_models_get_the_picture_before_the_question():
     assert [part["type"] for part in user["content"]] == ["image", "text"]
     assert user["content"][1]["text"] == "a ?"
     assert program.judge != VerificationProgram(FakeEngine()).judge
+
+
+CLEAN = Question(id="q0", text="how clean ?", kind="quality", tag="Whole", form="grade")
+
+
+async def test_grades_are_chosen_among_eleven_and_remembered_apart_from_yes():
+    engine = FakeEngine(answers={"<image>how clean ?": "10"}.__getitem__, p_yes=lambda _: 0.3)
+    program = VerificationProgram(engine)
+    same = Question(id="s0", text=CLEAN.text, kind="semantic", tag="Whole")
+    told, graded = await program.verify(PIXELS, [same, CLEAN])
+    assert (told.p_yes, told.grade) == (pytest.approx(0.3), None)
+    assert (graded.p_yes, graded.grade) == (1.0, 10)
+    assert graded.judge == told.judge == program.judge
+    assert engine.choices == [tuple("0 1 2 3 4 5 6 7 8 9 10".split())]
+    assert engine.temperatures == [0.0]
+    assert engine.keys == [image_hash(PIXELS)] * 2
+    assert await program.verify(PIXELS, [CLEAN, same]) == (graded, told)
+    assert len(engine.prompts) == 2
+
+
+async def test_a_grade_of_0_is_an_answer():
+    program = VerificationProgram(FakeEngine(answers=lambda _: " 0 "))
+    (verdict,) = await program.verify(PIXELS, [CLEAN])
+    assert (verdict.p_yes, verdict.grade) == (0.0, 0)
+
+
+@pytest.mark.parametrize("answer", ["", "11", "-1", "7.5", "seven", "7/10", "+7", "07", "٧", "1 0"])
+async def test_what_is_no_grade_is_an_error_and_not_remembered(answer):
+    engine = FakeEngine(answers=lambda _: answer)
+    program = VerificationProgram(engine)
+    for asked in (1, 2):
+        with pytest.raises(ServiceError, match="whole number from 0 to 10"):
+            await program.verify(PIXELS, [CLEAN])
+        assert len(engine.prompts) == asked
+
+
+async def test_chat_models_grade_under_instructions_of_their_own():
+    tokenizer = FakeTokenizer(chat_template="yes there is one")
+    engine = FakeEngine(tokenizer=tokenizer, answers=lambda _: "7")
+    await VerificationProgram(engine).verify(PIXELS, [CLEAN])
+    system, user = json.loads(engine.prompts[0])
+    assert system["content"][0]["text"] == GRADER
+    assert user["content"] == [{"type": "image"}, {"type": "text", "text": CLEAN.text}]
 
 
 def test_chat_needs_a_chat_template():
