@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from alphagrpo.config import RunConfig
 from alphagrpo.models.bagel.config import BagelConfig, LlmConfig, SpecialIds, VitConfig
+from alphagrpo.models.bagel.resize import ResizeRule
+from alphagrpo.rollout.recipe import Recipe, refinement_of
+from alphagrpo.types import TaskName
 
 BYTES = {"float32": 4, "bfloat16": 2}
 MASTER_BYTES = 4
@@ -59,7 +63,9 @@ class MemoryPlan:
     gradients: int
     optimizer: int
     context_per_group: int
-    """Keys and values of one group: the shared prefix once, and every sample's thought."""
+    """Keys and values of one group: what each sample has read, once and once more per guidance
+    branch of the packed forward.
+    """
     activations: int
     """Kept for the backward pass of one window step of a whole group, all guidance branches."""
     trajectories_per_step: int
@@ -134,14 +140,13 @@ def memory_plan(config: RunConfig, shape: BagelConfig, size: ModelSize) -> Memor
     trainable = size.lora if config.model.trainable == "lora" else experts
     # In float32 the trained weights are their own masters.
     separate = config.model.trainable == "lora" or config.model.dtype != "float32"
-    prefix = len(config.task.system_prompt) // CHARS_PER_TOKEN + PROMPT_TOKENS
     thought = config.task.max_think_tokens if config.task.think else 0
     samples = config.rollout.group_size
-    window, guidance = config.rollout.flow.window, config.rollout.flow.guidance
-    branches = 1 + (guidance.text_scale > 1 and config.algorithm.image.guidance_in_training)
-    latents = (window.length + 2) * tokens * shape.latent_channels * 4
+    largest = max(task_load(config, shape, task) for task in trained_tasks(config))
     pixels = config.task.height * config.task.width * 3
-    per_trajectory = latents + pixels + thought * 12
+    latents = (largest.window + 2) * tokens * shape.latent_channels * 4
+    per_trajectory = largest.rounds * (latents + pixels + thought * 12)
+    context = samples * (largest.prefix + thought) * size.kv_bytes_per_token
     return MemoryPlan(
         tokens_per_image=tokens,
         weights=size.total * width,
@@ -149,13 +154,54 @@ def memory_plan(config: RunConfig, shape: BagelConfig, size: ModelSize) -> Memor
         masters=trainable * MASTER_BYTES if separate else 0,
         gradients=trainable * MASTER_BYTES,
         optimizer=trainable * 2 * MASTER_BYTES,
-        context_per_group=(prefix + samples * thought) * size.kv_bytes_per_token,
+        context_per_group=context * (1 + (largest.branches if largest.branches > 1 else 0)),
         activations=samples
-        * branches
+        * largest.branches
         * (tokens + 2)
         * activation_bytes(shape.llm, width, recompute=config.learner.recompute),
         trajectories_per_step=per_trajectory * samples * config.rollout.prompts_per_step,
     )
+
+
+class TaskLoad(NamedTuple):
+    """What decides one task's memory; the largest by branches and prefix is planned for."""
+
+    branches: int
+    prefix: int
+    """Tokens read before the thought: system prompt, pictures, prompt."""
+    window: int
+    rounds: int
+
+
+def trained_tasks(config: RunConfig) -> tuple[TaskName, ...]:
+    """The tasks whose trajectories a run trains on."""
+    kind, refinement = config.task.kind, config.refinement
+    if kind == "rt2i":
+        return ("rt2i",)
+    drafts = refinement is not None and refinement.drafts.trained
+    return ("rt2i", "srr") if kind == "mixed" or drafts else ("srr",)
+
+
+def task_load(config: RunConfig, shape: BagelConfig, task: TaskName) -> TaskLoad:
+    """What one task's groups ask of memory."""
+    recipe = Recipe.of(config, task)
+    flow, refined = recipe.flow, task == "srr"
+    prefix = len(config.task.system_prompt) // CHARS_PER_TOKEN + PROMPT_TOKENS
+    if refined:
+        prefix += len(refinement_of(config).prompt) // CHARS_PER_TOKEN
+        prefix += picture_tokens(shape, config.task.height, config.task.width)
+    guided = flow.guidance.text_scale > 1 and recipe.guided
+    branches = 1 + guided + (guided and refined and flow.guidance.image_scale > 1)
+    return TaskLoad(branches, prefix, flow.window.length, recipe.rounds)
+
+
+def picture_tokens(shape: BagelConfig, height: int, width: int) -> int:
+    """Tokens of a picture that is read: its latents and its patches, each with two markers."""
+    side, patch = shape.pixels_per_token, shape.vit.patch_size
+    rule = ResizeRule(max_size=shape.vit_max_num_patch_per_side * patch, min_size=1, stride=patch)
+    seen = rule.size(width, height)
+    patches = (seen[0] // patch) * (seen[1] // patch)
+    return (height // side) * (width // side) + 2 + patches + 2
 
 
 def lora_weights(llm: LlmConfig, rank: int) -> int:

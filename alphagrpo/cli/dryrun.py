@@ -6,17 +6,26 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from alphagrpo.cli.arithmetic import MemoryPlan, ModelSize, memory_plan, model_size
+from alphagrpo.cli.arithmetic import (
+    MemoryPlan,
+    ModelSize,
+    memory_plan,
+    model_size,
+    trained_tasks,
+)
 from alphagrpo.cli.placement import Placement, plan_placement
 from alphagrpo.cli.prechecks import check_checkpoint, check_geometry
 from alphagrpo.config import RunConfig
 from alphagrpo.data import check_source
 from alphagrpo.data.prompts import WORLD_PREFIX
+from alphagrpo.rollout.recipe import Recipe, refinement_of
+from alphagrpo.types import TaskName
 
 GB = 1e9
 LARGEST_GPU_BYTES = 141e9
 """Memory of an H200."""
 Row = tuple[str, str, str]
+TASK_NAMES: dict[TaskName, str] = {"rt2i": "text to image", "srr": "refinement"}
 
 
 def dry_run(config: RunConfig) -> dict[str, Any]:
@@ -76,16 +85,29 @@ def _memory_notes(config: RunConfig, plan: MemoryPlan) -> list[str]:
 
 
 def _step_figures(config: RunConfig) -> dict[str, Any]:
-    rollout, flow = config.rollout, config.rollout.flow
-    return {
+    rollout = config.rollout
+    figures: dict[str, Any] = {
         "trajectories": rollout.group_size * rollout.prompts_per_step,
-        "denoising_steps": flow.num_points - 1,
-        "trained_steps": flow.window.length,
-        "window_starts": list(
-            range(flow.window.allowed[0], flow.window.allowed[1] - flow.window.length + 1)
-        ),
         "parity_limit_image": config.algorithm.image.clip * config.training.parity_limit_share,
         "parity_limit_text": config.algorithm.text.clip_low * config.training.parity_limit_share,
+        "tasks": {task: _task_figures(config, task) for task in trained_tasks(config)},
+    }
+    if "srr" in figures["tasks"]:
+        drafts = refinement_of(config).drafts
+        figures["drafts_per_prompt"] = rollout.group_size if drafts.trained else drafts.num
+    return figures
+
+
+def _task_figures(config: RunConfig, task: TaskName) -> dict[str, Any]:
+    recipe = Recipe.of(config, task)
+    window = recipe.flow.window
+    starts = range(window.allowed[0], window.allowed[1] - window.length + 1)
+    return {
+        "rounds": recipe.rounds,
+        "denoising_steps": recipe.flow.num_points - 1,
+        "trained_steps": window.length,
+        "window_starts": list(starts),
+        "text_weight": recipe.text_weight,
     }
 
 
@@ -103,20 +125,31 @@ def _tables(
 def _step_rows(config: RunConfig) -> list[Row]:
     step = _step_figures(config)
     group, prompts = config.rollout.group_size, config.rollout.prompts_per_step
-    return [
-        ("trajectories", f"{step['trajectories']:,}", f"{prompts} prompts x {group} samples"),
-        ("denoising steps", str(step["denoising_steps"]), "per picture"),
-        (
-            "trained steps",
-            str(step["trained_steps"]),
-            f"window starts at one of {step['window_starts']}",
-        ),
+    rows = [("trajectories", f"{step['trajectories']:,}", f"{prompts} prompts x {group} samples")]
+    if "drafts_per_prompt" in step:
+        refinement = refinement_of(config)
+        note = f"per prompt; the {refinement.drafts.pick} one is refined"
+        rows.append(("drafts", str(step["drafts_per_prompt"]), note))
+    for task, figures in step["tasks"].items():
+        name = TASK_NAMES[task]
+        rounds = figures["rounds"]
+        note = "per picture" + (f", {rounds} rounds" if rounds > 1 else "")
+        rows += [
+            (f"denoising steps, {name}", str(figures["denoising_steps"]), note),
+            (
+                f"trained steps, {name}",
+                str(figures["trained_steps"]),
+                f"window starts at one of {figures['window_starts']}",
+            ),
+        ]
+    rows.append(
         (
             "|log ratio| allowed",
             f"{step['parity_limit_image']:.1e} / {step['parity_limit_text']:.1e}",
             "image / text at step 0; a run above it is refused",
-        ),
-    ]
+        )
+    )
+    return rows
 
 
 def _placement_rows(placement: Placement) -> list[Row]:
@@ -158,7 +191,7 @@ def _memory_rows(config: RunConfig, size: ModelSize, plan: MemoryPlan) -> list[R
         ("gradients", _size(plan.gradients), "learner"),
         ("AdamW moments", _size(plan.optimizer), "learner"),
         ("keys and values", f"{size.kv_bytes_per_token / 1024:g} KiB per token", dtype),
-        ("one group's context", _size(plan.context_per_group), f"prefix once, {group} thoughts"),
+        ("one group's context", _size(plan.context_per_group), f"{group} samples, packed branches"),
         (
             "activations",
             _size(plan.activations),

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pretrain.add_argument("--output", type=Path, help="folder (default deploy/models/MODEL)")
     pretrain.add_argument("--minutes", type=float, help="time budget; the default is the recipe's")
     pretrain.add_argument("--steps", type=int, help="optimizer steps instead of a time budget")
+    pretrain.add_argument("--start", type=Path, help="policy: continue from this folder's weights")
     pretrain.add_argument("--seed", type=int, default=0)
     pretrain.add_argument("--resume", action="store_true", help="go on where it was interrupted")
     evaluate = actions.add_parser("evaluate", help="measure a miniature model")
@@ -73,6 +74,7 @@ def _pretrain_policy(args: argparse.Namespace, output: Path, show: _ProgressLine
         output,
         minutes=args.minutes,
         steps=args.steps,
+        start=args.start,
         seed=args.seed,
         resume=args.resume,
         progress=lambda stage, progress: show(progress, stage),

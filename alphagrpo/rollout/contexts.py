@@ -9,7 +9,7 @@ Legend of shapes: G sample, L sampled token, D hidden.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -162,37 +162,43 @@ def read_thoughts(
 
 @dataclass(frozen=True, slots=True)
 class Branches:
-    """The packed contexts of one picture batch, by the number of guidance branches."""
+    """The contexts of one picture batch: conditional, text-free, and (for refinements) image-free.
 
-    packed: tuple[Context, ...]
-    """Of B, 2 B and (for refinements) 3 B sequences: conditional, text-free, image-free."""
+    Contexts are constants for the picture. Packs of several branches are made when a step first
+    asks for them and then kept: a refinement at 7B holds gigabytes in each.
+    """
 
-    @property
-    def has_image(self) -> bool:
-        """Whether there is an image-free branch."""
-        return len(self.packed) > 2
+    contexts: tuple[Context, ...]
+    _packs: dict[int, Context] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(
         cls, conditional: Context, text_free: Context, image_free: Context | None = None
     ) -> Branches:
-        """Pack once what every denoising step uses. Contexts are constants for the picture."""
+        """The branches in the order of :meth:`alphagrpo.flow.Guidance.branches`."""
         contexts = [conditional.detach(), text_free.detach()]
         if image_free is not None:
             contexts.append(image_free.detach())
-        packed = [pack(contexts[:count]) for count in range(2, len(contexts) + 1)]
-        return cls((contexts[0], *packed))
+        return cls(tuple(contexts))
 
     @classmethod
     def after(cls, prefix: Prefix, conditional: Context) -> Branches:
         """The branches of pictures drawn from ``conditional``, which went on from ``prefix``."""
         return cls.of(conditional, prefix.text_free, prefix.image_free)
 
+    def packed(self, num_branches: int) -> Context:
+        """The first ``num_branches`` contexts of B sequences as one of num_branches * B."""
+        if num_branches == 1:
+            return self.contexts[0]
+        if num_branches not in self._packs:
+            self._packs[num_branches] = pack(self.contexts[:num_branches])
+        return self._packs[num_branches]
+
     def velocities(
         self, model: UnifiedModel, x: Tensor, t: float, grid: tuple[int, int], num_branches: int
     ) -> tuple[Tensor, ...]:
         """Each branch's velocity [B, N, C] at time ``t``, all from one forward."""
-        context = self.packed[num_branches - 1]
+        context = self.packed(num_branches)
         times = torch.full((num_branches * x.shape[0],), t, dtype=torch.float32, device=x.device)
         latents = x if num_branches == 1 else x.repeat(num_branches, 1, 1)
         return model.velocity(context, latents, times, grid).chunk(num_branches)

@@ -51,8 +51,10 @@ def step_metrics(
         metrics["reward/mean"] = statistics.fmean(rewards)
         metrics["reward/std"] = statistics.pstdev(rewards)
         metrics["reward/score"] = statistics.fmean(score.reward for score in scores)
-        metrics["reward/semantic"] = statistics.fmean(score.semantic for score in scores)
-        metrics["reward/quality"] = statistics.fmean(score.quality for score in scores)
+        for half in ("semantic", "quality"):
+            known = [value for s in scores if (value := getattr(s, half)) is not None]
+            if known:
+                metrics[f"reward/{half}"] = statistics.fmean(known)
         metrics["reward/bonus"] = metrics["reward/mean"] - metrics["reward/score"]
     return metrics | refinement_metrics(groups)
 

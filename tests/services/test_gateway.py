@@ -214,7 +214,7 @@ async def test_openapi_is_valid_and_shows_examples():
         document = (await http.get("/openapi.json")).json()
         assert (await http.get("/docs")).status_code == 200
     validate(document)
-    posts = {"/v1/decompose", "/v1/verify", "/v1/score"}
+    posts = {"/v1/decompose", "/v1/verify", "/v1/score", "/v1/generate"}
     assert posts | {"/healthz", "/v1/info"} == set(document["paths"])
     for path in posts:
         assert {"400", "401", "413", "422", "429", "503", "504"} <= set(

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from alphagrpo.cli.arithmetic import kv_bytes, lora_weights, model_size, released_config
+from alphagrpo.cli.arithmetic import (
+    kv_bytes,
+    lora_weights,
+    model_size,
+    picture_tokens,
+    released_config,
+)
 from alphagrpo.cli.main import main
 from alphagrpo.config import load_config
 
@@ -20,9 +26,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def dry_run(capsys: pytest.CaptureFixture[str], *changes: str) -> dict[str, Any]:
+def dry_run(
+    capsys: pytest.CaptureFixture[str], *changes: str, config: Path = BAGEL
+) -> dict[str, Any]:
     arguments = [word for change in changes for word in ("--set", change)]
-    assert main(["train", str(BAGEL), "--dry-run", "--json", *arguments]) == 0
+    assert main(["train", str(config), "--dry-run", "--json", *arguments]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -42,8 +50,9 @@ def test_released_recipe_passes_without_its_files_and_says_what_it_assumed(
 ) -> None:
     found = dry_run(capsys)
     assert found["step"]["trajectories"] == 448
-    assert found["step"]["denoising_steps"] == 15
-    assert found["step"]["window_starts"] == [0, 1]
+    assert list(found["step"]["tasks"]) == ["rt2i"]
+    assert found["step"]["tasks"]["rt2i"]["denoising_steps"] == 15
+    assert found["step"]["tasks"]["rt2i"]["window_starts"] == [0, 1]
     assert found["memory"]["tokens_per_image"] == 1024
     assert found["memory"]["weights"] == 2 * found["model"]["total"]
     assert found["memory"]["optimizer"] == 8 * found["model"]["lora"]
@@ -51,6 +60,24 @@ def test_released_recipe_passes_without_its_files_and_says_what_it_assumed(
     assert any("released BAGEL-7B-MoT sizes" in note for note in found["notes"])
     assert any("train.jsonl does not exist" in note for note in found["notes"])
     assert list(Path.cwd().iterdir()) == [], "a dry run writes nothing"
+
+
+def test_released_refinement_recipe_is_planned_with_its_pictures_and_three_branches(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = dry_run(capsys, config=BAGEL.with_name("bagel-7b-srr.yaml"))
+    assert list(found["step"]["tasks"]) == ["srr"]
+    task = found["step"]["tasks"]["srr"]
+    assert (task["denoising_steps"], task["trained_steps"], task["text_weight"]) == (39, 5, 0.2)
+    assert task["window_starts"] == list(range(11))
+    assert found["step"]["drafts_per_prompt"] == 7
+    plain = dry_run(capsys)
+    ratio = found["memory"]["activations"] / plain["memory"]["activations"]
+    assert ratio == pytest.approx(3 / 2)
+    # A picture is 1026 latent and 1371 vision tokens (method: section 10).
+    assert picture_tokens(released_config(), 512, 512) == 1026 + 1371
+    per_token = found["model"]["kv_bytes_per_token"]
+    assert found["memory"]["context_per_group"] > 4 * 14 * (1026 + 1371 + 1024) * per_token
 
 
 def test_the_table_for_people_is_stable(capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,7 +61,7 @@ def test_image_gradient_reaches_neither_contexts_nor_thoughts() -> None:
     config = make_config(model={"trainable": "experts"})
     model = make_model()
     replay = replay_group(model, draw_groups(config, model, 1)[0], config)
-    assert not any(k.requires_grad for k in replay.branches.packed[1].keys)
+    assert not any(k.requires_grad for k in replay.branches.packed(2).keys)
     replay.image_step(model, 0).log_prob.sum().backward()
     layers = model.language_model.model.layers
     last = layers[-1].self_attn
