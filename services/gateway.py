@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
@@ -18,7 +18,7 @@ from ray import serve
 from ray.serve.exceptions import BackPressureError
 
 from alphagrpo import ports
-from alphagrpo.algorithms.rewards import reward_program
+from alphagrpo.algorithms.rewards import load_reward_program, reward_program, reward_programs
 from alphagrpo.errors import (
     BadImage,
     ConfigError,
@@ -30,12 +30,19 @@ from alphagrpo.errors import (
     ServiceUnavailable,
 )
 from alphagrpo.judging.images import ImageLimits, decode_base64_image
-from alphagrpo.judging.questions import questions_from_records, questions_to_records
-from alphagrpo.types import Prompt, Question, QuestionSet, Verdict
 from services import gateway_models as models
 from services.client import connect_decomposer, connect_verifier
 from services.gateway_generate import Generator, add_generate
 from services.gateway_guard import Guard
+from services.gateway_score import (
+    as_prompt,
+    as_questions,
+    question_models,
+    question_set,
+    score_picture,
+    score_response,
+    verdict_models,
+)
 from services.generator_client import connect_generator
 from services.settings import GatewaySettings, parse_settings
 
@@ -75,7 +82,10 @@ def create_app(
     settings: GatewaySettings,
     generator: Generator | None = None,
 ) -> FastAPI:
-    """The HTTP application over any services; raises ConfigError for a missing token."""
+    """The HTTP application over any services.
+
+    Raises ConfigError for a missing token and an unknown reward program.
+    """
     app = FastAPI(
         title="AlphaGRPO judges",
         summary="Questions from prompts, verdicts on pictures, rewards from both.",
@@ -84,7 +94,7 @@ def create_app(
     limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     _add_routes(app, decomposer, verifier, settings, limits)
     add_generate(app, generator, _ERRORS, _mesh_error)
-    _add_probes(app, decomposer, verifier)
+    _add_probes(app, decomposer, verifier, settings)
     _add_error_handlers(app)
     app.add_middleware(
         Guard,
@@ -114,54 +124,47 @@ def _add_routes(
     settings: GatewaySettings,
     limits: ImageLimits,
 ) -> None:
+    own = load_reward_program(settings.reward_program)
+
     @app.post("/v1/decompose", responses=_ERRORS)
     async def decompose(request: models.DecomposeRequest) -> models.DecomposeResponse:
         """Atomic yes/no questions of a prompt."""
-        made = await decomposer.decompose(_prompt(request.prompt))
+        made = await decomposer.decompose(as_prompt(request.prompt))
         return models.DecomposeResponse(
-            prompt=made.prompt, questions=_to_models(made.questions), revision=made.revision
+            prompt=made.prompt, questions=question_models(made.questions), revision=made.revision
         )
 
     @app.post("/v1/verify", responses=_ERRORS)
     async def verify(request: models.VerifyRequest) -> models.VerifyResponse:
-        """P(yes) of every question about a picture, in one call."""
+        """P(yes) or the grade of every question about a picture, in one call."""
         pixels = decode_base64_image(request.image, limits)
-        questions = _questions(request.questions, settings.max_questions)
+        questions = as_questions(request.questions, settings.max_questions)
         return models.VerifyResponse(
-            verdicts=_verdict_models(await verifier.verify(pixels, questions))
+            verdicts=verdict_models(await verifier.verify(pixels, questions))
         )
 
     @app.post("/v1/score", responses=_ERRORS)
     async def score(request: models.ScoreRequest) -> models.ScoreResponse:
-        """The reward of a picture under its prompt."""
+        """The reward of a picture under its prompt, by the program the caller names."""
         pixels = decode_base64_image(request.image, limits)
-        program = reward_program(request.program or settings.reward_program)
-        if request.questions is None:
-            made = await decomposer.decompose(_prompt(request.prompt))
-        else:
-            given = _questions(request.questions, settings.max_questions)
-            made = QuestionSet(prompt=request.prompt, questions=given, revision="given")
-        asked = program.questions(made)
-        result = program.score(made, await verifier.verify(pixels, asked))
-        if result is None:
-            raise ServiceError("a score needs a verdict on every question; ask again")
-        return models.ScoreResponse(
-            reward=result.reward,
-            semantic=result.semantic,
-            quality=result.quality,
-            program=result.program,
-            questions=_to_models(asked),
-            verdicts=_verdict_models(result.verdicts),
-            revision=made.revision,
+        # By name only: a path in a request would import code of the caller's choice.
+        program = own if request.program is None else reward_program(request.program)
+        made = await question_set(
+            program, request.prompt, request.questions, decomposer, settings.max_questions
         )
+        result, asked = await score_picture(program, made, pixels, verifier)
+        return score_response(result, asked, made)
 
 
-def _add_probes(app: FastAPI, decomposer: Decomposer, verifier: Verifier) -> None:
+def _add_probes(
+    app: FastAPI, decomposer: Decomposer, verifier: Verifier, settings: GatewaySettings
+) -> None:
     @app.get("/v1/info", responses=_ERRORS)
     async def info() -> models.InfoResponse:
-        """Model and revision behind each service."""
+        """Model and revision behind each service, and the reward programs there are."""
         asked = await asyncio.gather(decomposer.info(), verifier.info())
-        return {"decomposer": dict(asked[0]), "verifier": dict(asked[1])}
+        rewards = {"default": settings.reward_program, "programs": list(reward_programs())}
+        return {"decomposer": dict(asked[0]), "verifier": dict(asked[1]), "rewards": rewards}
 
     @app.get(
         "/healthz",
@@ -219,36 +222,6 @@ def _error(
     return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
 
 
-def _prompt(text: str) -> Prompt:
-    return Prompt(id="gateway", text=text)
-
-
-def _questions(given: Sequence[models.QuestionModel | str], most: int) -> tuple[Question, ...]:
-    if len(given) > most:
-        raise ConfigError(f"a picture is asked at most {most} questions, got {len(given)}; split")
-    records = [
-        item.model_dump()
-        if isinstance(item, models.QuestionModel)
-        else {"id": f"s{i}", "text": item, "kind": "semantic", "tag": "Existence"}
-        for i, item in enumerate(given)
-    ]
-    questions = questions_from_records(records)
-    if len({question.id for question in questions}) < len(questions):
-        raise ConfigError("questions have ids of their own, some share one; rename them")
-    return questions
-
-
-def _to_models(questions: Sequence[Question]) -> list[models.QuestionModel]:
-    return [models.QuestionModel(**record) for record in questions_to_records(questions)]
-
-
-def _verdict_models(verdicts: Sequence[Verdict]) -> list[models.VerdictModel]:
-    return [
-        models.VerdictModel(question_id=v.question_id, p_yes=v.p_yes, judge=v.judge)
-        for v in verdicts
-    ]
-
-
 def _served_app(args: dict[str, Any]) -> FastAPI:
     """The application as a replica makes it, over Serve handles."""
     settings = parse_settings(GatewaySettings, args, "gateway")
@@ -268,9 +241,9 @@ def _served_app(args: dict[str, Any]) -> FastAPI:
 def build(args: dict[str, Any]) -> serve.Application:
     """The application of a Serve config's ``args`` (:class:`GatewaySettings`).
 
-    Raises ConfigError for wrong keys, before anything is started.
+    Raises ConfigError for wrong keys and an unknown program, before anything is started.
     """
-    parse_settings(GatewaySettings, args, "gateway")
+    load_reward_program(parse_settings(GatewaySettings, args, "gateway").reward_program)
 
     def served_app() -> FastAPI:
         return _served_app(args)

@@ -18,13 +18,16 @@ class _Strict(BaseModel):
 
 
 class QuestionModel(_Strict):
-    """One yes/no question; yes is always the good answer."""
+    """One question; yes, or a high grade, is always the good answer."""
 
     id: str = Field(min_length=1, max_length=64, examples=["s0"])
     text: str = Field(min_length=1, max_length=1000, examples=["is there a red circle ?"])
     kind: Literal["semantic", "quality"] = "semantic"
     tag: str = Field("Existence", max_length=64)
     depends_on: list[str] = []
+    form: Literal["yes_no", "grade"] = Field(
+        "yes_no", description="Answered by P(yes), or by a whole number from 0 to 10."
+    )
 
 
 ImageField = Annotated[
@@ -64,8 +67,13 @@ class VerdictModel(BaseModel):
     """The judge's answer to one question."""
 
     question_id: str
-    p_yes: float = Field(ge=0, le=1, description="P(yes) / (P(yes) + P(no))")
+    p_yes: float = Field(
+        ge=0, le=1, description="P(yes) / (P(yes) + P(no)); of a grade question grade / 10."
+    )
     judge: str = Field(examples=["verifier@4f2c91ab.9d1c"])
+    grade: int | None = Field(
+        None, ge=0, le=10, description="Of a grade question its answer, else null."
+    )
 
 
 class VerifyResponse(BaseModel):
@@ -75,12 +83,19 @@ class VerifyResponse(BaseModel):
 
 
 class ScoreRequest(_Strict):
-    """A picture to score against its prompt; questions are made of the prompt where left out."""
+    """A picture to score against its prompt; questions are made of the prompt where left out.
+
+    Programs that word their own questions (holistic, single_question) take none.
+    """
 
     prompt: PromptField
     image: ImageField
     questions: list[QuestionModel] | None = None
-    program: str | None = Field(None, description="Reward program; the gateway's own by default.")
+    program: str | None = Field(
+        None,
+        description="Name of a reward program; the gateway's own by default. /v1/info lists them.",
+        examples=["dvreward"],
+    )
 
 
 class ScoreResponse(BaseModel):
@@ -88,11 +103,15 @@ class ScoreResponse(BaseModel):
 
     reward: float
     semantic: float
-    quality: float
+    quality: float | None = Field(description="null where the program asks no quality question")
     program: str
+    aggregate: str = Field(description="How the answers became the reward.", examples=["geometric"])
     questions: list[QuestionModel]
     verdicts: list[VerdictModel]
-    revision: str
+    revision: str = Field(
+        description="What the questions are from: decomposer, caller (given), or templates.",
+        examples=["single@4f2c91ab"],
+    )
 
 
 class ErrorBody(BaseModel):
