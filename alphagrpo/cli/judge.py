@@ -12,6 +12,10 @@ from alphagrpo.cli.serving import DEFAULT_SERVE_CONFIG, serving
 from alphagrpo.errors import BadImage, ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from alphagrpo.algorithms.rewards import RewardProgram
     from alphagrpo.types import Question, Score, Verdict
 
 HELP = "ask the verifier about a picture"
@@ -22,34 +26,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE", help="a PNG or JPEG file")
     parser.add_argument("--prompt", help="score the picture against this prompt")
     parser.add_argument("--question", action="append", default=[], help="ask this; may be repeated")
-    parser.add_argument("--program", default="dvreward", help="reward program for --prompt")
+    parser.add_argument(
+        "--program",
+        default="dvreward",
+        help="reward program for --prompt: dvreward, dvreward_binary, holistic, single_question, "
+        "or package.module:Class (default: dvreward)",
+    )
     parser.add_argument("--serve-config", type=Path, default=DEFAULT_SERVE_CONFIG)
     parser.add_argument("--json", action="store_true", help="one JSON object for a machine")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print P(yes) per question and, with ``--prompt``, the score."""
+    """Print P(yes) or grade per question and, with ``--prompt``, the score."""
     if not args.prompt and not args.question:
         raise ConfigError("judge needs something to ask, got neither --prompt nor --question")
+    from alphagrpo.algorithms.rewards import asks_the_set, load_reward_program
     from alphagrpo.judging.images import decode_image
 
+    program = load_reward_program(args.program) if args.prompt else None
     try:
         pixels = decode_image(args.image.read_bytes())
     except FileNotFoundError:
         raise BadImage(f"the picture must exist, {args.image} does not; check the path") from None
     narrator = Narrator(aside=args.json)
-    apps = ["decomposer", "verifier"] if args.prompt else ["verifier"]
+    decomposed = program is not None and asks_the_set(program)
+    apps = ["decomposer", "verifier"] if decomposed else ["verifier"]
     with serving(args.serve_config, narrator, apps):
-        questions, verdicts, score = asyncio.run(_ask(args, pixels))
+        questions, verdicts, score = asyncio.run(_ask(args, pixels, program))
     _show(args, questions, verdicts, score, narrator)
     return 0
 
 
 async def _ask(
-    args: argparse.Namespace, pixels: object
+    args: argparse.Namespace, pixels: NDArray[np.uint8], program: RewardProgram | None
 ) -> tuple[tuple[Question, ...], tuple[Verdict, ...], Score | None]:
-    from alphagrpo.algorithms.rewards import reward_program
-    from alphagrpo.types import Prompt, Question
+    from alphagrpo.algorithms.rewards import asks_the_set
+    from alphagrpo.types import Prompt, Question, QuestionSet
     from services.client import connect_decomposer, connect_verifier
 
     own = tuple(
@@ -57,12 +69,14 @@ async def _ask(
         for index, text in enumerate(args.question)
     )
     verifier = connect_verifier()
-    if not args.prompt:
-        return own, await verifier.verify(pixels, own), None  # type: ignore[arg-type]
-    program = reward_program(args.program)
-    made = await connect_decomposer().decompose(Prompt(id="prompt", text=args.prompt))
+    if program is None:
+        return own, await verifier.verify(pixels, own), None
+    if asks_the_set(program):
+        made = await connect_decomposer().decompose(Prompt(id="prompt", text=args.prompt))
+    else:
+        made = QuestionSet(prompt=args.prompt, questions=(), revision="none")
     asked = program.questions(made)
-    verdicts = await verifier.verify(pixels, asked)  # type: ignore[arg-type]
+    verdicts = await verifier.verify(pixels, asked)
     return asked, verdicts, program.score(made, verdicts)
 
 
@@ -75,7 +89,16 @@ def _show(
 ) -> None:
     pairs = list(zip(questions, verdicts, strict=True))
     if args.json:
-        answers = [{"question": q.text, "kind": q.kind, "p_yes": v.p_yes} for q, v in pairs]
+        answers = [
+            {
+                "question": q.text,
+                "kind": q.kind,
+                "form": q.form,
+                "p_yes": v.p_yes,
+                "grade": v.grade,
+            }
+            for q, v in pairs
+        ]
         value = None
         if score is not None:
             value = {
@@ -83,17 +106,24 @@ def _show(
                 "quality": score.quality,
                 "reward": score.reward,
                 "program": score.program,
+                "aggregate": score.aggregate,
+                "revision": score.revision,
             }
         print_json({"answers": answers, "score": value, "judge": verdicts[0].judge})
         return
-    rows = [(f"{v.p_yes:.3f}", _bar(v.p_yes), q.tag, q.text) for q, v in pairs]
+    rows = [(_answer(v), _bar(v.p_yes), q.tag, q.text) for q, v in pairs]
     title = f"{args.image}  ({verdicts[0].judge})"
-    print_table(narrator.console, title, rows, ("P(yes)", "", "aspect", "question"))
+    print_table(narrator.console, title, rows, ("answer", "", "aspect", "question"))
     if score is not None:
+        quality = "not asked" if score.quality is None else f"{score.quality:.3f}"
         narrator.console.print(
             f"{score.program} {score.reward:.3f}  "
-            f"(semantic {score.semantic:.3f}, quality {score.quality:.3f})"
+            f"(semantic {score.semantic:.3f}, quality {quality})"
         )
+
+
+def _answer(verdict: Verdict) -> str:
+    return f"{verdict.p_yes:.3f}" if verdict.grade is None else f"{verdict.grade} of 10"
 
 
 def _bar(share: float, width: int = 20) -> str:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
     from alphagrpo.ports import GroupReport, Sample
+    from alphagrpo.types import Question
 
 _NAMES = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
@@ -26,9 +27,13 @@ SCHEMA = pa.schema(
         ("question", _NAMES),
         ("kind", _NAMES),
         ("tag", _NAMES),
+        ("form", _NAMES),
         ("p_yes", pa.float32()),
+        ("grade", pa.int8()),
         ("judge", _NAMES),
         ("program", _NAMES),
+        ("aggregate", _NAMES),
+        ("questions_revision", _NAMES),
         ("semantic", pa.float32()),
         ("quality", pa.float32()),
         ("score", pa.float32()),
@@ -41,7 +46,11 @@ SCHEMA = pa.schema(
     ]
 )
 """``score`` is the program's own value, ``reward`` what the advantage was computed from. Nulls
-mean "could not be had"; they are never zeros.
+mean "could not be had"; they are never zeros. ``quality`` is null too where the program asks no
+quality question, ``grade`` where the question's form is ``yes_no``.
+
+Provenance: ``judge`` is ``<model>@<model revision>.<template revision>``, ``questions_revision``
+the decomposer's or the program's own, see :class:`alphagrpo.types.Score`.
 """
 
 
@@ -50,10 +59,11 @@ def rows_of_group(
 ) -> list[dict[str, Any]]:
     """Rows of one group: samples in order, each with its questions in order."""
     rows = []
+    asked, revision = _asked(report)
     for number, (sample, advantage) in enumerate(zip(report.samples, advantages, strict=True)):
         verdicts = {v.question_id: v for v in sample.score.verdicts} if sample.score else {}
         shared = _of_sample(step, index, number, report, sample, advantage)
-        for question in report.questions.questions:
+        for question in asked:
             verdict = verdicts.get(question.id)
             rows.append(
                 shared
@@ -62,11 +72,26 @@ def rows_of_group(
                     "question": question.text,
                     "kind": question.kind,
                     "tag": question.tag,
+                    "form": question.form,
                     "p_yes": verdict.p_yes if verdict else None,
+                    "grade": verdict.grade if verdict else None,
                     "judge": verdict.judge if verdict else None,
+                    "questions_revision": revision,
                 }
             )
     return rows
+
+
+def _asked(report: GroupReport) -> tuple[tuple[Question, ...], str]:
+    """What was asked about every picture of the group, and where those questions are from.
+
+    A program may ask others than the set's, and says so in its scores; where no sample of the group
+    has a score, or the program does not say, the set's own are taken.
+    """
+    for sample in report.samples:
+        if sample.score is not None and sample.score.questions:
+            return sample.score.questions, sample.score.revision or report.questions.revision
+    return report.questions.questions, report.questions.revision
 
 
 def _of_sample(
@@ -87,6 +112,7 @@ def _of_sample(
         "prompt": report.job.prompt.text,
         "thought": sample.thought,
         "program": score.program if score else None,
+        "aggregate": (score.aggregate or None) if score else None,
         "semantic": score.semantic if score else None,
         "quality": score.quality if score else None,
         "score": score.reward if score else None,
