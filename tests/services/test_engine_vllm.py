@@ -11,10 +11,13 @@ import psutil
 import pytest
 import torch
 
-from alphagrpo.errors import ConfigError, ServiceUnavailable
+from alphagrpo.algorithms.rewards import Holistic
+from alphagrpo.errors import ConfigError, ServiceError, ServiceUnavailable
 from alphagrpo.judging.engine import folder_revision
 from alphagrpo.judging.images import image_hash
+from alphagrpo.judging.verification import VerificationProgram
 from alphagrpo.judging.yesno import answer_tokens
+from alphagrpo.types import Question, QuestionSet
 from services.engine_vllm import VllmEngine, engine_arguments
 from services.settings import EngineSettings
 from tests.services.models import make_random
@@ -55,9 +58,29 @@ def _plain_log_probs(folder: Path, question: str) -> torch.Tensor:
     return logits.float().log_softmax(-1)
 
 
+async def _check_grades(engine: VllmEngine, folder: Path) -> None:
+    """Structured output gives a whole number from 0 to 10, the likeliest one, or an error."""
+    questions = Holistic().questions(QuestionSet(prompt="a red circle", questions=(), revision="-"))
+    told = Question(id="s0", text=QUESTION, kind="semantic", tag="Existence")
+    verdicts = await VerificationProgram(engine).verify(PIXELS, [*questions, told])
+    for question, verdict in zip(questions, verdicts, strict=False):
+        assert type(verdict.grade) is int
+        assert verdict.grade in range(11)
+        assert verdict.p_yes == verdict.grade / 10
+        plain = _plain_log_probs(folder, question.text)
+        digits = engine.tokenizer.encode("0123456789", add_special_tokens=False)
+        assert len(digits) == 10
+        assert str(verdict.grade)[0] == str(int(plain[digits].argmax()))
+    assert verdicts[-1].grade is None
+    with pytest.raises(ServiceError, match="whole choice"):
+        await engine.generate(
+            "<image>?", max_tokens=1, choices=["10"], pixels=PIXELS, image_key="cut"
+        )
+
+
 @pytest.mark.engine
 @pytest.mark.timeout(900)
-async def test_scores_are_those_of_the_model_and_a_dead_engine_says_so(folder):
+async def test_scores_and_grades_are_the_models_and_a_dead_engine_says_so(folder):
     engine = VllmEngine(_settings(folder), vision=True)
     try:
         assert engine.model.revision == folder_revision(folder)
@@ -69,6 +92,7 @@ async def test_scores_are_those_of_the_model_and_a_dead_engine_says_so(folder):
         assert set(tokens.all) <= set(got)
         for token in tokens.all:
             assert got[token] == pytest.approx(float(plain[token]), abs=1e-4)
+        await _check_grades(engine, folder)
         await engine.check_health()
         for child in psutil.Process().children(recursive=True):
             if "EngineCore" in child.name() or "EngineCore" in " ".join(child.cmdline()):
