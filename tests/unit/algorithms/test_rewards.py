@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -235,6 +238,18 @@ def test_a_class_of_ones_own_is_found_by_its_path() -> None:
             load_reward_program(path)
     with pytest.raises(ConfigError, match="no reward program"):
         reward_program(f"{__name__}:Darkness")  # what a request may name imports nothing
+
+
+def test_the_manuals_program_works_as_written() -> None:
+    manual = (Path(__file__).parents[3] / "docs/rewards.md").read_text(encoding="utf-8")
+    space: dict[str, Any] = {"__name__": "manual"}
+    source = re.findall(r"```python\n(.*?)```", manual, re.DOTALL)[0]
+    exec(compile(source, "rewards.md", "exec", dont_inherit=True), space)
+    program = space["Weakest"]()
+    assert isinstance(program, RewardProgram)
+    assert program.score(SET, answers(0.8, 0.4, 0.25)).reward == 0.25
+    assert program.score(SET, answers(0.8)) is None
+    assert all(f"`{name}`" in manual for name in BUILT_IN_PROGRAMS)
 
 
 def test_the_config_knows_the_names_and_the_paths() -> None:
