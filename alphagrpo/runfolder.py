@@ -156,17 +156,19 @@ class RunFolder:
         step: int,
         reports: Sequence[GroupReport],
         advantages: Sequence[Sequence[float | None]] | None = None,
+        draft_advantages: Sequence[Sequence[float | None]] | None = None,
     ) -> Path:
         """Write the ledger rows and the kept pictures of one step's groups.
 
         ``advantages`` has one list per group, one value per sample, None where a sample was not
-        trained on.
+        trained on; ``draft_advantages`` the same of drafts, empty where none are trained on.
         """
         rows = []
         for index, report in enumerate(reports):
             known = advantages[index] if advantages is not None else [None] * len(report.samples)
-            rows += rows_of_group(step, index, report, known)
-            for sample in report.samples:
+            of_drafts = draft_advantages[index] if draft_advantages is not None else ()
+            rows += rows_of_group(step, index, report, known, of_drafts)
+            for sample in (*report.drafts, *report.samples):
                 if sample.png is not None and sample.picture_hash:
                     self.save_picture(sample.picture_hash, sample.png)
         path = self.path / "ledger" / f"{STEP_PREFIX}{step:06d}.parquet"

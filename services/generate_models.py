@@ -47,6 +47,8 @@ class AnswerModel(BaseModel):
     question: str
     kind: str
     p_yes: float
+    form: str = Field("yes_no", description="grade: a number from 0 to 10, p_yes is a tenth of it.")
+    grade: int | None = None
 
 
 class ScoreModel(BaseModel):
@@ -54,7 +56,7 @@ class ScoreModel(BaseModel):
 
     reward: float
     semantic: float
-    quality: float
+    quality: float | None = Field(description="null where the program asks nothing about quality.")
     program: str
     verdicts: list[AnswerModel]
 

@@ -276,13 +276,20 @@ def _round_event(one: Round, weights: WeightsModel) -> RoundEvent:
 
 def _score(judged: Judged) -> ScoreModel:
     score = judged.score
-    answers = {verdict.question_id: verdict.p_yes for verdict in score.verdicts}
+    answers = {verdict.question_id: verdict for verdict in score.verdicts}
     return ScoreModel(
         reward=score.reward,
         semantic=score.semantic,
         quality=score.quality,
         program=score.program,
         verdicts=[
-            AnswerModel(question=q.text, kind=q.kind, p_yes=answers[q.id]) for q in judged.questions
+            AnswerModel(
+                question=q.text,
+                kind=q.kind,
+                form=q.form,
+                p_yes=answers[q.id].p_yes,
+                grade=answers[q.id].grade,
+            )
+            for q in judged.questions
         ],
     )

@@ -142,9 +142,11 @@ def _tell(args: argparse.Namespace, one: Round, narrator: Narrator) -> None:
         say.print(f"\n{name}{score}{verdict}", markup=False, style="bold")
     say.print(one.picture.thought or "(no thought)", markup=False)
     if one.judged is not None:
-        answers = {v.question_id: v.p_yes for v in one.judged.score.verdicts}
+        answers = {v.question_id: v for v in one.judged.score.verdicts}
         for question in one.judged.questions:
-            say.print(f"  {answers[question.id]:.3f}  {question.text}", markup=False)
+            answer = answers[question.id]
+            told = f"{answer.p_yes:.3f}" if answer.grade is None else f"{answer.grade} of 10"
+            say.print(f"  {told}  {question.text}", markup=False)
 
 
 def _name(index: int | None) -> str:
@@ -199,8 +201,13 @@ def _as_json(args: argparse.Namespace, rounds: Sequence[Round]) -> dict[str, Any
 def _verdicts(one: Round) -> list[dict[str, Any]]:
     if one.judged is None:
         return []
-    answers = {v.question_id: v.p_yes for v in one.judged.score.verdicts}
+    answers = {v.question_id: v for v in one.judged.score.verdicts}
     return [
-        {"question": question.text, "kind": question.kind, "p_yes": answers[question.id]}
+        {
+            "question": question.text,
+            "kind": question.kind,
+            "p_yes": answers[question.id].p_yes,
+            "grade": answers[question.id].grade,
+        }
         for question in one.judged.questions
     ]

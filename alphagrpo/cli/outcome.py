@@ -8,6 +8,7 @@ from typing import Any
 
 from alphagrpo.cli.console import Narrator, duration, print_json, print_table
 from alphagrpo.cli.evaluate import EVALUATION_COLUMNS, evaluation_cells
+from alphagrpo.report.figures import REFINEMENT_COLUMNS, refinement_rows
 
 
 def tell_outcome(narrator: Narrator, summary: Mapping[str, Any], report: Path) -> None:
@@ -25,6 +26,8 @@ def tell_outcome(narrator: Narrator, summary: Mapping[str, Any], report: Path) -
     console.print()
     if rows:
         print_table(console, "held-out prompts", rows, EVALUATION_COLUMNS)
+    if refined := refinement_rows(summary):
+        print_table(console, "one refinement, all right", refined, REFINEMENT_COLUMNS)
     changes = difference_rows(evaluation["difference"])
     if changes:
         columns = ("prompts", "figure", "after - before", "95 % interval")

@@ -115,9 +115,9 @@ class AlgorithmConfig(Section):
     """The GRPO objective."""
 
     advantage_std: Literal["batch", "group"] = "batch"
-    advantage_prompts: int | None = Field(None, ge=1)
+    advantage_prompts: int | None = Field(8, ge=1)
     """With ``batch``: prompts over which a standard deviation is taken, in the order they were
-    drawn (the release: 8, its micro-rollout); None: all of the step.
+    drawn (8 is the release's micro-rollout); None: all of the step.
     """
     advantage_epsilon: float = Field(1e-4, gt=0)
     text: TextLossConfig = TextLossConfig()

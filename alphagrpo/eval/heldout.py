@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["SORTS", "HeldOutJudges", "differences", "evaluate", "summarise"]
 
 SORTS = ("plain", "thought")
-MEASURES = ("per_question", "all_right", "strict", "dvreward")
+MEASURES = ("per_question", "all_right", "strict", "extra", "dvreward")
 MAX_VERIFICATIONS = 8
 """Pictures of an evaluation in verification at once: enough to keep two engines busy."""
 CHUNKS_AT_ONCE = 2
@@ -91,6 +91,7 @@ def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     - ``all_right``: share of pictures in which the oracle finds all that was asked for, with its
       95 % interval in ``all_right_interval``;
     - ``strict``: the same, and nothing else is there;
+    - ``extra``: share of pictures with more things than were asked for;
     - ``dvreward``: the verifier's reward, over ``scored`` pictures;
     - ``refined``: figures of rounds, see :func:`alphagrpo.eval.rounds.summarise_rounds`.
 
@@ -101,7 +102,7 @@ def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         mine = [line for line in lines if line["sort"] == sort]
         if not mine:
             continue
-        known = {key: [float(x[key]) for x in mine if x[key] is not None] for key in MEASURES}
+        known = {key: [float(x[key]) for x in mine if x.get(key) is not None] for key in MEASURES}
         figures[sort] = {"n": len(mine)}
         figures[sort] |= {key: _mean(values) for key, values in known.items()}
         figures[sort]["scored"] = len(known["dvreward"])
@@ -121,7 +122,7 @@ def differences(
     for sort in SORTS:
         for key in MEASURES:
             pairs = [
-                (earlier[line["id"]][key], line[key])
+                (earlier[line["id"]].get(key), line.get(key))
                 for line in after
                 if line["sort"] == sort and line["id"] in earlier
             ]

@@ -69,7 +69,13 @@ class PictureJudge:
 def by_oracle(prompt: Prompt, pixels: Pixels, oracle: Oracle | None) -> dict[str, Any]:
     """The oracle's answers about a picture; null without an oracle."""
     if oracle is None:
-        return {"oracle": [], "per_question": None, "all_right": None, "strict": None}
+        return {
+            "oracle": [],
+            "per_question": None,
+            "all_right": None,
+            "strict": None,
+            "extra": None,
+        }
     opinion = oracle(prompt, pixels)
     right = [yes for _, yes in opinion.answers]
     return {
@@ -77,6 +83,7 @@ def by_oracle(prompt: Prompt, pixels: Pixels, oracle: Oracle | None) -> dict[str
         "per_question": sum(right) / len(right),
         "all_right": opinion.all_right,
         "strict": opinion.strict,
+        "extra": opinion.extra,
     }
 
 

@@ -30,6 +30,8 @@ class Opinion:
     """All that was asked for is there."""
     strict: bool
     """All right, and nothing else is there."""
+    extra: bool
+    """There are more things than were asked for."""
 
 
 def oracle_for(source: str) -> Oracle | None:
@@ -61,4 +63,9 @@ def shapes_oracle(prompt: Prompt, pixels: NDArray[np.uint8]) -> Opinion:
     spec = spec_of(prompt)
     judgement = judge(spec, read(pixels))
     answers = tuple((q, judgement.answers[q.id]) for q in reference_questions(spec))
-    return Opinion(answers=answers, all_right=judgement.all_right, strict=judgement.strict)
+    return Opinion(
+        answers=answers,
+        all_right=judgement.all_right,
+        strict=judgement.strict,
+        extra=judgement.extra,
+    )

@@ -119,7 +119,7 @@ class Refining:
 
 
 TRIED = ("picture", "all_right", "per_question", "dvreward")
-HELD = ("picture", "per_question", "all_right", "strict", "dvreward")
+HELD = ("picture", "per_question", "all_right", "strict", "extra", "dvreward")
 
 
 def _better(tried: _Held, before: _Held) -> bool:

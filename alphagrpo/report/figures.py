@@ -6,6 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 SORT_NAMES = {"thought": "Prompts that need a thought", "plain": "Plain prompts"}
+TASK_TITLES = {
+    "rt2i": "reasoning text-to-image",
+    "srr": "self-reflective refinement",
+    "mixed": "reasoning text-to-image and refinement",
+}
+REFINEMENT_COLUMNS = (
+    "prompts", "one pass", "refined, gated", "refined, last", "mended", "broken", "defect named",
+)  # fmt: skip
 Metrics = Sequence[Mapping[str, Any]]
 
 
@@ -33,6 +41,27 @@ def headlines(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def refinement_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """One refinement of each held-out picture, before and after training; empty without any.
+
+    Cells as :data:`REFINEMENT_COLUMNS`: shares all right after one pass, with the better of two by
+    DVReward, with the second whatever it is; wrong pictures made right, right ones made wrong;
+    reflections on wrong pictures that name a defect.
+    """
+    evaluation, rows = summary.get("evaluation") or {}, []
+    for sort in SORT_NAMES:
+        for phase in ("before", "after"):
+            found = (evaluation.get(phase) or {}).get(sort) or {}
+            rounds = (found.get("refined") or {}).get("round1")
+            if rounds:
+                gated, last = rounds["gated"], rounds["last"]
+                values = [found["all_right"], gated["all_right"], last["all_right"]]
+                values += [last[key] for key in ("mended", "broken", "named")]
+                cells = ["-" if value is None else f"{value:.1%}" for value in values]
+                rows.append((f"{sort}, {phase}", *cells))
+    return rows
 
 
 def _other_figures(

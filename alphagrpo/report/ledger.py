@@ -19,6 +19,8 @@ SCHEMA = pa.schema(
         ("run", _NAMES),
         ("step", pa.int32()),
         ("group", pa.int32()),
+        ("task", _NAMES),
+        ("stage", _NAMES),
         ("sample", pa.int32()),
         ("prompt_id", _NAMES),
         ("prompt", _NAMES),
@@ -42,6 +44,8 @@ SCHEMA = pa.schema(
         ("valid", pa.bool_()),
         ("invalid_reason", _NAMES),
         ("picture", _NAMES),
+        ("draft", _NAMES),
+        ("draft_score", pa.float32()),
         ("policy_version", pa.int32()),
     ]
 )
@@ -49,20 +53,33 @@ SCHEMA = pa.schema(
 mean "could not be had"; they are never zeros. ``quality`` is null too where the program asks no
 quality question, ``grade`` where the question's form is ``yes_no``.
 
+``stage`` is ``draft`` for the first stage of a refinement, ``sample`` for all else; ``draft`` and
+``draft_score`` name the picture a refinement began from.
+
 Provenance: ``judge`` is ``<model>@<model revision>.<template revision>``, ``questions_revision``
 the decomposer's or the program's own, see :class:`alphagrpo.types.Score`.
 """
 
 
 def rows_of_group(
-    step: int, index: int, report: GroupReport, advantages: Sequence[float | None]
+    step: int,
+    index: int,
+    report: GroupReport,
+    advantages: Sequence[float | None],
+    draft_advantages: Sequence[float | None] = (),
 ) -> list[dict[str, Any]]:
-    """Rows of one group: samples in order, each with its questions in order."""
+    """Rows of one group: drafts, then samples in order, each with its questions in order."""
+    none = [None] * len(report.drafts)
+    drafts = zip(report.drafts, draft_advantages or none, strict=True)
+    staged = [("draft", n, *pair) for n, pair in enumerate(drafts)]
+    samples = zip(report.samples, advantages, strict=True)
+    staged += [("sample", n, *pair) for n, pair in enumerate(samples)]
     rows = []
     asked, revision = _asked(report)
-    for number, (sample, advantage) in enumerate(zip(report.samples, advantages, strict=True)):
+    for stage, number, sample, advantage in staged:
         verdicts = {v.question_id: v for v in sample.score.verdicts} if sample.score else {}
         shared = _of_sample(step, index, number, report, sample, advantage)
+        shared |= {"stage": stage, "task": _task(report, stage), **_draft(report, stage)}
         for question in asked:
             verdict = verdicts.get(question.id)
             rows.append(
@@ -80,6 +97,19 @@ def rows_of_group(
                 }
             )
     return rows
+
+
+def _task(report: GroupReport, stage: str) -> str:
+    """Drafts that are trained on are text-to-image samples; others are trained for nothing."""
+    return "rt2i" if stage == "draft" else report.job.task
+
+
+def _draft(report: GroupReport, stage: str) -> dict[str, Any]:
+    if stage == "draft" or report.draft is None:
+        return {"draft": None, "draft_score": None}
+    chosen = report.drafts[report.draft]
+    score = None if chosen.score is None else chosen.score.reward
+    return {"draft": chosen.picture_hash, "draft_score": score}
 
 
 def _asked(report: GroupReport) -> tuple[tuple[Question, ...], str]:

@@ -11,7 +11,7 @@ from alphagrpo.eval.heldout import differences, summarise
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig
     from alphagrpo.loop import StepReport
-    from alphagrpo.ports import GroupReport
+    from alphagrpo.ports import GroupReport, Sample
     from alphagrpo.runfolder import RunFolder
     from alphagrpo.types import WeightsManifest
 
@@ -39,8 +39,8 @@ class Recorder:
         if report.step <= self._last_step:
             self.folder.rewind(report.step - 1)
         self._last_step = report.step
-        advantages = advantages_of(report.groups, self._config)
-        self.folder.record_step(report.step, report.groups, advantages)
+        advantages, of_drafts = advantages_of(report.groups, self._config)
+        self.folder.record_step(report.step, report.groups, advantages, of_drafts)
         figures = {key: _finite(value) for key, value in report.metrics.items()}
         figures |= {"weights/version": report.version, **(extra or {})}
         self.folder.append_metrics(report.step, figures)
@@ -99,31 +99,46 @@ def step0_parity(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None
     }
 
 
-def advantages_of(reports: Sequence[GroupReport], config: RunConfig) -> list[list[float | None]]:
-    """Each sample's advantage as the learner computes it; None where it is not trained on."""
+Table = list[list[float | None]]
+"""A list per group with a number per sample; None where it is not trained on."""
+
+
+def advantages_of(reports: Sequence[GroupReport], config: RunConfig) -> tuple[Table, Table]:
+    """Advantages of samples and of drafts, as the learner computes them.
+
+    A group's list of drafts is empty unless they are trained on (``refinement.drafts.trained``).
+    """
     import torch
 
     from alphagrpo.algorithms.advantage import step_advantages
 
     # The loop trains on groups with enough scored samples only; see TrainingLoop.
     needed = max(2, math.ceil(config.reward.min_valid_share * config.rollout.group_size))
-    usable = [index for index, report in enumerate(reports) if report.num_valid >= needed]
-    found: list[list[float | None]] = [[None] * len(report.samples) for report in reports]
-    if not usable:
-        return found
-    rewards = [[sample.reward for sample in reports[index].samples] for index in usable]
+    found: Table = [[None] * len(report.samples) for report in reports]
+    drafts: Table = [[] for _ in reports]
+    parts: list[tuple[str, Sequence[Sample], Table, int]] = []
+    for index, report in enumerate(reports):
+        if report.num_valid < needed:
+            continue
+        # In the learner's order: a group's trained drafts come before it.
+        if sum(sample.reward is not None for sample in report.drafts) >= needed:
+            parts.append(("rt2i", report.drafts, drafts, index))
+        parts.append((report.job.task, report.samples, found, index))
+    if not parts:
+        return found, drafts
+    rewards = [[sample.reward for sample in samples] for _, samples, _, _ in parts]
     valid = torch.tensor([[reward is not None for reward in row] for row in rewards])
     values = step_advantages(
         torch.tensor([[reward or 0.0 for reward in row] for row in rewards]),
         valid,
-        [reports[index].job.task for index in usable],
+        [task for task, *_ in parts],
         prompts=config.algorithm.advantage_prompts,
         std=config.algorithm.advantage_std,
         epsilon=config.algorithm.advantage_epsilon,
     ).values.tolist()
-    for index, row, known in zip(usable, values, valid.tolist(), strict=True):
-        found[index] = [value if ok else None for value, ok in zip(row, known, strict=True)]
-    return found
+    for (_, _, table, index), row, known in zip(parts, values, valid.tolist(), strict=True):
+        table[index] = [value if ok else None for value, ok in zip(row, known, strict=True)]
+    return found, drafts
 
 
 def _total(metrics: Sequence[Mapping[str, Any]], key: str) -> float:

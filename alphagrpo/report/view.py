@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from alphagrpo.report.charts import Series, line_chart, stacked_chart
-from alphagrpo.report.figures import SORT_NAMES, Metrics, facts, headlines, notes
+from alphagrpo.report.figures import (
+    REFINEMENT_COLUMNS,
+    SORT_NAMES,
+    TASK_TITLES,
+    Metrics,
+    facts,
+    headlines,
+    notes,
+    refinement_rows,
+)
 
 if TYPE_CHECKING:
     from alphagrpo.runfolder import RunFolder
@@ -34,6 +43,9 @@ def build_view(folder: RunFolder) -> dict[str, Any]:
     return {
         "name": config.get("name", folder.path.name),
         "summary": summary,
+        "task": TASK_TITLES[(config.get("task") or {}).get("kind", "rt2i")],
+        "refinements": refinement_rows(summary),
+        "refinement_columns": REFINEMENT_COLUMNS,
         "headlines": headlines(summary),
         "facts": facts(summary, metrics),
         "charts": charts(metrics, summary, config),
@@ -64,6 +76,17 @@ def charts(
             "title": "Held-out prompts all right",
             "note": "by the oracle, which never rewards; probes between the two full evaluations",
             "svg": line_chart(heldout_series(metrics, summary), percent=True),
+        },
+        {
+            "title": "Refinements against their drafts",
+            "note": "share of refined pictures that score higher, and lower, than their draft",
+            "svg": line_chart(
+                [
+                    _series(metrics, "refine/improved_share", "better", smooth=True),
+                    _series(metrics, "refine/harmed_share", "worse", smooth=True),
+                ],
+                percent=True,
+            ),
         },
         {
             "title": "Largest |log ratio|, picture",
@@ -137,13 +160,15 @@ def _all_kept(folder: RunFolder, rows: Sequence[Mapping[str, Any]]) -> bool:
 
 def _spread(rows: Sequence[Mapping[str, Any]]) -> float:
     """How far a group's rewards lie apart: such groups teach, and show, the most."""
-    rewards = [row["reward"] for row in rows if row["reward"] is not None]
+    mine = [row for row in rows if row.get("stage") != "draft"]
+    rewards = [row["reward"] for row in mine if row["reward"] is not None]
     return max(rewards) - min(rewards) if rewards else -1.0
 
 
 def group_view(folder: RunFolder, step: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One group: its samples by falling reward, and each question's P(yes) for each of them."""
     by_sample: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    rows = [row for row in rows if row.get("stage") != "draft"]
     for row in rows:
         by_sample[row["sample"]].append(row)
     samples = sorted(by_sample.values(), key=lambda mine: -_or(mine[0]["reward"], -math.inf))
@@ -160,6 +185,8 @@ def group_view(folder: RunFolder, step: int, rows: Sequence[Mapping[str, Any]]) 
     return {
         "step": step,
         "prompt": rows[0]["prompt"],
+        "draft": data_uri(folder.picture(rows[0].get("draft") or "")),
+        "draft_score": rows[0].get("draft_score"),
         "judge": next((row["judge"] for row in rows if row["judge"]), ""),
         "questions": questions,
         "samples": [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import hashlib
 import io
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from alphagrpo.algorithms import RewardProgram, rectify, reward_program
+from alphagrpo.algorithms import RewardProgram, configure, load_reward_program, rectify
 from alphagrpo.algorithms.rectification import Rectification
 from alphagrpo.config import RunConfig
 from alphagrpo.config.schema import RewardConfig
@@ -38,11 +37,10 @@ class ScoredGroup:
 
 
 def configured_program(config: RewardConfig) -> RewardProgram:
-    """The reward program a run asks for, with its aggregate where it has one."""
-    program = reward_program(config.program)
-    if dataclasses.is_dataclass(program) and hasattr(program, "aggregate"):
-        return replace(program, aggregate=config.aggregate)  # type: ignore[type-var]
-    return program
+    """The reward program a run asks for, by name or import path, set up as it says."""
+    return configure(
+        load_reward_program(config.program), aggregate=config.aggregate, kinds=config.kinds
+    )
 
 
 async def score_pictures(
