@@ -19,7 +19,8 @@ import numpy as np
 
 from alphagrpo.errors import ConfigError
 from alphagrpo.models.unified import SpecialTokens
-from alphagrpo.shapes.edits import comparison, difference, edit
+from alphagrpo.shapes.changes import Change, edited, mended, spoilt
+from alphagrpo.shapes.edits import comparison
 from alphagrpo.shapes.language import THINK_CLOSE, THINK_OPEN, describe, thought
 from alphagrpo.shapes.prompts import Sort, Wording
 from alphagrpo.shapes.riddles import RIDDLES, Riddle, Slot, misread
@@ -42,13 +43,23 @@ PLAIN_NOISE = 0.1
 
 THOUGHT_SHARE = 0.45
 """Share of prompts that need a thought, among contexts with a prompt."""
-CONTEXT_MIX = (("think", 0.62), ("prompt", 0.84), ("system", 0.95), ("empty", 1.0))
-"""Kinds of context a picture is drawn from, with cumulative shares."""
+CONTEXT_MIX = (("think", 0.62), ("prompt", 0.81), ("wish", 0.84), ("system", 0.95), ("empty", 1.0))
+"""Kinds of context a picture is drawn from, with cumulative shares. A wish is the request of a
+comparison where no picture is given: the image-free branch of a guided refinement."""
 
 CAPTION_PROMPT = "there is"
 """The request of a caption."""
+THINKING = 0.65
+"""Share of comparisons and edits that think."""
 DROPPED = 0.1
-"""Share of edits without their instruction."""
+"""Share of edits without any text, for guidance."""
+UNSEEN = 0.07
+"""Share of edits whose picture is dropped, for guidance."""
+REQUESTS = (("asked", 0.6), ("none", 0.82), ("other", 1.0))
+"""What is read before the thought of an edit, cumulative: its own request, nothing, or something
+else. The picture drawn follows the thought in all three; the thought is learnt in the first."""
+MENDED = 0.6
+"""Share of edits that mend a spoilt picture of a training prompt; the others are random."""
 
 Encode = Callable[[str], list[int]]
 """A text to its token ids, without framing."""
@@ -173,6 +184,8 @@ class Turn:
     """Where the answer's frame begins in ``texts``; its length where there is none."""
     target: Scene | None = None
     """The edited scene to draw, or None for a turn that ends with its answer."""
+    seen: bool = True
+    """Whether the picture is in the context."""
 
 
 def compare_prompt(caption: str) -> str:
@@ -209,8 +222,11 @@ class Corpus:
             ids = self.system() if kind == "system" else []
             return Drawing(tuple(ids), len(ids), scenes)
         wording, meant = self._meaning(rng)
-        prompt = self.framed(wording.text)
         scenes = tuple(sample_scene(meant, rng) for _ in range(queries))
+        if kind == "wish":
+            ids = self.system() + self.framed(compare_prompt(wording.text))
+            return Drawing(tuple(ids), len(ids), scenes)
+        prompt = self.framed(wording.text)
         if kind == "prompt":
             return Drawing(tuple(prompt), len(prompt), scenes)
         before = self.system() + prompt
@@ -231,24 +247,44 @@ class Corpus:
         return self._turn(scene, CAPTION_PROMPT, describe(scene), False)
 
     def comparison(self, rng: np.random.Generator) -> Turn:
-        """A picture, a plain training prompt, and what is wrong with it; a quarter are right."""
+        """A picture, a plain training prompt, and what is wrong with it; some are right."""
         wording = draw_wording("train", "plain", rng)
-        scene = sample_scene(wording.spec, rng)
-        for _ in range(pick(rng, (0, 1, 1, 2))):
-            scene = edit(scene, rng).scene
-        text, thinking = compare_prompt(wording.text), rng.random() < 0.5
+        scene = spoilt(wording.spec, sample_scene(wording.spec, rng), rng)
+        text, thinking = compare_prompt(wording.text), rng.random() < THINKING
         return self._turn(scene, text, comparison(wording.spec, scene), thinking)
 
     def edit(self, rng: np.random.Generator) -> Turn:
-        """A picture, an instruction, and the picture after it; half think of the change first.
+        """A picture and the picture after a change; most think of the change first.
 
-        A tenth of the instructions are dropped, for guidance.
+        The request is never a comparison's, and neither it nor the thought holds a prompt.
         """
-        scene, thinking = self._scene(rng), rng.random() < 0.5
-        change = edit(scene, rng)
-        answer = difference(scene, change.scene) if thinking else None
-        text = change.instruction if rng.random() >= DROPPED else None
-        return self._turn(scene, text, answer if text else None, thinking, change.scene)
+        change, luck = self._change(rng), rng.random()
+        request = change.instruction if rng.random() < 0.7 else change.complaint
+        if luck < UNSEEN:
+            return self._turn(change.before, request, None, True, change.after, seen=False)
+        thinking = rng.random() < THINKING
+        if luck < UNSEEN + DROPPED:
+            return self._turn(change.before, None, None, thinking, change.after)
+        if not thinking:
+            return self._turn(change.before, request, None, False, change.after)
+        said = change.complaint if rng.random() < 0.65 else change.difference
+        luck = rng.random()
+        kind = next(name for name, edge in REQUESTS if luck < edge)
+        read = {"asked": request, "none": None, "other": self._other_request(rng)}[kind]
+        learnt = kind == "asked"
+        return self._turn(change.before, read, said, True, change.after, learnt=learnt)
+
+    def _change(self, rng: np.random.Generator) -> Change:
+        if rng.random() >= MENDED:
+            return edited(self._scene(rng), rng)
+        return mended(draw_wording("train", "plain", rng).spec, rng)
+
+    def _other_request(self, rng: np.random.Generator) -> str:
+        """A request that has nothing to do with the change at hand."""
+        luck = rng.random()
+        if luck < 0.2:
+            return CAPTION_PROMPT
+        return self._change(rng).instruction if luck < 0.6 else describe(self._scene(rng))
 
     def _turn(
         self,
@@ -257,11 +293,15 @@ class Corpus:
         answer: str | None,
         thinking: bool,
         target: Scene | None = None,
+        *,
+        learnt: bool = True,
+        seen: bool = True,
     ) -> Turn:
         """With ``thinking`` the system prompt comes first and the answer stands in think tags."""
         texts = [] if text is None else self.framed(text)
         start = len(texts)
         if answer is not None:
             texts += self.framed(f"{THINK_OPEN} {answer} {THINK_CLOSE}" if thinking else answer)
+        start = start if learnt else len(texts)
         system = self._system if thinking else []
-        return Turn(scene, tuple(system), tuple(texts), start, target)
+        return Turn(scene, tuple(system), tuple(texts), start, target, seen)

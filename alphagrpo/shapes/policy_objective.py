@@ -9,7 +9,7 @@ Legend of shapes: B context, Q picture per context, L token, N = 9 image tokens,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,11 +19,12 @@ from torch.nn import functional
 from alphagrpo.models.bagel import Bagel
 from alphagrpo.models.bagel.attention import bias_from
 from alphagrpo.models.unified import Context
-from alphagrpo.shapes.autoencoder_data import POOL
+from alphagrpo.shapes.autoencoder_data import CROWDED, POOL
 from alphagrpo.shapes.corpus import Corpus, Drawing, Turn
 from alphagrpo.shapes.latent_table import LatentTable
 from alphagrpo.shapes.pixels import to_pixels
-from alphagrpo.shapes.render import render_many
+from alphagrpo.shapes.render import render
+from alphagrpo.shapes.specs import random_scene
 from alphagrpo.shapes.world import GRID
 
 LATENT_GRID = (GRID, GRID)
@@ -34,23 +35,31 @@ LATENT_GRID = (GRID, GRID)
 class PolicyRecipe:
     """Batch and weights of the losses; the defaults made the shipped weights."""
 
-    contexts: int = 14
+    contexts: int = 6
     queries: int = 8
     """Noised pictures drawn from each context."""
-    skills_every: int = 3
-    """Steps from one batch of captions, comparisons and edits to the next."""
-    captions: int = 5
-    comparisons: int = 6
-    edits: int = 8
-    edit_queries: int = 2
+    captions: int = 2
+    comparisons: int = 14
+    edits: int = 12
+    """Of these and the two before, each step."""
+    edit_queries: int = 3
+    copy_steps: int = 100
+    """First steps, in which crowded pictures are drawn as they are given, in place of skills."""
+    copies: int = 24
+    copy_queries: int = 2
     thought_weight: float = 0.3
-    answer_weight: float = 0.2
-    edit_weight: float = 0.3
+    answer_weight: float = 0.4
+    edit_weight: float = 1.0
     time_mean: float = 0.9
     """Of the normal number whose sigmoid is the flow time."""
     time_std: float = 1.0
-    condition_noise: float = 0.1
-    """Spread of the noise on latents given as a condition: drawn pictures are never clean."""
+    condition_noise: float = 0.3
+    """Largest spread of the noise on latents given as a condition: drawn ones are never clean."""
+    encoded: float = 0.3
+    """Share of steps that encode the given pictures, as an edit of an uploaded picture does, and do
+    not look their latents up, which are nearer to those of the policy's own drafts."""
+    pixel_noise: float = 0.06
+    """Largest spread of the noise on pixels given as a condition, in [-1, 1]."""
     table_pictures: int = 2400
     """Pictures over which latent tokens are averaged."""
     pool_pictures: int = POOL
@@ -130,19 +139,19 @@ class PolicyObjective:
         self, model: Bagel, corpus: Corpus, table: LatentTable, recipe: PolicyRecipe
     ) -> None:
         self.model, self.corpus, self.table, self.recipe = model, corpus, table, recipe
-        self._latest: dict[str, float] = {}
 
     def __call__(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
         """The loss of a fresh batch, and its parts."""
         recipe = self.recipe
         picture, thought = self._drawings(rng)
-        total = picture + recipe.thought_weight * thought
-        parts = {"picture": picture.item(), "thought": thought.item()}
-        if step % recipe.skills_every == 0:
+        if step < recipe.copy_steps:
+            answer, edit = picture.new_zeros(()), self._copies(rng)
+        else:
             answer, edit = self._skills(rng)
-            total = total + recipe.answer_weight * answer + recipe.edit_weight * edit
-            self._latest = {"answer": answer.item(), "edit": edit.item()}
-        return total, parts | self._latest
+        total = picture + recipe.thought_weight * thought
+        total = total + recipe.answer_weight * answer + recipe.edit_weight * edit
+        parts = {"picture": picture, "thought": thought, "answer": answer, "edit": edit}
+        return total, {name: part.item() for name, part in parts.items()}
 
     def _drawings(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Losses of pictures and thoughts; long and short contexts apart, to pad less."""
@@ -175,19 +184,47 @@ class PolicyObjective:
         spoken = len(turns)
         turns += [self.corpus.edit(rng) for _ in range(recipe.edits)]
         ids, lengths = padded([turn.texts for turn in turns], model.special.text_end)
-        context, hidden = model.read_text(self._shown(turns), ids, lengths)
+        context, hidden = model.read_text(self._shown(turns, rng), ids, lengths)
         answer = answer_loss(model, hidden, ids, [turn.answer_start for turn in turns], lengths)
         edits = context.rows(torch.arange(spoken, len(turns)))
         targets = [turn.target for turn in turns if turn.target is not None]
         latents = self.table(targets)[:, None].expand(-1, recipe.edit_queries, -1, -1)
         return answer, flow_loss(model, edits, latents, recipe)
 
-    def _shown(self, turns: Sequence[Turn]) -> Context:
+    def _copies(self, rng: np.random.Generator) -> Tensor:
+        """Loss of crowded pictures drawn as they are given: no other way to tell nine cells.
+
+        Sparse pictures are told nearly as well by their background, and copying is not found.
+        """
+        recipe, model = self.recipe, self.model
+        latents = self.table([random_scene(rng, CROWDED) for _ in range(recipe.copies)])
+        spread = torch.rand(recipe.copies, 1, 1) * recipe.condition_noise
+        given = latents + spread * torch.randn_like(latents)
+        context = model.read_latents(model.empty_context(recipe.copies), given, LATENT_GRID)
+        drawn = latents[:, None].expand(-1, recipe.copy_queries, -1, -1)
+        return flow_loss(model, context, drawn, recipe)
+
+    def _shown(self, turns: Sequence[Turn], rng: np.random.Generator) -> Context:
         """Contexts that have read the system prompt, where there is one, and the picture."""
-        model, scenes = self.model, [turn.scene for turn in turns]
+        model, recipe = self.model, self.recipe
         ids, lengths = padded([turn.system for turn in turns], model.special.text_end)
-        context, _ = model.read_text(model.empty_context(len(turns)), ids, lengths)
-        latents = self.table(scenes)
-        latents = latents + self.recipe.condition_noise * torch.randn_like(latents)
-        context = model.read_latents(context, latents, LATENT_GRID)
-        return model.read_pixels(context, to_pixels(render_many(scenes)))
+        before, _ = model.read_text(model.empty_context(len(turns)), ids, lengths)
+        shades = rng if rng.random() < 0.5 else None
+        pixels = to_pixels(np.stack([render(turn.scene, shades) for turn in turns]))
+        noise = torch.rand(len(turns), 1, 1, 1) * recipe.pixel_noise
+        pixels = (pixels + noise * torch.randn_like(pixels)).clamp(-1, 1)
+        if rng.random() < recipe.encoded:
+            latents = model.encode_pixels(pixels)
+        else:
+            latents = self.table([turn.scene for turn in turns])
+        spread = torch.rand(len(turns), 1, 1) * recipe.condition_noise
+        latents = latents + spread * torch.randn_like(latents)
+        after = model.read_pixels(model.read_latents(before, latents, LATENT_GRID), pixels)
+        return _unseen(before, after, torch.tensor([turn.seen for turn in turns]))
+
+
+def _unseen(before: Context, after: Context, seen: Tensor) -> Context:
+    """``after``, but rows that are not ``seen`` [B] have read no more than ``before``."""
+    read = torch.arange(after.length) < before.length
+    mask = after.mask & (seen[:, None] | read)
+    return replace(after, mask=mask, position=torch.where(seen, after.position, before.position))

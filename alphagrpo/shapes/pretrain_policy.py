@@ -15,12 +15,15 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from alphagrpo.models.bagel import Bagel, BagelConfig, random_bagel, save_bagel
+from alphagrpo.models.bagel import Bagel, BagelConfig, load_bagel, random_bagel, save_bagel
 from alphagrpo.models.bagel.checkpoint import FLOAT32_MODULES
 from alphagrpo.models.bagel.config import AutoencoderConfig, LlmConfig, SpecialIds, VitConfig
+from alphagrpo.shapes.autoencoder_data import CROWDED
+from alphagrpo.shapes.cell_heads import look_at_own_cell
 from alphagrpo.shapes.corpus import Corpus, Encode
 from alphagrpo.shapes.latent_table import LatentTable
 from alphagrpo.shapes.policy_objective import PolicyObjective, PolicyRecipe
@@ -28,6 +31,7 @@ from alphagrpo.shapes.pretrain_autoencoder import (
     has_fast_bfloat16,
     pretrain_autoencoder,
 )
+from alphagrpo.shapes.specs import random_scene
 from alphagrpo.shapes.tokenizer import (
     IM_END,
     IM_START,
@@ -41,6 +45,10 @@ from alphagrpo.shapes.world import CELL, SIZE
 log = logging.getLogger(__name__)
 
 AUTOENCODER_MINUTES = 24.0
+POLICY_MINUTES = 45.0
+CONTINUED_MINUTES = 32.0
+CONTINUED_RATE = 1e-3
+"""Learning rate of a run that starts from trained weights."""
 
 
 def miniature_config(
@@ -93,6 +101,7 @@ def pretrain_policy(
     steps: int | None = None,
     autoencoder_minutes: float | None = None,
     autoencoder_steps: int | None = None,
+    start: str | Path | None = None,
     seed: int = 0,
     resume: bool = False,
     progress: Callable[[str, TrainProgress], None] | None = None,
@@ -103,10 +112,12 @@ def pretrain_policy(
 
     Args:
         output: folder of the checkpoint; ``training/`` in it holds the resumable state.
-        minutes: time budget of the policy on one thread.
-        steps: its steps; at least one of both is given, the first bound ends the run.
+        minutes: time budget of the policy on one thread; 45 where neither it nor ``steps`` is
+            given, 32 with ``start``.
+        steps: its steps; the first bound ends the run.
         autoencoder_minutes: time budget of the autoencoder before it; 24 where nothing is given.
         autoencoder_steps: its steps.
+        start: a policy's folder to continue from, its autoencoder included, at a lower rate.
         seed: of weights, data and noise.
         resume: continue from ``training/`` where there is something.
         progress: called with the stage (``autoencoder``, ``policy``) and the state of its run.
@@ -115,34 +126,39 @@ def pretrain_policy(
     """
     output, recipe = Path(output), recipe or PolicyRecipe()
     tokenizer = build_tokenizer()
-    if autoencoder_minutes is None and autoencoder_steps is None:
-        autoencoder_minutes = AUTOENCODER_MINUTES
+    if minutes is None and steps is None:
+        minutes = POLICY_MINUTES if start is None else CONTINUED_MINUTES
 
     def tell(stage: str) -> Callable[[TrainProgress], None] | None:
         return None if progress is None else lambda state: progress(stage, state)
 
-    autoencoder = pretrain_autoencoder(
-        steps=autoencoder_steps,
-        minutes=autoencoder_minutes,
-        seed=seed,
-        checkpoint=output / "training" / "autoencoder",
-        resume=resume,
-        progress=tell("autoencoder"),
-        pool=recipe.pool_pictures,
-    )
-    config = miniature_config(len(tokenizer), special_ids(tokenizer), autoencoder.config)
-    model = random_bagel(config, seed)
-    model.set_autoencoder(autoencoder)
-    objective = PolicyObjective(
-        model,
-        Corpus(encoder(tokenizer), model.special),
-        LatentTable.measure(autoencoder, config.latent_patch_size, seed, recipe.table_pictures),
-        recipe,
-    )
+    if start is None:
+        if autoencoder_minutes is None and autoencoder_steps is None:
+            autoencoder_minutes = AUTOENCODER_MINUTES
+        autoencoder = pretrain_autoencoder(
+            steps=autoencoder_steps,
+            minutes=autoencoder_minutes,
+            seed=seed,
+            checkpoint=output / "training" / "autoencoder",
+            resume=resume,
+            progress=tell("autoencoder"),
+            pool=recipe.pool_pictures,
+        )
+        config = miniature_config(len(tokenizer), special_ids(tokenizer), autoencoder.config)
+        model = random_bagel(config, seed)
+        model.set_autoencoder(autoencoder)
+    else:
+        model = load_bagel(start)
+    patch, pictures = model.config.latent_patch_size, recipe.table_pictures
+    table = LatentTable.measure(model.autoencoder, patch, seed, pictures)
+    rng = np.random.default_rng([seed, pictures])
+    look_at_own_cell(model, table([random_scene(rng, CROWDED) for _ in range(min(pictures, 200))]))
+    corpus = Corpus(encoder(tokenizer), model.special)
+    objective = PolicyObjective(model, corpus, table, recipe)
     settings = TrainSettings(
         steps=steps,
         minutes=minutes,
-        learning_rate=recipe.learning_rate,
+        learning_rate=recipe.learning_rate if start is None else CONTINUED_RATE,
         ema=recipe.ema,
         seed=seed,
         bf16=has_fast_bfloat16(),
