@@ -41,6 +41,8 @@ TINY = PolicyRecipe(
     captions=1,
     comparisons=1,
     edits=2,
+    copy_steps=1,
+    copies=2,
     table_pictures=8,
     pool_pictures=16,
 )
