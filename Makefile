@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test check format bench bench-method bench-learning clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -41,6 +41,12 @@ format: setup  ## format the code in place
 
 bench: setup  ## print the benchmark tables
 	$(BIN)/python -m benchmarks
+
+bench-method: setup  ## the paper's claims in miniature, a few hours, resumed where it stopped
+	$(BIN)/python -m benchmarks.method $(BENCH_ARGS)
+
+bench-learning: setup  ## does the picture side learn, hours, resumed where it stopped
+	$(BIN)/python -m benchmarks.learning $(BENCH_ARGS)
 
 clean:  ## remove the environment and caches, keep runs
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache

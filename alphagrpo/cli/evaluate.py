@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from alphagrpo.cli.console import Narrator, print_json, print_table
 
 if TYPE_CHECKING:
+    from alphagrpo.cli.local_policy import LocalPolicy
     from alphagrpo.config import RunConfig
     from alphagrpo.eval.heldout import HeldOutJudges
 
@@ -24,12 +25,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", dest="overrides")
     parser.add_argument("--checkpoint", type=Path, help="default: the model as it is")
     parser.add_argument("--dvreward", action="store_true", help="ask the verifier as well")
+    parser.add_argument(
+        "--edits",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also judge N edits (a world with an oracle)",
+    )
     parser.add_argument("--output", type=Path, help="write a line per prompt (JSON lines) here")
     parser.add_argument("--json", action="store_true", help="one JSON object for a machine")
 
 
 def run(args: argparse.Namespace) -> int:
     """Draw the held-out pictures, judge them, print the figures by sort of prompt."""
+    from alphagrpo.cli.local_policy import LocalPolicy
     from alphagrpo.cli.serving import serving
     from alphagrpo.config import load_config
     from alphagrpo.data import check_source
@@ -45,9 +54,12 @@ def run(args: argparse.Namespace) -> int:
     context: Any = nullcontext()
     if args.dvreward and services.serve_config is not None:
         context = serving(services.serve_config, narrator, apps)
+    with narrator.stage("loading the policy"):
+        policy = LocalPolicy(config, args.checkpoint)
     with context:
-        lines = _evaluate(args, config, narrator)
-    _show(args, lines, narrator)
+        lines = _evaluate(config, policy, narrator, services=args.dvreward)
+    edits = _edits(args, config, policy, narrator)
+    _show(args, lines, edits, narrator)
     return 0
 
 
@@ -79,9 +91,8 @@ def judges_of(config: RunConfig, *, services: bool) -> HeldOutJudges:
 
 
 def _evaluate(
-    args: argparse.Namespace, config: RunConfig, narrator: Narrator
+    config: RunConfig, policy: LocalPolicy, narrator: Narrator, *, services: bool
 ) -> list[dict[str, Any]]:
-    from alphagrpo.cli.local_policy import LocalPolicy
     from alphagrpo.data import load_heldout
     from alphagrpo.eval.heldout import evaluate
 
@@ -92,14 +103,12 @@ def _evaluate(
         num_thought=settings.num_thought,
         seed=config.seed,
     )
-    with narrator.stage("loading the policy"):
-        policy = LocalPolicy(config, args.checkpoint)
     with narrator.counted("pictures", len(prompts)) as tell:
         return asyncio.run(
             evaluate(
                 policy,
                 prompts,
-                judges_of(config, services=args.dvreward),
+                judges_of(config, services=services),
                 version=-1,
                 seed=config.seed,
                 batch_size=settings.batch_size,
@@ -109,7 +118,34 @@ def _evaluate(
         )
 
 
-def _show(args: argparse.Namespace, lines: list[dict[str, Any]], narrator: Narrator) -> None:
+def _edits(
+    args: argparse.Namespace, config: RunConfig, policy: LocalPolicy, narrator: Narrator
+) -> dict[str, float]:
+    """The edit benchmark of the run's world; empty where none is asked for."""
+    if not args.edits:
+        return {}
+    from alphagrpo.data.prompts import WORLD_PREFIX
+    from alphagrpo.errors import ConfigError
+
+    if not config.data.heldout.startswith(WORLD_PREFIX):
+        raise ConfigError(
+            "--edits needs a world with an oracle, the run's held-out prompts are "
+            f"{config.data.heldout}; leave --edits out"
+        )
+    from alphagrpo.rollout.policy import FolderTokenizer
+    from alphagrpo.shapes.evaluate_skills import edit_benchmark
+
+    with narrator.stage(f"judging {args.edits} edits"):
+        tokenizer = FolderTokenizer(config.model.path)
+        return edit_benchmark(policy.model, tokenizer, args.edits, config.seed)
+
+
+def _show(
+    args: argparse.Namespace,
+    lines: list[dict[str, Any]],
+    edits: dict[str, float],
+    narrator: Narrator,
+) -> None:
     from alphagrpo.eval.heldout import summarise
 
     if args.output is not None:
@@ -117,10 +153,17 @@ def _show(args: argparse.Namespace, lines: list[dict[str, Any]], narrator: Narra
         args.output.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     figures = summarise(lines)
     if args.json:
-        print_json(figures)
+        print_json(figures | ({"edits": edits} if edits else {}))
         return
     rows = [(sort, *evaluation_cells(of_sort)) for sort, of_sort in figures.items()]
     print_table(narrator.console, "held-out prompts", rows, EVALUATION_COLUMNS)
+    for sort, of_sort in figures.items():
+        if refined := of_sort.get("refined"):
+            shown = round_rows(refined)
+            print_table(narrator.console, f"{sort} prompts refined", shown, ROUND_COLUMNS)
+    if edits:
+        cells = [(key.removeprefix("edit."), _share(value)) for key, value in edits.items()]
+        print_table(narrator.console, f"{args.edits} edits", cells)
 
 
 EVALUATION_COLUMNS = ("prompts", "n", "all right", "95 %", "strict", "per question", "DVReward")
@@ -137,6 +180,28 @@ def evaluation_cells(figures: dict[str, Any]) -> tuple[str, ...]:
         _share(figures["per_question"]),
         "-" if figures["dvreward"] is None else f"{figures['dvreward']:.3f}",
     )
+
+
+ROUND_COLUMNS = ("round", "all right", "gain", "DVReward", "mended", "broken", "defect named")
+
+
+def round_rows(refined: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Figures of every round and chain as table cells."""
+    rows = []
+    for name, chains in refined.items():
+        for chain, figures in chains.items():
+            gain = figures.get("all_right_gain")
+            dvreward = figures["dvreward"]
+            rows.append(
+                (
+                    f"{name.removeprefix('round')}, {chain}",
+                    _share(figures["all_right"]),
+                    f"{100 * gain['mean']:+.1f}" if gain else "-",
+                    "-" if dvreward is None else f"{dvreward:.3f}",
+                    *(_share(figures[key]) for key in ("mended", "broken", "named")),
+                )
+            )
+    return rows
 
 
 def _share(value: float | None) -> str:

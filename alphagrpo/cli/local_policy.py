@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alphagrpo.cli.prechecks import check_checkpoint, check_geometry
 from alphagrpo.errors import ConfigError
@@ -37,6 +37,11 @@ class LocalPolicy:
             load_learner(GRPOLearner(policy.model, config), learner_folder(checkpoint))
         self._config = config
         self._worker = RolloutWorker(policy.model, policy.tokenizer, config)
+
+    @property
+    def model(self) -> Any:
+        """The loaded model, with the checkpoint's weights."""
+        return self._worker.model
 
     @property
     def size(self) -> int:

@@ -81,7 +81,10 @@ def test_a_missing_file_is_named(tmp_path):
         load_serve_config(tmp_path / "none.yaml")
 
 
-@pytest.mark.parametrize("name", ["shapes.yaml", "bagel-7b.yaml"])
+@pytest.mark.parametrize(
+    "name",
+    ["shapes.yaml", "shapes-generator.yaml", "bagel-7b.yaml", "bagel-7b-generator.yaml"],
+)
 def test_our_own_files_are_valid_and_stay_at_home(name, monkeypatch, tmp_path):
     for model in ("decomposer", "verifier"):
         folder = tmp_path / "deploy" / "models" / model

@@ -8,10 +8,12 @@ from alphagrpo.cli.main import COMMANDS, USER_ERROR, build_parser, main
 
 SURFACE = {
     "train": {"config", "--set", "--resume", "--dry-run", "--json"},
-    "evaluate": {"config", "--set", "--checkpoint", "--dvreward", "--output", "--json"},
+    "evaluate": {
+        "config", "--set", "--checkpoint", "--dvreward", "--edits", "--output", "--json",
+    },
     "generate": {
-        "text", "--config", "--set", "--checkpoint", "--seed", "--steps", "--scale", "--output",
-        "--json",
+        "text", "--config", "--set", "--checkpoint", "--seed", "--steps", "--image", "--refine",
+        "--gate", "--serve-config", "--scale", "--output", "--json",
     },
     "decompose": {"text", "--file", "--store", "--serve-config", "--app", "--json"},
     "judge": {"image", "--prompt", "--question", "--program", "--serve-config", "--json"},

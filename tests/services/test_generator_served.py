@@ -1,0 +1,74 @@
+"""The generator as a Serve application in a real cluster: events by handle, followed weights."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from alphagrpo.errors import ConfigError
+from services.deploying import ensure_deployed, undeploy
+from services.generator_client import GeneratorClient, connect_generator
+from tests.services.test_generator import run, write_checkpoint
+
+__all__ = ["run"]  # a fixture
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def served(mesh_cluster: str, run: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A generator over a tiny model that follows a run folder; the folder."""
+    folder = tmp_path_factory.mktemp("followed") / "r"
+    (folder / "checkpoints").mkdir(parents=True)
+    config = {
+        "applications": [
+            {
+                "name": "generator",
+                "route_prefix": None,
+                "import_path": "services.generator:build",
+                "args": {
+                    "config": str(run["path"]),
+                    "weights": str(folder),
+                    "poll_s": 0.5,
+                    "max_rounds": 1,
+                },
+                "deployments": [{"name": "Generator", "ray_actor_options": {"num_cpus": 0.5}}],
+            }
+        ]
+    }
+    path = folder.parent / "serve.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    ensure_deployed(path)
+    yield folder
+    undeploy(["generator"])
+
+
+async def events_of(client: GeneratorClient, **request: Any) -> list[dict[str, Any]]:
+    return [event async for event in client.events(request)]
+
+
+async def test_rounds_come_as_events_and_newer_weights_are_taken(
+    served: Path, run: dict[str, Any]
+) -> None:
+    client = connect_generator()
+    request = {"prompt": "a red circle", "seed": 3, "rounds": 1, "gate": "none"}
+    first = await events_of(client, **request)
+    assert [e["event"] for e in first] == ["stage", "round", "stage", "round", "done"]
+    assert {e["weights"]["version"] for e in first if e["event"] == "round"} == {-1}
+    again = await events_of(client, **request)
+    assert [e.get("picture") for e in again] == [e.get("picture") for e in first]
+    with pytest.raises(ConfigError, match="got 2"):
+        await events_of(client, **{**request, "rounds": 2})
+    write_checkpoint(run, served, 2)
+    until = time.monotonic() + 60
+    while (await client.info())["weights"]["version"] != 1:
+        assert time.monotonic() < until, "the generator must find the checkpoint"
+        await asyncio.sleep(0.2)
+    trained = await events_of(client, **request)
+    assert trained[1]["weights"]["source"].endswith("step-000002/learner")
+    assert trained[1]["picture"] != first[1]["picture"]
