@@ -1,0 +1,203 @@
+"""Refinements by a runner over a fake verifier: drafts, what is missing, mixes, the whole loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alphagrpo.algorithms import rectify
+from alphagrpo.config import RunConfig
+from alphagrpo.errors import PolicyDataError
+from alphagrpo.learner.inprocess import LocalLearner, LocalStore
+from alphagrpo.learner.learner import GRPOLearner
+from alphagrpo.loop import TrainingLoop
+from alphagrpo.models import weights
+from alphagrpo.models.lora import trainable_parameters
+from alphagrpo.report.recorder import advantages_of
+from alphagrpo.rollout.inprocess import LocalPool
+from alphagrpo.rollout.runner import GroupRunner
+from alphagrpo.rollout.worker import RolloutWorker
+from tests.fakes import (
+    FakeDecomposer,
+    FakeTokenizer,
+    FakeVerifier,
+    make_model,
+    make_prompts,
+    make_questions,
+)
+from tests.unit.rollout.test_refining import job_of, refining
+
+QUESTIONS = make_questions("x")
+
+
+class CountingWorker(RolloutWorker):
+    """Notes what is drawn."""
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(make_model(), FakeTokenizer(), config)
+        self.drawn: list[str] = []
+
+    def draw(self, job):
+        self.drawn.append("draw")
+        return super().draw(job)
+
+    def drafts(self, job):
+        self.drawn.append("drafts")
+        return super().drafts(job)
+
+    def refine(self, job, draft):
+        self.drawn.append("refine")
+        self.draft = draft
+        return super().refine(job, draft)
+
+
+async def make_runner(config: RunConfig, verifier: FakeVerifier) -> GroupRunner:
+    worker, store = CountingWorker(config), LocalStore()
+    manifest, chunks = weights.flatten(trainable_parameters(worker.model, "experts"), version=0)
+    await store.publish(chunks, manifest)
+    runner = GroupRunner(worker, verifier, store, config)
+    runner.worker = worker  # type: ignore[attr-defined]
+    return runner
+
+
+async def roll_out(runner: Any, config: RunConfig, prompt: int = 0) -> Any:
+    return await runner.roll_out(job_of(config, prompt), QUESTIONS, keep_pictures=1)
+
+
+@pytest.mark.parametrize("mode", ["off", "max", "group_min"])
+async def test_the_worst_draft_seeds_and_rewards_are_rectified(mode: str) -> None:
+    config = refining(rectification=mode, format_bonus=0.0)
+    runner = await make_runner(config, FakeVerifier())
+    done = await roll_out(runner, config)
+    scores = [sample.score.reward for sample in done.drafts]
+    assert len(scores) == 3
+    assert done.draft == int(np.argmin(scores))
+    assert np.array_equal(
+        runner.worker.draft.latents, runner.worker.drafts(job_of(config))[done.draft].latents
+    )
+    raw = [sample.score.reward for sample in done.samples]
+    expected = rectify(np_tensor(raw), min(scores), mode).tolist()
+    assert [sample.reward for sample in done.samples] == pytest.approx(expected)
+    assert done.group.draft_score.reward == min(scores)
+    assert done.group.draft_group is None
+    assert all(draft.png for draft in done.drafts)
+
+
+def np_tensor(values: list[float]) -> Any:
+    import torch
+
+    return torch.tensor(values, dtype=torch.float64)
+
+
+async def test_a_draft_without_a_score_is_never_refined() -> None:
+    config = refining()
+    runner = await make_runner(config, FakeVerifier(fail_calls=[1]))
+    done = await roll_out(runner, config)
+    assert done.drafts[1].score is None
+    assert "fake verifier is down" in done.drafts[1].invalid_reason
+    assert done.draft in (0, 2)
+
+
+async def test_no_scored_draft_no_group_and_the_next_try_draws_nothing_twice() -> None:
+    config = refining()
+    runner = await make_runner(config, FakeVerifier(fail_calls=[0, 1, 2]))
+    lost = await roll_out(runner, config)
+    assert lost.group.trajectories == ()
+    assert [sample.reward for sample in lost.samples] == [None] * 3
+    assert all("down" in sample.invalid_reason for sample in lost.samples)
+    done = await roll_out(runner, config)
+    assert runner.worker.drawn == ["drafts", "refine"]
+    assert all(sample.reward is not None for sample in done.samples)
+    straight = await roll_out(await make_runner(config, FakeVerifier()), config)
+    assert [s.picture_hash for s in done.samples] == [s.picture_hash for s in straight.samples]
+
+
+async def test_missing_scores_of_refinements_are_asked_for_again_without_drawing() -> None:
+    config = refining()
+    runner = await make_runner(config, FakeVerifier(fail_calls=[4]))
+    first = await roll_out(runner, config)
+    assert sum(sample.reward is None for sample in first.samples) == 1
+    again = await roll_out(runner, config)
+    assert runner.worker.drawn == ["drafts", "refine"]
+    assert all(sample.reward is not None for sample in again.samples)
+    assert again.draft == first.draft
+
+
+async def test_trained_drafts_are_a_group_of_their_own() -> None:
+    drafts = {"num": 3, "num_points": 5, "trained": True}
+    config = refining(drafts=drafts)
+    runner = await make_runner(config, FakeVerifier())
+    done = await roll_out(runner, config)
+    assert runner.worker.drawn == ["draw", "refine"]
+    group = done.group.draft_group
+    assert (group.job.task, done.group.job.task) == ("rt2i", "srr")
+    assert len(done.drafts) == config.rollout.group_size
+    assert [draft.reward for draft in done.drafts] == list(group.rewards)
+    worst = min(group.scores, key=lambda score: score.reward)
+    assert done.group.draft_score == worst
+
+
+def make_loop(config: RunConfig, verifier: FakeVerifier) -> TrainingLoop:
+    store = LocalStore()
+    learner = GRPOLearner(make_model(seed=0), config)
+    worker = RolloutWorker(make_model(seed=0), FakeTokenizer(), config)
+    runner = GroupRunner(worker, verifier, store, config)
+    return TrainingLoop(
+        config,
+        make_prompts(9),
+        decomposer=FakeDecomposer(),
+        pool=LocalPool(runner),
+        learner=LocalLearner(learner, store),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("srr", {}),
+        ("srr", {"rounds": 2}),
+        ("srr", {"drafts": {"trained": True}}),
+        ("mixed", {"share": 0.5}),
+    ],
+)
+async def test_the_loop_trains_refinements_at_exact_parity(
+    kind: str, changes: dict[str, Any]
+) -> None:
+    config = refining(kind, rectification="off", **changes)
+    loop = make_loop(config, FakeVerifier())
+    tasks: list[str] = []
+    for step in range(2):
+        report = await loop.run_step()
+        tasks += [group.job.task for group in report.groups]
+        assert report.metrics["learner/skipped"] == 0.0
+        if step == 0:
+            for part in ("image", "text"):
+                assert report.metrics[f"parity/{part}_max_abs_log_ratio"] == 0.0
+        found, drafts = advantages_of(report.groups, config)
+        assert all(sum(row) == pytest.approx(0.0, abs=1e-4) for row in found)
+        trained = bool(changes.get("drafts"))
+        assert all(bool(row) == trained for row in drafts)
+    assert set(tasks) == ({"srr", "rt2i"} if kind == "mixed" else {"srr"})
+    assert 0.0 <= report.metrics.get("refine/improved_share", 0.5) <= 1.0
+    await loop.close()
+
+
+async def test_a_verifier_that_is_down_stops_a_refining_run_with_its_reason() -> None:
+    config = refining()
+    loop = make_loop(config, FakeVerifier(fail_calls=range(1000)))
+    with pytest.raises(PolicyDataError, match="fake verifier is down"):
+        await loop.run_step()
+    await loop.close()
+
+
+async def test_what_was_drawn_can_be_drawn_again_from_its_job() -> None:
+    config = refining()
+    one = await roll_out(await make_runner(config, FakeVerifier()), config, 2)
+    runner = await make_runner(config, FakeVerifier())
+    await roll_out(runner, config, 1)
+    other = await roll_out(runner, config, 2)
+    assert [s.picture_hash for s in one.samples] == [s.picture_hash for s in other.samples]
+    assert replace(one.group.job, visit=1) != other.group.job
