@@ -12,6 +12,7 @@ import sys
 
 BENCHMARKS = {
     "kernels": "kernels against eager torch and Liger: milliseconds, error, memory",
+    "rounds": "one pass against one and two inference rounds: seconds, pictures per second",
     "verification": "questions per second: one call per picture against one request per question",
 }
 
