@@ -59,7 +59,7 @@ class DecomposerDeployment:
 
     async def decompose(self, prompt: str) -> QuestionSet:
         """The question set of a prompt; see :meth:`Decomposition.decompose`."""
-        with self.metrics.prompt():
+        with self.metrics.request():
             return await self.decomposition.decompose(prompt)
 
     async def info(self) -> dict[str, Any]:

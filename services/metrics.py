@@ -57,59 +57,22 @@ class VerifierMetrics:
         self._pending.set(self.pending)
 
 
-class DecomposerMetrics:
-    """What one decomposer replica has in hand and has answered."""
+class RequestMetrics:
+    """Requests one replica has in hand and has finished: how many, how they ended, how long."""
 
-    def __init__(self) -> None:
+    def __init__(self, area: str, noun: str, what: str) -> None:
         self.pending = 0
-        """Prompts taken and not yet answered."""
+        """Requests taken and not yet answered."""
         self._pending = Gauge(
-            "alphagrpo_decomposer_pending_prompts", "Prompts taken and not yet answered"
+            f"alphagrpo_{area}_pending_{noun}", f"{what} taken and not yet answered"
         )
-        self._prompts = Counter(
-            "alphagrpo_decomposer_prompts_total", "Prompts answered", tag_keys=("outcome",)
+        self._finished = Counter(
+            f"alphagrpo_{area}_{noun}_total", f"{what} answered", tag_keys=("outcome",)
         )
         self._latency = Histogram(
-            "alphagrpo_decomposer_latency_seconds", "Questions of a prompt", boundaries=_SECONDS
-        )
-
-    @contextmanager
-    def prompt(self) -> Iterator[None]:
-        """Counts one prompt's call, its time and its outcome."""
-        started = perf_counter()
-        self._add(1)
-        try:
-            yield
-        except Exception as error:
-            self._prompts.inc(tags={"outcome": type(error).__name__})
-            raise
-        finally:
-            self._add(-1)
-        self._prompts.inc(tags={"outcome": "ok"})
-        self._latency.observe(perf_counter() - started)
-
-    def _add(self, number: int) -> None:
-        self.pending += number
-        self._pending.set(self.pending)
-
-
-class GeneratorMetrics:
-    """What one generator replica has in hand and has drawn."""
-
-    def __init__(self) -> None:
-        self.pending = 0
-        """Requests taken and not yet finished."""
-        self._pending = Gauge(
-            "alphagrpo_generator_pending_requests", "Requests taken and not yet finished"
-        )
-        self._requests = Counter(
-            "alphagrpo_generator_requests_total", "Requests finished", tag_keys=("outcome",)
-        )
-        self._pictures = Counter("alphagrpo_generator_pictures_total", "Pictures drawn")
-        self._refined = Counter("alphagrpo_generator_refinements_total", "Of these, refinements")
-        self._version = Gauge("alphagrpo_generator_weights_version", "Weights that drew last")
-        self._latency = Histogram(
-            "alphagrpo_generator_latency_seconds", "A whole request", boundaries=_SECONDS
+            f"alphagrpo_{area}_latency_seconds",
+            f"{what}, each from first to last",
+            boundaries=_SECONDS,
         )
 
     @contextmanager
@@ -120,12 +83,33 @@ class GeneratorMetrics:
         try:
             yield
         except Exception as error:
-            self._requests.inc(tags={"outcome": type(error).__name__})
+            self._finished.inc(tags={"outcome": type(error).__name__})
             raise
         finally:
             self._add(-1)
-        self._requests.inc(tags={"outcome": "ok"})
+        self._finished.inc(tags={"outcome": "ok"})
         self._latency.observe(perf_counter() - started)
+
+    def _add(self, number: int) -> None:
+        self.pending += number
+        self._pending.set(self.pending)
+
+
+class DecomposerMetrics(RequestMetrics):
+    """What one decomposer replica has in hand and has answered."""
+
+    def __init__(self) -> None:
+        super().__init__("decomposer", "prompts", "Prompts")
+
+
+class GeneratorMetrics(RequestMetrics):
+    """What one generator replica has in hand and has drawn."""
+
+    def __init__(self) -> None:
+        super().__init__("generator", "requests", "Requests")
+        self._pictures = Counter("alphagrpo_generator_pictures_total", "Pictures drawn")
+        self._refined = Counter("alphagrpo_generator_refinements_total", "Of these, refinements")
+        self._version = Gauge("alphagrpo_generator_weights_version", "Weights that drew last")
 
     def picture(self, version: int, round_index: int) -> None:
         """Counts one picture and says whose it is."""
@@ -133,7 +117,3 @@ class GeneratorMetrics:
         if round_index:
             self._refined.inc()
         self._version.set(version)
-
-    def _add(self, number: int) -> None:
-        self.pending += number
-        self._pending.set(self.pending)
