@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alphagrpo.algorithms import group_advantages
+from alphagrpo.algorithms import group_advantages, step_advantages
 
 REWARDS = torch.tensor([[0.0, 1.0, 2.0, 1.0], [5.0, 5.0, 7.0, 7.0]])
 ALL = torch.ones_like(REWARDS, dtype=torch.bool)
@@ -80,3 +80,21 @@ def test_misuse_is_refused():
         group_advantages(REWARDS * math.nan, ALL, std="group")
     with pytest.raises(ValueError, match="'batch' or 'group'"):
         group_advantages(REWARDS, ALL, std="global")
+
+
+def test_a_step_spreads_over_one_task_and_so_many_prompts_at_a_time():
+    """Rewards of one task are ten times those of the other; three prompts in parts of two."""
+    rewards = torch.stack([REWARDS[0], 10 * REWARDS[1], REWARDS[1], REWARDS[0] ** 2])
+    valid = torch.ones_like(rewards, dtype=torch.bool)
+    tasks = ["rt2i", "srr", "rt2i", "rt2i"]
+    got = step_advantages(rewards, valid, tasks, std="batch", prompts=2).values
+    pair = group_advantages(rewards[[0, 2]], valid[[0, 2]], std="batch").values
+    assert torch.equal(got[[0, 2]], pair)
+    for alone in (1, 3):
+        own = group_advantages(rewards[[alone]], valid[[alone]], std="batch").values
+        assert torch.equal(got[[alone]], own)
+    together = step_advantages(rewards, valid, ["rt2i"] * 4, std="batch").values
+    assert torch.equal(together, group_advantages(rewards, valid, std="batch").values)
+    # With the group's own spread neither the tasks nor the parts matter.
+    grouped = step_advantages(rewards, valid, tasks, std="group", prompts=2).values
+    assert torch.equal(grouped, group_advantages(rewards, valid, std="group").values)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from alphagrpo.report.charts import Series, line_chart, moving_average, stacked_chart, ticks
+from alphagrpo.report.figures import refinement_rows
 from alphagrpo.report.render import render_report, write_report
 from alphagrpo.report.view import build_view
 from alphagrpo.runfolder import RunFolder
@@ -110,6 +111,25 @@ def test_what_people_wrote_is_escaped(tmp_path: Path) -> None:
     text = render_report(folder)
     assert "&lt;script&gt;" in text
     assert "<script>" not in text
+
+
+def test_refinements_are_shown_before_and_after_with_their_draft(tmp_path: Path) -> None:
+    run = make_run(tmp_path, steps=2, heldout=4)
+    chain = {
+        "all_right": 0.625, "mended": 0.5, "broken": 0.125, "named": None, "dvreward": 0.9,
+    }  # fmt: skip
+    summary = run.summary()
+    for phase in ("before", "after"):
+        summary["evaluation"][phase]["plain"]["refined"] = {
+            "round1": {"last": chain, "gated": {**chain, "all_right": 0.875}}
+        }
+    run.write_summary(summary)
+    assert [row[0] for row in refinement_rows(summary)] == ["plain, before", "plain, after"]
+    text = render_report(run)
+    assert "<h2>One refinement</h2>" in text
+    for cell in ("87.5%", "62.5%", "50.0%", "12.5%", "<td>-</td>"):
+        assert cell in text, cell
+    assert "One refinement" not in render_report(make_run(tmp_path / "plain", steps=1, heldout=2))
 
 
 def test_charts_keep_every_point_inside_the_frame() -> None:

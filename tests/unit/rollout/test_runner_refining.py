@@ -16,6 +16,7 @@ from alphagrpo.learner.learner import GRPOLearner
 from alphagrpo.loop import TrainingLoop
 from alphagrpo.models import weights
 from alphagrpo.models.lora import trainable_parameters
+from alphagrpo.report.ledger import read_ledger, rows_of_group, write_ledger
 from alphagrpo.report.recorder import advantages_of
 from alphagrpo.rollout.inprocess import LocalPool
 from alphagrpo.rollout.runner import GroupRunner
@@ -201,3 +202,22 @@ async def test_what_was_drawn_can_be_drawn_again_from_its_job() -> None:
     other = await roll_out(runner, config, 2)
     assert [s.picture_hash for s in one.samples] == [s.picture_hash for s in other.samples]
     assert replace(one.group.job, visit=1) != other.group.job
+
+
+async def test_the_ledger_traces_a_refinement_to_its_draft(tmp_path: Any) -> None:
+    config = refining()
+    done = await roll_out(await make_runner(config, FakeVerifier()), config)
+    report = done.report(QUESTIONS, "runner", None)
+    rows = rows_of_group(4, 0, report, [0.5] * len(report.samples))
+    write_ledger(tmp_path / "ledger.parquet", rows)
+    read = read_ledger(tmp_path / "ledger.parquet")
+    drafts = [row for row in read if row["stage"] == "draft"]
+    samples = [row for row in read if row["stage"] == "sample"]
+    chosen = report.drafts[report.draft]
+    assert len(drafts) == 3 * len(QUESTIONS.questions)
+    assert {row["draft"] for row in samples} == {chosen.picture_hash}
+    for row in samples:
+        assert row["draft_score"] == pytest.approx(chosen.score.reward)
+    assert {row["task"] for row in samples} == {"srr"}
+    assert all(row["advantage"] is None and row["reward"] is None for row in drafts)
+    assert chosen.picture_hash in {row["picture"] for row in drafts}
