@@ -14,9 +14,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class Experiment:
     """``a.b`` to value, for training and evaluation alike."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """The same, for training alone: the evaluation's judge stays the same for all rows."""
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    """The same, for the evaluation alone."""
     steps: int = 0
     """Optimizer steps; 0 evaluates the model as it is."""
 
@@ -60,16 +62,28 @@ class Bench:
     evaluation_config: str = "shapes-srr.yaml"
     edits: int = 0
     """Edits per evaluation; 0 for none."""
+    is_smoke: bool = False
+
+    def smoke(self) -> Bench:
+        """The same with a handful of prompts, kept apart: for a look at whether it runs."""
+        few = {"evaluation.num_plain": 8, "evaluation.num_thought": 8}
+        evaluation = {key: min(few.get(key, n), n) for key, n in self.evaluation.items()}
+        return replace(self, evaluation=evaluation, edits=min(self.edits, 8), is_smoke=True)
 
     @property
     def results(self) -> Path:
         """Folder of one JSON file per experiment; part of the repository."""
-        return RESULTS / self.name
+        return self.runs / "results" if self.is_smoke else RESULTS / self.name
+
+    @property
+    def page(self) -> Path:
+        """The table; part of the repository."""
+        return self.runs / "table.md" if self.is_smoke else RESULTS / f"{self.name}.md"
 
     @property
     def runs(self) -> Path:
         """Folder of the run folders; not part of it."""
-        return ROOT / "runs" / f"bench-{self.name}"
+        return ROOT / "runs" / f"bench-{self.name}{'-smoke' if self.is_smoke else ''}"
 
 
 def run_all(bench: Bench, experiments: Sequence[Experiment], minutes: float | None) -> bool:
@@ -142,7 +156,8 @@ def evaluate(
     bench: Bench, experiment: Experiment, checkpoint: Path | None, lines: Path, address: str
 ) -> dict[str, Any]:
     """``alphagrpo evaluate`` of a checkpoint, with both judges; its figures."""
-    changes = {**experiment.changes, **bench.evaluation, "seed": experiment.seed}
+    changes = {**experiment.changes, **experiment.evaluation, **bench.evaluation}
+    changes |= {"seed": experiment.seed}
     changes["services.question_store"] = str(bench.runs / "questions")
     command = ["evaluate", f"deploy/configs/{bench.evaluation_config}", *settings(changes)]
     command += ["--dvreward", "--json", "--output", str(lines)]
@@ -224,6 +239,20 @@ def commit() -> str:
         return "unknown"
 
 
+def finish(
+    bench: Bench,
+    experiments: Sequence[Experiment],
+    table: Callable[[Sequence[Mapping[str, Any]]], str],
+    args: argparse.Namespace,
+) -> int:
+    """Run what is missing (unless only the table is wanted), write and print the table."""
+    complete = args.table or run_all(bench, experiments, args.minutes)
+    page = table(results(bench))
+    bench.page.write_text(page, encoding="utf-8")
+    print(page)
+    return 0 if complete else 1
+
+
 def say(text: str) -> None:
     """A line about the whole benchmark."""
     print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
@@ -236,4 +265,5 @@ def parser(description: str | None, steps: int) -> argparse.ArgumentParser:
     made.add_argument("--minutes", type=float, help="begin no further run after so many minutes")
     made.add_argument("--only", nargs="*", help="rows to run; default: all")
     made.add_argument("--table", action="store_true", help="only write the table again")
+    made.add_argument("--smoke", action="store_true", help="one step, eight prompts, kept apart")
     return made

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.experiments import RESULTS, Bench, Experiment, parser, results, run_all
+from benchmarks.experiments import Bench, Experiment, finish, parser
 from benchmarks.tables import at, by_row, markdown, spread
 
 SEEDS = (1, 2, 3)
@@ -113,11 +113,8 @@ def _gain(base: Mapping[str, Any] | None, mine: Mapping[str, Any], key: str) -> 
 
 def main() -> int:
     args = parser(__doc__, STEPS).parse_args()
-    complete = args.table or run_all(BENCH, experiments(args.steps, args.only), args.minutes)
-    page = table(results(BENCH))
-    (RESULTS / "learning.md").write_text(page, encoding="utf-8")
-    print(page)
-    return 0 if complete else 1
+    bench, steps = (BENCH.smoke(), 1) if args.smoke else (BENCH, args.steps)
+    return finish(bench, experiments(steps, args.only), table, args)
 
 
 if __name__ == "__main__":

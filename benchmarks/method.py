@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.experiments import RESULTS, Bench, Experiment, parser, results, run_all
+from benchmarks.experiments import Bench, Experiment, finish, parser
 from benchmarks.tables import at, by_row, markdown, spread
 
 SEEDS = (1, 2, 3)
@@ -24,7 +24,10 @@ BENCH = Bench(
 )
 MIX = {"task.kind": "mixed", "refinement.share": 0.5, "data.thought_share": 0.5}
 HOLISTIC = {"reward.program": "holistic"}
-NO_THOUGHT = {"task.think": False, "reward.format_bonus": 0.0, "refinement.format_bonus": 0.0}
+NO_THOUGHT = {"task.think": False, "reward.format_bonus": 0.0}
+
+NO_BONUS = {"refinement.format_bonus": 0.0}
+"""Of the evaluation's config, which has a section on refining."""
 
 ROWS: dict[str, tuple[str, dict[str, Any], dict[str, Any], Sequence[int]]] = {
     # row: config, changes, changes of training alone, seeds
@@ -55,6 +58,7 @@ def experiments(steps: int, only: Sequence[str] | None = None) -> list[Experimen
                     config=config,
                     changes=changes,
                     training=training,
+                    evaluation={} if changes.get("task.think", True) else NO_BONUS,
                     steps=0 if row == "base" else steps,
                 )
             )
@@ -161,11 +165,8 @@ def main() -> int:
     args = options.parse_args()
     if args.only and (unknown := set(args.only) - set(ROWS)):
         options.error(f"rows are {', '.join(ROWS)}; got {', '.join(sorted(unknown))}")
-    complete = args.table or run_all(BENCH, experiments(args.steps, args.only), args.minutes)
-    page = table(results(BENCH))
-    (RESULTS / "method.md").write_text(page, encoding="utf-8")
-    print(page)
-    return 0 if complete else 1
+    bench, steps = (BENCH.smoke(), 1) if args.smoke else (BENCH, args.steps)
+    return finish(bench, experiments(steps, args.only), table, args)
 
 
 if __name__ == "__main__":
