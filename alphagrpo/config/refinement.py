@@ -49,6 +49,12 @@ class RefinementConfig(Section):
     text: TextSampling = TextSampling()
     flow: FlowConfig = FlowConfig()
 
+    @field_validator("rectification", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        """YAML reads a bare ``off`` as false."""
+        return "off" if value is False else value
+
     @field_validator("prompt")
     @classmethod
     def _quotes_the_prompt(cls, text: str) -> str:

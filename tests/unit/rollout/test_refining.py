@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
-from alphagrpo.config import RunConfig, parse_config
+from alphagrpo.config import RunConfig, load_config, parse_config
 from alphagrpo.config.refinement import DraftConfig
 from alphagrpo.errors import BadImage, ConfigError, PolicyDataError
 from alphagrpo.learner.learner import GRPOLearner
@@ -272,6 +273,15 @@ def test_mixed_runs_refine_the_share_that_was_asked_for() -> None:
     assert tasks == [task_of(config, f"p{i}", visit) for i in range(400) for visit in (0, 1)]
     assert {task_of(refining("srr"), f"p{i}", 0) for i in range(9)} == {"srr"}
     assert {task_of(make_config(), f"p{i}", 0) for i in range(9)} == {"rt2i"}
+
+
+def test_a_bare_off_in_yaml_switches_rectification_off(tmp_path) -> None:
+    path = tmp_path / "run.yaml"
+    raw = refining().model_dump(mode="json")
+    raw["refinement"]["rectification"] = False  # what YAML 1.1 makes of a bare off
+    path.write_text(yaml.safe_dump(raw))
+    assert "rectification: false" in path.read_text()
+    assert load_config(path, []).refinement.rectification == "off"
 
 
 def test_each_task_has_its_own_recipe() -> None:
