@@ -37,6 +37,7 @@ def precheck(config: RunConfig, *, resume: bool) -> Plan:
     else:
         folder.check_unused()
     prechecks.check_prompts(config)
+    check_reward(config)
     shape = prechecks.check_checkpoint(Path(config.model.path))
     prechecks.check_geometry(config, shape)
     if config.services.serve_config is not None:
@@ -50,3 +51,10 @@ def precheck(config: RunConfig, *, resume: bool) -> Plan:
         prechecks.check_memory(config, placement, holders)
         check_ports(placement.http_port)
     return Plan(address, placement, resume)
+
+
+def check_reward(config: RunConfig) -> None:
+    """The reward program can be made here; ConfigError for an import path that leads nowhere."""
+    from alphagrpo.rollout.scoring import configured_program
+
+    configured_program(config.reward)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from alphagrpo.cli import prechecks
 from alphagrpo.cli.main import main
 from alphagrpo.cli.placement import plan_placement
-from alphagrpo.cli.plan import precheck
+from alphagrpo.cli.plan import check_reward, precheck
 from alphagrpo.cli.ray_session import wanted_address
 from alphagrpo.config import RunConfig, load_config
 from alphagrpo.errors import CheckpointError, ConfigError, EnvironmentProblem, PromptFileError
@@ -164,3 +164,11 @@ def test_doctor_finds_things_and_says_what_to_do(capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().out
     for name in ("torch", "ray", "cores", "free memory", "port 8000", "model policy"):
         assert name in shown
+
+
+def test_a_reward_that_cannot_be_imported_is_found_before_anything_starts() -> None:
+    check_reward(make_config(reward={"program": "holistic"}))
+    with pytest.raises(ConfigError, match="PYTHONPATH"):
+        check_reward(make_config(reward={"program": "no_such_package.reward:Mine"}))
+    with pytest.raises(ConfigError, match="name, questions and score"):
+        check_reward(make_config(reward={"program": "collections:Counter"}))
