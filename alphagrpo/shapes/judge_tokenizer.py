@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from alphagrpo.errors import ConfigError
 from alphagrpo.shapes.tokenizer import IMAGE, build_tokenizer
+from alphagrpo.shapes.verifier_texts import instructions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -17,13 +18,30 @@ IDEFICS_TOKENS = (FENCE, GLOBAL, "<end_of_utterance>")
 YES, NO = " yes", " no"
 """The verifier's answers, as they follow a question."""
 
-__all__ = ["FENCE", "GLOBAL", "IMAGE", "NO", "YES", "judge_tokenizer", "single_id"]
+__all__ = ["FENCE", "GLOBAL", "IMAGE", "NO", "YES", "judge_tokenizer", "single_id",
+           "verifier_tokenizer"]  # fmt: skip
 
 
 @cache
 def judge_tokenizer() -> PreTrainedTokenizerFast:
     """The world's tokenizer with the special tokens of both judges; made once, shared after."""
     return build_tokenizer(IDEFICS_TOKENS)
+
+
+@cache
+def verifier_tokenizer() -> PreTrainedTokenizerFast:
+    """The judges' tokenizer with the fixed instructions of the verifier at its end.
+
+    Their words are not the world's, so an instruction would else be 13 to 28 fragments before the
+    first word that matters. All other tokens keep their ids.
+    """
+    from tokenizers import AddedToken
+
+    tokenizer = build_tokenizer(IDEFICS_TOKENS)
+    tokenizer.add_tokens(
+        [AddedToken(text, special=False, normalized=False) for text in instructions()]
+    )
+    return tokenizer
 
 
 def single_id(tokenizer: PreTrainedTokenizerFast, text: str) -> int:

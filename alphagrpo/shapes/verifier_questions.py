@@ -21,14 +21,16 @@ _TRIES = 8
 _MIX = (
     ("existence", 0.12),
     ("attribute", 0.15),
-    ("count", 0.22),
-    ("total", 0.17),
-    ("spatial", 0.26),
+    ("count", 0.26),
+    ("total", 0.15),
+    ("spatial", 0.24),
     ("background", 0.03),
     ("negative", 0.05),
 )
 """Share of each type among the questions that are not about quality."""
 _EDGES = np.cumsum([share for _, share in _MIX])
+_WITHOUT_PLACE = tuple(entry for entry in _MIX if entry[0] != "spatial")
+_EDGES_WITHOUT = np.cumsum([share for _, share in _WITHOUT_PLACE])
 Thing = tuple[str, str]
 
 
@@ -66,7 +68,8 @@ def _attribute(reading: Reading, rng: np.random.Generator) -> str:
 
 
 def _count_word(true: int, rng: np.random.Generator, least: int = 1) -> int:
-    guess = true + (0 if rng.random() < 0.5 else pick(rng, (-1, 1)))
+    """The true number or one near it: off by one more often than by two."""
+    guess = true + (0 if rng.random() < 0.5 else pick(rng, (-1, -1, 1, 1, -2, 2)))
     return min(max(guess, least), MAX_OBJECTS)
 
 
@@ -137,13 +140,27 @@ def _easy(reading: Reading, rng: np.random.Generator) -> str:
     return f"{lead}{'n' * (lead[-1] == 'a' and colour[0] in 'aeiou')} {colour} object ?"
 
 
-def semantic_question(reading: Reading, rng: np.random.Generator, ease: float = 0.0) -> str:
+def _drawn_maker(
+    rng: np.random.Generator, spatial: bool | None
+) -> Callable[[Reading, np.random.Generator], str]:
+    if spatial:
+        return _spatial
+    mix, edges = (_MIX, _EDGES) if spatial is None else (_WITHOUT_PLACE, _EDGES_WITHOUT)
+    index = int(np.searchsorted(edges, rng.random() * edges[-1], side="right"))
+    return _MAKERS[mix[index][0]]
+
+
+def semantic_question(
+    reading: Reading, rng: np.random.Generator, ease: float = 0.0, spatial: bool | None = None
+) -> str:
     """One question that is not about quality, its answer near enough a coin's throw.
 
-    ``ease`` is the share of questions about one word.
+    ``ease`` is the share of questions about one word. ``spatial`` asks for a relation (as far as
+    there are two things) or for anything else; None leaves it to the mix.
     """
-    index = int(np.searchsorted(_EDGES, rng.random() * _EDGES[-1], side="right"))
-    maker = _easy if rng.random() < ease else _MAKERS[_MIX[index][0]]
+    maker = _drawn_maker(rng, spatial)
+    if rng.random() < ease:
+        maker = _easy
     wanted = rng.random() < 0.5
     text = ""
     for _ in range(_TRIES):
