@@ -1,84 +1,52 @@
-"""Training of the miniature verifier: a picture and a question in, " yes" or " no" out.
+"""Training of the miniature verifier: a picture and a question in, " yes", " no" or a grade out.
 
-Labels are the oracle's, read from the pixels of training renders; no picture of a policy is used.
-
-Legend of shapes: B pictures, Q questions each, T tokens of a question, S = 9 cells, V vocabulary.
+Legend of shapes: B pictures, A yes/no answers and G grade tokens per picture, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
-from alphagrpo.shapes.grammar import Reading
-from alphagrpo.shapes.judge_tokenizer import NO, YES, judge_tokenizer, single_id
-from alphagrpo.shapes.oracle import read_many
+from alphagrpo.shapes.judge_tokenizer import NO, YES, single_id, verifier_tokenizer
 from alphagrpo.shapes.training import TrainProgress, TrainSettings, TrainState, fit
-from alphagrpo.shapes.verifier_heads import (
-    CellHead,
-    CompareHead,
-    CountHead,
-    PointHead,
-    cell_labels,
-    comparisons,
-    count_labels,
-    pointings,
-)
+from alphagrpo.shapes.verifier_batches import IGNORED, Batch, Batches, Block
+from alphagrpo.shapes.verifier_heads import CellHead, CompareHead, CountHead, FlawHead, NounHead
 from alphagrpo.shapes.verifier_model import (
-    answer_logits,
     image_features,
+    packed_logits,
     save_verifier,
-    to_pixels,
     verifier_model,
 )
-from alphagrpo.shapes.verifier_pictures import training_picture
-from alphagrpo.shapes.verifier_questions import predicate_of, training_questions
+from alphagrpo.shapes.verifier_prompt_heads import DemandHead, ReadHead
 
-BATCH = 16
-QUESTIONS = 12
-STEPS = 12_000
+BATCH = 8
+STEPS = 13_000
+SIGHT_STEPS, ASK_EARLY, ASK_LATE = 2400, 5, 2
+"""In so many first steps only every fifth asks questions, later every second; the others teach the
+vision tower alone, at a quarter of the cost. At first a question is of no use, since there is
+nothing to look at; later the flaws of pictures are what takes most examples."""
 SMOOTHING = 0.02
 """Label smoothing: a reward needs differences between confidences, not 0 and 1."""
-HELP = {"cell_loss": 0.5, "count_loss": 0.5, "point_loss": 0.3, "compare_loss": 0.3}
+GRADE_WEIGHT = 0.15
+"""Weight of the grades' loss beside that of the yes/no answers."""
+HELP = {
+    "cell_loss": 0.5,
+    "flaw_loss": 1.0,
+    "count_loss": 0.5,
+    "point_loss": 0.3,
+    "number_loss": 0.3,
+    "compare_loss": 0.3,
+    "read_loss": 0.2,
+    "demand_loss": 0.3,
+}
 """Weights of the temporary heads' losses beside the answers'."""
-EASY_STEPS, EASY_SHARE = 1200, 0.05
-"""The share of one-word questions falls from 1 to this over so many steps. From near misses alone
-a fresh model learns little: no single word tells anything about their answers."""
-_REVISIT = 40
-"""Every second batch asks new questions about the pictures of this many blocks ago."""
-
-
-class Block(NamedTuple):
-    """A block of training pictures and what the oracle reads of them."""
-
-    pixels: Tensor
-    """[B, 3, 48, 48] in [-1, 1]."""
-    readings: list[Reading]
-    cells: Tensor
-    """[B, S, 3] index of kind, colour and background; 0 is none, 1 unclear, the rest names."""
-    counts: Tensor
-    """[B, 35] numbers of objects, see :func:`count_labels`."""
-
-
-class Batch(NamedTuple):
-    """What one step learns from."""
-
-    block: Block
-    questions: Tensor
-    """[B, Q, T] token ids, padded on the right."""
-    answers: Tensor
-    """[B, Q] 1 for yes, 0 for no."""
-    points: Tensor
-    """[N, 4], see :func:`~alphagrpo.shapes.verifier_heads.pointings`."""
-    pairs: Tensor
-    """[M, 5], see :func:`~alphagrpo.shapes.verifier_heads.comparisons`."""
 
 
 class Trainee(nn.Module):
@@ -90,69 +58,72 @@ class Trainee(nn.Module):
         super().__init__()
         self.verifier = verifier
         self.cells = CellHead(tokenizer)
+        self.flaws = FlawHead()
         self.counts = CountHead()
-        self.points = PointHead()
+        self.nouns = NounHead()
         self.pairs = CompareHead()
+        self.read = ReadHead()
+        self.demands = DemandHead()
+
+    def sight(self, block: Block, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
+        """(image tokens [B, 9, d], losses of the heads that ask the image tokens alone)."""
+        features = image_features(self.verifier, block.pixels.to(dtype))
+        table = self.verifier.get_input_embeddings().weight
+        return features, {
+            "cell_loss": self.cells.loss(features, block.cells, table),
+            "flaw_loss": self.flaws.loss(features, block.flaws),
+        }
 
     def losses(
         self, batch: Batch, tokenizer: PreTrainedTokenizerFast, dtype: torch.dtype
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """(answer log-probabilities [B, Q, V], losses of the temporary heads by name)."""
-        block, questions = batch.block, batch.questions
-        features = image_features(self.verifier, block.pixels.to(dtype))
+        """(answer log-probabilities [B, A + G, V], losses of the temporary heads by name)."""
+        features, helps = self.sight(batch.block, dtype)
         layers: list[Tensor] = []
-        logits = answer_logits(
-            self.verifier, tokenizer, features, questions, lambda _, x: layers.append(x)
+        logits = packed_logits(
+            self.verifier,
+            tokenizer,
+            features,
+            batch.groups,
+            batch.at,
+            lambda _, x: layers.append(x),
         )
-        table = self.verifier.get_input_embeddings().weight
-        return logits.log_softmax(dim=-1), {
-            "cell_loss": self.cells.loss(features, block.cells, table),
-            "count_loss": self.counts.loss(layers, block.counts),
-            "point_loss": self.points.loss(layers, batch.points, questions.shape[2]),
-            "compare_loss": self.pairs.loss(layers, batch.pairs, questions.shape[2]),
+        point_loss, number_loss = self.nouns.loss(layers, batch.nouns)
+        marks = batch.quotes + torch.tensor([0, 1])
+        return logits.log_softmax(dim=-1), helps | {
+            "count_loss": self.counts.loss(layers, batch.block.counts),
+            "point_loss": point_loss,
+            "number_loss": number_loss,
+            "compare_loss": self.pairs.loss(layers, batch.pairs),
+            "read_loss": self.read.loss(layers, batch.quotes, batch.demands),
+            "demand_loss": self.demands.loss(layers, marks, batch.truths),
         }
 
 
-def make_block(seed: int, index: int, size: int) -> Block:
-    """The ``index``-th block of training pictures; a function of its arguments."""
-    rng = np.random.default_rng([seed, index, 11])
-    pictures = np.stack([training_picture(rng)[1] for _ in range(size)])
-    readings = read_many(pictures)
-    pixels = to_pixels(torch.from_numpy(pictures))
-    return Block(pixels, readings, cell_labels(readings), count_labels(readings))
-
-
-class Batches:
-    """Batches by step. Half of them ask new questions about pictures seen a while ago, since
-    reading a picture with the oracle costs as much as half a training step.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, size: int) -> None:
-        self.pad = int(tokenizer.pad_token_id)
-        self._block = lru_cache(maxsize=_REVISIT + 1)(lambda i: make_block(seed, i, size))
-        self._encode = lru_cache(maxsize=100_000)(
-            lambda text: torch.tensor(tokenizer.encode(text, add_special_tokens=False))
-        )
-
-    def questions(self, texts: Sequence[Sequence[str]]) -> Tensor:
-        """[B, Q, T] token ids of B lists of Q questions, padded on the right."""
-        rows = [self._encode(text) for row in texts for text in row]
-        padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
-        return padded.view(len(texts), len(texts[0]), -1)
-
-    def draw(self, step: int, rng: np.random.Generator) -> Batch:
-        """The batch of a step; ``rng`` draws its questions."""
-        fresh = step // 2
-        block = self._block(fresh if step % 2 == 0 else max(0, fresh - _REVISIT))
-        ease = max(EASY_SHARE, 1 - step / EASY_STEPS)
-        texts = [training_questions(reading, QUESTIONS, rng, ease) for reading in block.readings]
-        answers = [
-            [predicate_of(text).holds(reading) for text in row]
-            for row, reading in zip(texts, block.readings, strict=True)
-        ]
-        truths = torch.tensor(answers, dtype=torch.float32)
-        points = pointings(texts, block.readings)
-        return Batch(block, self.questions(texts), truths, points, comparisons(texts, points))
+def answer_losses(
+    log_p: Tensor, batch: Batch, yes: int, no: int
+) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """(yes/no loss, grades' loss, figures to show) of log-probabilities [B, A + G, V]."""
+    num = batch.answers.shape[1]
+    told, graded = log_p[:, :num], log_p[:, num:]
+    target = batch.answers * (1 - SMOOTHING) + SMOOTHING / 2
+    answer_loss = -(target * told[..., yes] + (1 - target) * told[..., no]).mean()
+    grade_loss = F.nll_loss(graded.flatten(0, 1), batch.grades.flatten(), ignore_index=IGNORED)
+    right = ((told[..., yes] > told[..., no]) == (batch.answers > 0.5)).float()
+    known = batch.grades != IGNORED
+    # Two grades per picture, of quality and of content.
+    exact = ((graded.argmax(dim=-1) == batch.grades) | ~known).view(len(known), 2, -1).all(dim=-1)
+    whole = num - 1
+    figures = {
+        "answer_loss": float(answer_loss.detach()),
+        "grade_loss": float(grade_loss.detach()),
+        "agreement": float(right[:, :whole].mean()),
+        "whole": float(right[:, whole:].mean()),
+        "whole_yes": float(batch.answers[:, whole:].mean()),
+        "clean_grade": float(exact[:, 0].float().mean()),
+        "content_grade": float(exact[:, 1].float().mean()),
+    }
+    return answer_loss, grade_loss, figures
 
 
 def pretrain_verifier(
@@ -165,34 +136,37 @@ def pretrain_verifier(
     checkpoint: Path | None = None,
     progress: Callable[[TrainProgress], None] | None = None,
     batch: int = BATCH,
-    bf16: bool = True,
+    bf16: bool = False,
     stop_after: int | None = None,
 ) -> TrainState:
     """Train a verifier and write it to ``output`` in the layout vLLM and transformers load.
 
     Without ``minutes`` and ``steps`` it takes :data:`STEPS` steps. ``checkpoint`` is the folder of
-    the resumable state (default ``output/training``).
+    the resumable state (default ``output/training``). ``bf16`` pays on a CPU with bfloat16 matrix
+    units and is many times slower on others.
     """
-    tokenizer = judge_tokenizer()
+    tokenizer = verifier_tokenizer()
     torch.manual_seed(seed)
     trainee = Trainee(verifier_model(tokenizer), tokenizer)
     batches = Batches(tokenizer, seed, batch)
     yes, no = single_id(tokenizer, YES), single_id(tokenizer, NO)
     dtype = torch.bfloat16 if bf16 else torch.float32
 
+    shown: dict[str, float] = {}
+
     def loss(step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
-        drawn = batches.draw(step, rng)
-        log_p, helps = trainee.losses(drawn, tokenizer, dtype)
-        target = drawn.answers * (1 - SMOOTHING) + SMOOTHING / 2
-        answer_loss = -(target * log_p[..., yes] + (1 - target) * log_p[..., no]).mean()
-        right = ((log_p[..., yes] > log_p[..., no]) == (drawn.answers > 0.5)).float()
-        figures = {
-            "answer_loss": float(answer_loss.detach()),
-            **{name: float(value.detach()) for name, value in helps.items()},
-            "agreement": float(right.mean()),
-            "quality_agreement": float(right[:, :3].mean()),
-        }
-        return answer_loss + sum(HELP[name] * value for name, value in helps.items()), figures
+        if step % (ASK_EARLY if step < SIGHT_STEPS else ASK_LATE):
+            total = torch.zeros(())
+            _, helps = trainee.sight(batches.block(step), dtype)
+        else:
+            drawn = batches.draw(step, rng)
+            log_p, helps = trainee.losses(drawn, tokenizer, dtype)
+            answer_loss, grade_loss, figures = answer_losses(log_p, drawn, yes, no)
+            total = answer_loss + GRADE_WEIGHT * grade_loss
+            shown.update(figures)
+        # A step that asks nothing shows the figures of the last one that did.
+        shown.update({name: float(value.detach()) for name, value in helps.items()})
+        return total + sum(HELP[name] * value for name, value in helps.items()), dict(shown)
 
     settings = TrainSettings(
         steps=STEPS if steps is None and minutes is None else steps,

@@ -22,10 +22,10 @@ from alphagrpo.shapes.verifier_model import IMAGE_TOKENS, PREFIX, WIDTH
 from alphagrpo.shapes.verifier_questions import predicate_of
 from alphagrpo.shapes.world import BACKGROUND_NAMES, COLOUR_NAMES, GRID, KINDS
 
-COUNT_LAYER, POINT_LAYER, COMPARE_LAYER = 1, 1, 2
+COUNT_LAYER, POINT_LAYER, NUMBER_LAYER, COMPARE_LAYER = 1, 1, 2, 2
 """The text layer (from 0) after which each is asked for: later layers read what is put there."""
-MOST = 5
-"""Largest count told apart."""
+MOST = 6
+"""Largest count told apart: no question asks for more than four, so five and more are too many."""
 COUNTED = 1 + len(KINDS) + len(COLOUR_NAMES) + len(KINDS) * len(COLOUR_NAMES)
 
 
@@ -80,11 +80,32 @@ class CellHead(nn.Module):
         return torch.stack(losses).mean()
 
 
+def flaw_labels(readings: Sequence[Reading]) -> Tensor:
+    """[B, 3] 1 where a quality question is answered no: shapes, colours, background."""
+    return torch.tensor(
+        [[not r.complete, not r.even_colour, not r.even_background] for r in readings],
+        dtype=torch.float32,
+    )
+
+
+class FlawHead(nn.Module):
+    """Reads from the image tokens which flaws a picture has: one cell is enough."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, 3)
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Mean binary cross-entropy for features [B, S, d], labels [B, 3]."""
+        cells = self.linear(F.layer_norm(features.float(), (WIDTH,)))
+        return F.binary_cross_entropy_with_logits(cells.logsumexp(dim=1), labels)
+
+
 def count_labels(readings: Sequence[Reading]) -> Tensor:
     """[B, 1 + 4 + 6 + 24] how many objects there are: in all, of each kind, colour and both.
 
-    At most 5; in all, 6 where something is unclear. In the order of the world's lists; for "both"
-    the colour varies quickest.
+    At most ``MOST``; in all, one more where something is unclear. In the order of the world's
+    lists; for "both" the colour varies quickest.
     """
     labels = torch.zeros(len(readings), COUNTED, dtype=torch.long)
     for row, reading in enumerate(readings):
@@ -119,14 +140,14 @@ class CountHead(nn.Module):
 
 
 def _nouns(text: str) -> list[tuple[int, str | None, str | None]]:
-    """(token, kind, colour) of the nouns of a question that may name one object.
+    """(token, kind, colour) of the nouns of a question that name objects.
 
     Every word of a question is one token, so a noun's token is its place among the words. The
     colour is the one known when the noun is read.
     """
     predicate, words = predicate_of(text), text.split()
     last = len(words) - 2
-    if predicate.type == "existence":
+    if predicate.type in ("existence", "count"):
         return [(last, predicate.kind, predicate.colour)]
     if predicate.type == "attribute":
         return [(2, predicate.kind, None)]
@@ -136,49 +157,74 @@ def _nouns(text: str) -> list[tuple[int, str | None, str | None]]:
     return []
 
 
-def pointings(texts: Sequence[Sequence[str]], readings: Sequence[Reading]) -> Tensor:
-    """[N, 4] (picture, question, token, cell): which nouns name which single object."""
-    found = []
-    for row, (asked, reading) in enumerate(zip(texts, readings, strict=True)):
-        for column, text in enumerate(asked):
-            for token, kind, colour in _nouns(text):
-                seen = [
-                    thing
-                    for thing in reading.objects
-                    if kind in (None, thing.kind) and colour in (None, thing.colour)
-                ]
-                if len(seen) == 1:
-                    found.append((row, column, token, seen[0].row * GRID + seen[0].col))
-    return torch.tensor(found, dtype=torch.long).view(-1, 4)
+def named(reading: Reading, kind: str | None, colour: str | None) -> tuple[int, int]:
+    """(cell, number) of the objects a noun names; the cell is -1 unless there is exactly one."""
+    seen = [
+        thing
+        for thing in reading.objects
+        if thing.kind is not None and kind in (None, thing.kind) and colour in (None, thing.colour)
+    ]
+    cell = seen[0].row * GRID + seen[0].col if len(seen) == 1 else -1
+    return cell, min(len(seen), MOST)
 
 
-class PointHead(nn.Module):
-    """Reads from a noun which cell holds the object it names."""
+def namings(texts: Sequence[Sequence[str]], readings: Sequence[Reading]) -> Tensor:
+    """[N, 5] (picture, question, token, cell, number): what each noun names, see :func:`named`."""
+    found = [
+        (row, column, token, *named(reading, kind, colour))
+        for row, (asked, reading) in enumerate(zip(texts, readings, strict=True))
+        for column, text in enumerate(asked)
+        for token, kind, colour in _nouns(text)
+    ]
+    return torch.tensor(found, dtype=torch.long).view(-1, 5)
+
+
+def placed(rows: Tensor, length: int, start: int) -> Tensor:
+    """[N, 1 + ...] rows (picture, question, token, ...) as (picture, position, ...).
+
+    Questions of ``length`` tokens follow one another from position ``start`` of the packed row.
+    """
+    position = start + rows[:, 1] * length + rows[:, 2]
+    return torch.cat([rows[:, :1], position[:, None], rows[:, 3:]], dim=1)
+
+
+def _normed(layer: Tensor, rows: Tensor) -> Tensor:
+    """[N, d] a layer's output at rows (picture, position, ...), normalised."""
+    return F.layer_norm(layer[rows[:, 0], rows[:, 1]].float(), (WIDTH,))
+
+
+class NounHead(nn.Module):
+    """Reads from a noun how many objects it names, and the cell of a single one."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.linear = nn.Linear(WIDTH, IMAGE_TOKENS)
+        self.cell = nn.Linear(WIDTH, IMAGE_TOKENS)
+        self.number = nn.Linear(WIDTH, MOST + 1)
 
-    def loss(self, layers: Sequence[Tensor], points: Tensor, length: int) -> Tensor:
-        """Mean cross-entropy for the text layers' outputs and pointings [N, 4]; 0 where N is 0.
+    def loss(self, layers: Sequence[Tensor], nouns: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropies (of cells, of numbers) for rows (picture, position, cell, number).
 
-        ``length`` is the number of tokens of each question.
+        0 where there are none.
         """
-        picture, question, token, cell = points.T
-        nouns = layers[POINT_LAYER][picture, PREFIX + question * length + token]
-        logits = self.linear(F.layer_norm(nouns.float(), (WIDTH,)))
-        return F.cross_entropy(logits, cell, reduction="sum") / max(1, len(points))
+        single = nouns[nouns[:, 2] >= 0]
+        cells = self.cell(_normed(layers[POINT_LAYER], single))
+        numbers = self.number(_normed(layers[NUMBER_LAYER], nouns))
+        return (
+            F.cross_entropy(cells, single[:, 2], reduction="sum") / max(1, len(single)),
+            F.cross_entropy(numbers, nouns[:, 3], reduction="sum") / max(1, len(nouns)),
+        )
 
 
-def comparisons(texts: Sequence[Sequence[str]], points: Tensor) -> Tensor:
-    """[M, 5] (picture, question, token, across, down) of questions whose two nouns both point.
+def comparisons(texts: Sequence[Sequence[str]], nouns: Tensor) -> Tensor:
+    """[M, 5] (picture, question, token, across, down) of questions whose two nouns name one each.
 
     ``token`` is the question mark; ``across`` and ``down`` are 0 where the first object lies left
     of (above) the second, 1 where it lies level, 2 where it lies right of (below) it.
     """
     cells: dict[tuple[int, int], list[int]] = {}
-    for picture, question, _, cell in points.tolist():
-        cells.setdefault((picture, question), []).append(cell)
+    for picture, question, _, cell, _ in nouns.tolist():
+        if cell >= 0:
+            cells.setdefault((picture, question), []).append(cell)
     found = []
     for (picture, question), pair in cells.items():
         if len(pair) == 2:
@@ -196,13 +242,11 @@ class CompareHead(nn.Module):
         super().__init__()
         self.linear = nn.Linear(WIDTH, 2 * 3)
 
-    def loss(self, layers: Sequence[Tensor], pairs: Tensor, length: int) -> Tensor:
-        """Mean cross-entropy for the text layers' outputs and comparisons [M, 5]; 0 if M is 0."""
-        picture, question, token, across, down = pairs.T
-        marks = layers[COMPARE_LAYER][picture, PREFIX + question * length + token]
-        sides = self.linear(F.layer_norm(marks.float(), (WIDTH,))).split(3, dim=-1)
+    def loss(self, layers: Sequence[Tensor], pairs: Tensor) -> Tensor:
+        """Mean cross-entropy for rows (picture, position, across, down); 0 where there are none."""
+        sides = self.linear(_normed(layers[COMPARE_LAYER], pairs)).split(3, dim=-1)
         losses = [
             F.cross_entropy(logits, truth, reduction="sum")
-            for logits, truth in zip(sides, (across, down), strict=True)
+            for logits, truth in zip(sides, pairs[:, 2:].T, strict=True)
         ]
         return torch.stack(losses).mean() / max(1, len(pairs))

@@ -1,4 +1,4 @@
-"""The miniature verifier: an Idefics3 of two million parameters, and its fast training forward.
+"""The miniature verifier: an Idefics3 of 1.7 million parameters, and its fast training forward.
 
 One 8-pixel patch grid of 6 x 6, folded 2 x 2: nine image tokens, one per cell of the lattice. The
 prompt is what vLLM makes of ``<image>question``: a fence, the global-image tag, the nine image
@@ -14,7 +14,7 @@ prefix, d width, H heads, e width of a head.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -35,10 +35,11 @@ PATCH, FOLD = 8, 2
 IMAGE_TOKENS = GRID * GRID
 PREFIX = IMAGE_TOKENS + 3
 WIDTH = 128
+VISION_LAYERS, TEXT_LAYERS = 4, 5
 
 
 def verifier_model(tokenizer: PreTrainedTokenizerFast) -> Idefics3ForConditionalGeneration:
-    """A fresh model: 4 vision and 4 text layers of width 128."""
+    """A fresh model: 4 vision and 5 text layers of width 128."""
     special = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -52,7 +53,7 @@ def verifier_model(tokenizer: PreTrainedTokenizerFast) -> Idefics3ForConditional
         vision_config={
             "hidden_size": WIDTH,
             "intermediate_size": 3 * WIDTH,
-            "num_hidden_layers": 4,
+            "num_hidden_layers": VISION_LAYERS,
             "num_attention_heads": 4,
             "image_size": SIZE,
             "patch_size": PATCH,
@@ -62,8 +63,8 @@ def verifier_model(tokenizer: PreTrainedTokenizerFast) -> Idefics3ForConditional
             "model_type": "llama",
             "vocab_size": len(tokenizer),
             "hidden_size": WIDTH,
-            "intermediate_size": 2 * WIDTH,
-            "num_hidden_layers": 4,
+            "intermediate_size": 3 * WIDTH // 2,
+            "num_hidden_layers": TEXT_LAYERS,
             "num_attention_heads": WIDTH // 32,
             "num_key_value_heads": WIDTH // 32,
             "max_position_embeddings": 256,
@@ -85,7 +86,6 @@ def _start(model: Idefics3ForConditionalGeneration) -> None:
     as the queries' matrix, so that attention begins as likeness (mimetic initialisation, Trockman
     and Kolter 2023): a word looks at the image tokens that lie near it.
     """
-    layers = 4
     for name, weight in model.named_parameters():
         if weight.ndim < 2:
             continue
@@ -94,7 +94,7 @@ def _start(model: Idefics3ForConditionalGeneration) -> None:
             continue
         torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
         if name.endswith(("o_proj.weight", "out_proj.weight", "down_proj.weight", "fc2.weight")):
-            weight.mul_((2 * layers) ** -0.5)
+            weight.mul_((2 * TEXT_LAYERS) ** -0.5)
     model.lm_head.weight.mul_(0.3)
     for layer in model.model.text_model.layers:
         layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
@@ -139,24 +139,69 @@ def image_features(model: Idefics3ForConditionalGeneration, pixels: Tensor) -> T
     return F.linear(folded, model.model.connector.modality_projection.proj.weight.to(dtype))
 
 
-def _attend_packed(Q: int, T: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Attention over ``prefix, question 1, ..., question Q``: each question sees the prefix and
-    itself.
-    """
+def _attend_group(q: Tensor, k: Tensor, v: Tensor, own: slice, shape: tuple[int, int]) -> Tensor:
+    """[B, H, Q·T, e] of ``own`` Q questions of T positions: each sees the prefix and itself."""
+    (B, H, _, e), (Q, T) = q.shape, shape
+    own_q, own_k, own_v = (x[:, :, own].reshape(B, H, Q, T, e) for x in (q, k, v))
+    to_prefix = q[:, :, own] @ k[:, :, :PREFIX].transpose(-1, -2)
+    to_own = own_q @ own_k.transpose(-1, -2) + causal_mask(T, q.dtype)
+    scores = torch.cat([to_prefix.view(B, H, Q, T, PREFIX), to_own], dim=-1)
+    weights = scores.softmax(dim=-1)
+    seen = weights[..., :PREFIX].reshape(B, H, Q * T, PREFIX) @ v[:, :, :PREFIX]
+    return seen + (weights[..., PREFIX:] @ own_v).view(B, H, Q * T, e)
+
+
+def _attend_packed(
+    shapes: Sequence[tuple[int, int]],
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Attention over the prefix and groups of questions; ``shapes`` are (Q, T) of each group."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        B, H, _, e = q.shape
-        prefix = attend_causal(q[:, :, :PREFIX], k[:, :, :PREFIX], v[:, :, :PREFIX])
-        own_q, own_k, own_v = (x[:, :, PREFIX:].reshape(B, H, Q, T, e) for x in (q, k, v))
-        to_prefix = q[:, :, PREFIX:] @ k[:, :, :PREFIX].transpose(-1, -2)
-        to_own = own_q @ own_k.transpose(-1, -2) + causal_mask(T, q.dtype)
-        scores = torch.cat([to_prefix.view(B, H, Q, T, PREFIX), to_own], dim=-1)
-        weights = scores.softmax(dim=-1)
-        seen = weights[..., :PREFIX].reshape(B, H, Q * T, PREFIX) @ v[:, :, :PREFIX]
-        told = (weights[..., PREFIX:] @ own_v).view(B, H, Q * T, e)
-        return torch.cat([prefix, seen + told], dim=2)
+        parts = [attend_causal(q[:, :, :PREFIX], k[:, :, :PREFIX], v[:, :, :PREFIX])]
+        start = PREFIX
+        for Q, T in shapes:
+            parts.append(_attend_group(q, k, v, slice(start, start + Q * T), (Q, T)))
+            start += Q * T
+        return torch.cat(parts, dim=2)
 
     return attend
+
+
+def packed_logits(
+    model: Idefics3ForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    features: Tensor,
+    groups: Sequence[Tensor],
+    at: Tensor,
+    watch: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """[B, K, vocabulary] logits after the positions ``at`` [B, K], float32.
+
+    ``features`` are image tokens [B, 9, d], ``groups`` token ids [B, Q, T], long questions apart
+    from short ones, padded on the right. Positions count the packed row: the prefix, then the
+    groups' questions. ``watch`` is shown every text layer's number and output (in the last layer
+    only the K positions).
+    """
+    B, dtype = len(features), features.dtype
+    table = model.model.text_model.embed_tokens.weight.to(dtype)
+    fence, tag = (
+        F.embedding(torch.tensor(single_id(tokenizer, t)), table) for t in (FENCE, GLOBAL)
+    )
+    parts = [fence.expand(B, 1, WIDTH), tag.expand(B, 1, WIDTH)]
+    parts += [features, fence.expand(B, 1, WIDTH)]
+    positions, shapes = [torch.arange(PREFIX)], []
+    for ids in groups:
+        _, Q, T = ids.shape
+        shapes.append((Q, T))
+        parts.append(F.embedding(ids, table).view(B, Q * T, WIDTH))
+        positions.append(torch.arange(PREFIX, PREFIX + T).repeat(Q))
+
+    def keep(x: Tensor) -> Tensor:
+        return x.gather(1, at[..., None].expand(*at.shape, x.shape[-1]))
+
+    x, attend = torch.cat(parts, dim=1), _attend_packed(shapes)
+    hidden = llama_hidden(model.model.text_model, x, torch.cat(positions), attend, keep, watch)
+    return F.linear(hidden, model.lm_head.weight.to(dtype)).float()
 
 
 def answer_logits(
@@ -164,37 +209,16 @@ def answer_logits(
     tokenizer: PreTrainedTokenizerFast,
     features: Tensor,
     questions: Tensor,
-    watch: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """[B, Q, vocabulary] logits of the answer, float32, from image tokens [B, 9, d].
 
     ``questions`` [B, Q, T] are token ids padded on the right; the answer is read after the last
-    token that is no padding. ``watch`` is shown every text layer's number and output, whose first
-    P positions are the prefix (not in the last layer).
+    token that is no padding.
     """
-    B, Q, T = questions.shape
-    dtype = features.dtype
-    table = model.model.text_model.embed_tokens.weight.to(dtype)
-    fence, tag = (
-        F.embedding(torch.tensor(single_id(tokenizer, t)), table) for t in (FENCE, GLOBAL)
-    )
-    parts = [
-        fence.expand(B, 1, WIDTH),
-        tag.expand(B, 1, WIDTH),
-        features,
-        fence.expand(B, 1, WIDTH),
-        F.embedding(questions, table).view(B, Q * T, WIDTH),
-    ]
-    positions = torch.cat([torch.arange(PREFIX), torch.arange(PREFIX, PREFIX + T).repeat(Q)])
+    _, Q, T = questions.shape
     last = (questions != tokenizer.pad_token_id).sum(dim=-1) - 1  # [B, Q]
-    at = (PREFIX + torch.arange(Q) * T + last)[..., None]
-
-    def keep(x: Tensor) -> Tensor:
-        return x.gather(1, at.expand(B, Q, x.shape[-1]))
-
-    x, attend = torch.cat(parts, dim=1), _attend_packed(Q, T)
-    hidden = llama_hidden(model.model.text_model, x, positions, attend, keep, watch)
-    return F.linear(hidden, model.lm_head.weight.to(dtype)).float()
+    at = PREFIX + torch.arange(Q) * T + last
+    return packed_logits(model, tokenizer, features, [questions], at)
 
 
 def answer_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
