@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alphagrpo.cli.console import Narrator, duration, make_console, print_json, print_table
+from alphagrpo.errors import ConfigError
 
 if TYPE_CHECKING:
     from alphagrpo.shapes.training import TrainProgress
@@ -26,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pretrain.add_argument("--minutes", type=float, help="time budget; the default is the recipe's")
     pretrain.add_argument("--steps", type=int, help="optimizer steps instead of a time budget")
     pretrain.add_argument("--start", type=Path, help="policy: continue from this folder's weights")
+    pretrain.add_argument(
+        "--no-copies", action="store_true", help="policy: the start can copy pictures already"
+    )
     pretrain.add_argument("--seed", type=int, default=0)
     pretrain.add_argument("--resume", action="store_true", help="go on where it was interrupted")
     evaluate = actions.add_parser("evaluate", help="measure a miniature model")
@@ -33,6 +37,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--folder", type=Path, help="default deploy/models/MODEL")
     evaluate.add_argument("--num", type=int, default=512, help="prompts or pictures")
     evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument(
+        "--skills",
+        action="store_true",
+        help="policy: captions, comparisons, edits and untrained refinements instead of prompts",
+    )
+    evaluate.add_argument(
+        "--policy", type=Path, help="verifier: measure on pictures that this policy draws"
+    )
+    evaluate.add_argument(
+        "--pictures",
+        type=Path,
+        help="verifier: folder to write the policy's pictures to; alone, to read pictures from",
+    )
     oracle = actions.add_parser("oracle", help="how often the oracle is right, per question type")
     oracle.add_argument("--num", type=int, default=2000, help="clean renders")
     oracle.add_argument("--seed", type=int, default=0)
@@ -75,6 +92,7 @@ def _pretrain_policy(args: argparse.Namespace, output: Path, show: _ProgressLine
         minutes=args.minutes,
         steps=args.steps,
         start=args.start,
+        copies=not args.no_copies,
         seed=args.seed,
         resume=args.resume,
         progress=lambda stage, progress: show(progress, stage),
@@ -157,7 +175,8 @@ class _ProgressLines:
 
 def _evaluate(args: argparse.Namespace) -> int:
     folder = args.folder or Path("deploy/models") / args.model
-    figures = _evaluator(args.model)(folder, args.num, args.seed)
+    given = _given_pictures(args)
+    figures = _evaluator(args.model, args.skills)(folder, n=args.num, seed=args.seed, **given)
     if args.json:
         print_json({"model": args.model, **figures})
     else:
@@ -166,16 +185,30 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluator(model: str) -> Callable[[Path, int, int], dict[str, float]]:
+def _given_pictures(args: argparse.Namespace) -> dict[str, Path]:
+    """The options that name pictures to measure a verifier on."""
+    given = {name: getattr(args, name) for name in ("policy", "pictures") if getattr(args, name)}
+    if given and args.model != "verifier":
+        raise ConfigError(
+            f"--policy and --pictures are for a verifier, got {args.model}; leave them out"
+        )
+    return given
+
+
+def _evaluator(model: str, skills: bool) -> Callable[..., dict[str, float]]:
     from importlib import import_module
 
-    homes = {
-        "policy": "alphagrpo.shapes.evaluate_policy",
-        "decomposer": "alphagrpo.shapes.pretrain_decomposer",
-        "verifier": "alphagrpo.shapes.evaluate_verifier",
-    }
-    function = getattr(import_module(homes[model]), f"evaluate_{model}")
-    return lambda folder, num, seed: function(folder, n=num, seed=seed)
+    if skills and model != "policy":
+        raise ConfigError(f"--skills are the policy's, got {model}; leave the option out")
+    home, name = {
+        "policy": ("evaluate_skills", "skills") if skills else ("evaluate_policy", "policy"),
+        "decomposer": ("pretrain_decomposer", "decomposer"),
+        "verifier": ("evaluate_verifier", "verifier"),
+    }[model]
+    evaluate: Callable[..., dict[str, float]] = getattr(
+        import_module(f"alphagrpo.shapes.{home}"), f"evaluate_{name}"
+    )
+    return evaluate
 
 
 def _oracle(args: argparse.Namespace) -> int:

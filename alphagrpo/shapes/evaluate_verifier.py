@@ -6,83 +6,38 @@ On renders the pictures are fresh ones of the three training families; on pictur
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple, get_args
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
 from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
-from alphagrpo.errors import BadImage
 from alphagrpo.shapes.corrupt import random_corruption
+from alphagrpo.shapes.edits import near_miss
 from alphagrpo.shapes.grammar import Reading
 from alphagrpo.shapes.oracle import read_many
+from alphagrpo.shapes.prompts import Sort
 from alphagrpo.shapes.questions import reference_questions
 from alphagrpo.shapes.render import render
-from alphagrpo.shapes.specs import Spec, sample_scene
+from alphagrpo.shapes.specs import Spec, sample_scene, satisfies
 from alphagrpo.shapes.splits import wordings
-from alphagrpo.shapes.verifier_model import (
-    answer_logits,
-    image_features,
-    load_verifier,
-    p_yes,
-    to_pixels,
+from alphagrpo.shapes.verifier_asking import Pictures, ask, ask_grades
+from alphagrpo.shapes.verifier_figures import Record, calibration_error, grade_figures
+from alphagrpo.shapes.verifier_model import load_verifier
+from alphagrpo.shapes.verifier_pictures import altered, draw_imperfectly, training_scene
+from alphagrpo.shapes.verifier_policy import Given, draw_pictures, load_pictures, save_pictures
+from alphagrpo.shapes.verifier_questions import training_questions
+from alphagrpo.shapes.verifier_texts import (
+    GRADE_CONTENT_TEMPLATE,
+    GRADE_QUALITY_TEXT,
+    WHOLE_TEMPLATE,
+    semantic_truths,
 )
-from alphagrpo.shapes.verifier_pictures import draw_imperfectly, training_scene
-from alphagrpo.shapes.verifier_questions import predicate_of, training_questions
-from alphagrpo.shapes.world import SIZE
 
-Pictures = NDArray[np.uint8]
-BINS = 15
 QUESTIONS = 12
-_CHUNK = 64
 _FAMILIES = ("clean", "corrupted", "imperfect")
-
-
-def calibration_error(p: NDArray[np.float64], truth: NDArray[np.bool_], bins: int = BINS) -> float:
-    """Expected calibration error of the answer given: sum_b n_b/n · |accuracy_b − confidence_b|.
-
-    The confidence is max(p, 1 − p); ``bins`` of equal width divide [0, 1].
-    """
-    confidence, right = np.maximum(p, 1 - p), (p > 0.5) == truth
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [
-        abs(right[index == b].mean() - confidence[index == b].mean()) * (index == b).mean()
-        for b in range(bins)
-        if (index == b).any()
-    ]
-    return float(sum(gaps))
-
-
-@torch.no_grad()
-def ask(
-    model: Idefics3ForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
-    pictures: Pictures,
-    texts: Sequence[Sequence[str]],
-) -> list[NDArray[np.float64]]:
-    """P(yes) of each picture's questions; pictures [B, 48, 48, 3], B lists of questions."""
-    answers: list[NDArray[np.float64]] = []
-    for start in range(0, len(pictures), _CHUNK):
-        rows = texts[start : start + _CHUNK]
-        pixels = to_pixels(torch.from_numpy(pictures[start : start + _CHUNK]))
-        ids = _padded(tokenizer, rows)
-        features = image_features(model, pixels)
-        p = p_yes(answer_logits(model, tokenizer, features, ids), tokenizer).double().numpy()
-        answers += [p[i, : len(row)] for i, row in enumerate(rows)]
-    return answers
-
-
-def _padded(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Sequence[str]]) -> torch.Tensor:
-    """[B, Q, T] ids; a picture with fewer questions repeats its first one."""
-    most = max(map(len, rows))
-    flat = [text for row in rows for text in [*row, *[row[0]] * (most - len(row))]]
-    ids = tokenizer(flat, add_special_tokens=False, padding=True, return_tensors="pt").input_ids
-    return ids.view(len(rows), most, -1)
+Judge = tuple[Idefics3ForConditionalGeneration, PreTrainedTokenizerFast]
 
 
 def held_out_renders(
@@ -122,41 +77,92 @@ def _asked_at_random(
     return pictures, texts, readings
 
 
-class _Record:
-    """Answers and truths by name."""
+def prompted_renders(n: int, sort: Sort, seed: int) -> Given:
+    """``n`` pictures for held-out prompts: half right, half nearly right; half clean."""
+    rng = np.random.default_rng([seed, 80, get_args(Sort).index(sort)])
+    asked = list(wordings("heldout", sort, n, seed))
+    pictures = []
+    for index, wording in enumerate(asked):
+        scene = (sample_scene, near_miss)[index % 2](wording.spec, rng)
+        while index % 2 and satisfies(scene, wording.spec):
+            # A near miss may change what nobody asked for, such as an open background.
+            scene = altered(scene, rng)
+        pictures.append((render, draw_imperfectly)[index // 2 % 2](scene, rng))
+    return Given(np.stack(pictures), [w.spec for w in asked], [w.text for w in asked])
 
-    def __init__(self) -> None:
-        self.p: dict[str, list[float]] = defaultdict(list)
-        self.truth: dict[str, list[bool]] = defaultdict(list)
 
-    def add(
-        self,
-        family: str,
-        answers: Sequence[NDArray[np.float64]],
-        texts: Sequence[Sequence[str]],
-        readings: Sequence[Reading],
-    ) -> None:
-        for row, asked, reading in zip(answers, texts, readings, strict=True):
-            for p, text in zip(row, asked, strict=True):
-                predicate = predicate_of(text)
-                for name in ("overall", family, predicate.type):
-                    self.p[name].append(float(p))
-                    self.truth[name].append(predicate.holds(reading))
+class _Whole(NamedTuple):
+    """What is said of pictures as a whole, and what is true."""
 
-    def figures(self) -> dict[str, float]:
-        p, truth = np.array(self.p["overall"]), np.array(self.truth["overall"])
-        agreement = {
-            name: float(np.mean((np.array(self.p[name]) > 0.5) == np.array(self.truth[name])))
-            for name in self.p
-        }
+    p: list[float]
+    truth: list[bool]
+    content: list[int]
+    content_true: list[float]
+    quality: list[int]
+    quality_true: list[float]
+
+    def figures(self, name: str = "whole") -> dict[str, float]:
+        p, truth = np.array(self.p), np.array(self.truth)
         return {
-            **agreement,
-            "calibration_error": calibration_error(p, truth),
-            "brier": float(np.mean((p - truth) ** 2)),
-            "mean_confidence": float(np.maximum(p, 1 - p).mean()),
-            "yes_share": float(truth.mean()),
-            "questions": float(len(p)),
+            name: float(np.mean((p > 0.5) == truth)),
+            f"{name}_calibration_error": calibration_error(p, truth),
+            f"{name}_yes_share": float(truth.mean()),
+            **grade_figures("grade_content", np.array(self.content), self.content_true),
+            **grade_figures("grade_quality", np.array(self.quality), self.quality_true),
         }
+
+
+def _ask_whole(judge: Judge, given: Given, readings: Sequence[Reading]) -> _Whole:
+    """The whole-prompt question and both grades of pictures with specs and prompts."""
+    assert given.specs is not None
+    assert given.prompts is not None
+    held = [semantic_truths(spec, seen) for spec, seen in zip(given.specs, readings, strict=True)]
+    clean = [
+        np.mean([r.complete, r.even_colour, r.even_background]).item() for r in readings
+    ]  # fmt: skip
+    whole = [[WHOLE_TEMPLATE.replace("{prompt}", text, 1)] for text in given.prompts]
+    content = [GRADE_CONTENT_TEMPLATE.replace("{prompt}", text, 1) for text in given.prompts]
+    quality = [GRADE_QUALITY_TEXT] * len(content)
+    return _Whole(
+        [float(p[0]) for p in ask(*judge, given.pictures, whole)],
+        [all(row) for row in held],
+        ask_grades(*judge, given.pictures, content).tolist(),
+        [sum(row) / len(row) for row in held],
+        ask_grades(*judge, given.pictures, quality).tolist(),
+        clean,
+    )
+
+
+def _on_renders(judge: Judge, n: int, seed: int) -> dict[str, float]:
+    record = Record()
+    for family, shown, texts, readings in held_out_renders(n, seed):
+        record.add(family, ask(*judge, shown, texts), texts, readings)
+    parts: dict[str, _Whole] = {}
+    for sort in get_args(Sort):
+        given = prompted_renders(n, sort, seed)
+        parts[sort] = _ask_whole(judge, given, read_many(given.pictures))
+    both = _Whole(*(first + second for first, second in zip(*parts.values(), strict=True)))
+    by_sort = {f"whole_{sort}": part.figures()["whole"] for sort, part in parts.items()}
+    return record.figures() | both.figures() | by_sort
+
+
+def _on_given(judge: Judge, given: Given, seed: int) -> dict[str, float]:
+    record = Record()
+    rng = np.random.default_rng([seed, 79])
+    shown, texts, readings = _asked_at_random(given.pictures, rng)
+    if given.specs is None:
+        record.add("given", ask(*judge, shown, texts), texts, readings)
+        return record.figures()
+    balanced = Record()
+    balanced.add("given", ask(*judge, shown, texts), texts, readings)
+    texts = [[q.text for q in reference_questions(spec)] for spec in given.specs]
+    record.add("given", ask(*judge, shown, texts), texts, readings)
+    figures = record.figures()
+    others = balanced.figures()
+    figures |= {f"balanced_{k}": others[k] for k in ("overall", "count", "total")}
+    if given.prompts is not None:
+        figures |= _ask_whole(judge, given, readings).figures()
+    return figures
 
 
 def evaluate_verifier(
@@ -165,42 +171,32 @@ def evaluate_verifier(
     seed: int = 0,
     pictures: Path | Pictures | None = None,
     specs: Sequence[Spec] | None = None,
+    policy: Path | None = None,
 ) -> dict[str, float]:
     """Agreement with the oracle in all, per question type and per family of pictures; calibration.
 
     Without ``pictures``: ``n`` fresh renders of each family ``clean``, ``corrupted``,
     ``imperfect`` (balanced questions about what is there and near misses) and ``prompted`` (clean
-    pictures of held-out prompts with prompts' own questions). With ``pictures`` ([N, 48, 48, 3]
-    bytes, or a folder of PNG files): at most ``n`` of these, asked what their ``specs`` (or the
-    folder's ``specs.json``, a list in the order of file names) ask, else balanced questions.
+    pictures of held-out prompts with prompts' own questions); ``whole`` and the grades are of
+    ``n`` right and nearly right pictures of held-out prompts of each sort. With ``policy``, the
+    folder of one: ``n`` pictures that it draws for held-out prompts, which are written to
+    ``pictures`` where that is given too. With ``pictures`` alone ([N, 48, 48, 3] bytes, or a
+    folder of PNG files): at most ``n`` of these. Given pictures are asked what their ``specs`` (or
+    the folder's ``specs.json``, a list in the order of file names) ask and, for ``whole``, the
+    texts of ``prompts.json``; without either, balanced questions.
 
     Raises:
         BadImage: a folder without pictures, or pictures of another shape.
     """
-    model, tokenizer = load_verifier(folder)
-    record = _Record()
-    if pictures is None:
-        for family, shown, texts, readings in held_out_renders(n, seed):
-            record.add(family, ask(model, tokenizer, shown, texts), texts, readings)
-        return record.figures()
-    shown, found = load_pictures(pictures) if isinstance(pictures, Path) else (pictures, None)
-    wanted = specs if specs is not None else found
-    shown, texts, readings = _asked_at_random(shown[:n], np.random.default_rng([seed, 79]))
-    if wanted is not None:
-        texts = [[q.text for q in reference_questions(spec)] for spec in wanted[:n]]
-    record.add("given", ask(model, tokenizer, shown, texts), texts, readings)
-    return record.figures()
-
-
-def load_pictures(folder: Path) -> tuple[Pictures, list[Spec] | None]:
-    """The PNG files of a folder in order of their names, and the specifications beside them."""
-    paths = sorted(folder.glob("*.png"))
-    if not paths:
-        raise BadImage(f"a folder of pictures holds PNG files, got none in {folder}; draw some")
-    pictures = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
-    if pictures.shape[1:] != (SIZE, SIZE, 3):
-        raise BadImage(f"pictures are {SIZE} x {SIZE}, got {pictures.shape[1:3]}; resize them")
-    listed = folder / "specs.json"
-    if not listed.exists():
-        return pictures, None
-    return pictures, [Spec.from_json(value) for value in json.loads(listed.read_text())]
+    judge = load_verifier(folder)
+    if policy is None and pictures is None:
+        return _on_renders(judge, n, seed)
+    if policy is not None:
+        given = draw_pictures(policy, n, seed)
+        if isinstance(pictures, Path):
+            save_pictures(pictures, given)
+    else:
+        given = load_pictures(pictures) if isinstance(pictures, Path) else Given(np.array(pictures))
+    if specs is not None:
+        given = given._replace(specs=list(specs))
+    return _on_given(judge, given.first(n), seed)

@@ -15,13 +15,23 @@ from alphagrpo.errors import BadImage, CheckpointError
 from alphagrpo.shapes import evaluate_verifier as evaluation
 from alphagrpo.shapes import pretrain_decomposer as decomposer
 from alphagrpo.shapes import pretrain_verifier as verifier
+from alphagrpo.shapes import verifier_figures as figures_of
 from alphagrpo.shapes import verifier_heads as heads
 from alphagrpo.shapes import verifier_model as vision
+from alphagrpo.shapes import verifier_policy as given
 from alphagrpo.shapes.grammar import QUALITY_TEXT
-from alphagrpo.shapes.judge_tokenizer import FENCE, GLOBAL, IMAGE, judge_tokenizer, single_id
+from alphagrpo.shapes.judge_tokenizer import (
+    FENCE,
+    GLOBAL,
+    IMAGE,
+    judge_tokenizer,
+    single_id,
+    verifier_tokenizer,
+)
 from alphagrpo.shapes.oracle import read_many
 from alphagrpo.shapes.questions import questions_from_json, reference_questions
 from alphagrpo.shapes.render import render
+from alphagrpo.shapes.specs import Item, Spec
 from alphagrpo.shapes.splits import draw_wording, split_of
 from alphagrpo.shapes.verifier_pictures import training_picture, training_scene
 from alphagrpo.shapes.verifier_questions import predicate_of, training_questions
@@ -123,8 +133,8 @@ def test_training_pictures_are_of_many_sorts_and_repeatable():
     assert all(picture.shape == (SIZE, SIZE, 3) for _, picture in first)
     readings = read_many(np.stack([picture for _, picture in first]))
     assert 3 < sum(reading.complete for reading in readings) < 38
-    counts = {len(training_scene(np.random.default_rng([4, i])).objects) for i in range(150)}
-    assert counts == {0, 1, 2, 3, 4, 5}
+    counts = {len(training_scene(np.random.default_rng([4, i])).objects) for i in range(400)}
+    assert counts == set(range(9))
 
 
 def test_cell_labels_name_what_is_seen():
@@ -145,14 +155,16 @@ def test_count_labels_count_each_sort():
     assert labels[11 + 3 * 6 + 2] == 1
 
 
-def test_pointings_find_nouns_and_cells(tokenizer):
-    things = (("circle", "red", 0, 1), ("square", "blue", 2, 2))
+def test_namings_find_nouns_cells_and_numbers(tokenizer):
+    things = (("circle", "red", 0, 1), ("square", "blue", 2, 2), ("square", "red", 1, 0))
     scene = Scene(tuple(SceneObject(*thing) for thing in things), "black")
     text = "is the red circle left of the blue square ?"
-    texts = [["is there a cross ?", text]]
-    points = heads.pointings(texts, read_many(render(scene)[None]))
-    assert points.tolist() == [[0, 1, 3, 1], [0, 1, 8, 8]]
-    assert heads.comparisons(texts, points).tolist() == [[0, 1, 9, 0, 0]]
+    texts = [["are there exactly two squares ?", "is there a cross ?", text]]
+    nouns = heads.namings(texts, read_many(render(scene)[None]))
+    expected = [[0, 0, 4, -1, 2], [0, 1, 3, -1, 0], [0, 2, 3, 1, 1], [0, 2, 8, 8, 1]]
+    assert nouns.tolist() == expected
+    assert heads.comparisons(texts, nouns).tolist() == [[0, 2, 9, 0, 0]]
+    assert heads.placed(nouns, 10, 12)[2].tolist() == [0, 12 + 2 * 10 + 3, 1, 1]
     ids = tokenizer.encode(text)
     assert [tokenizer.decode([ids[i]]).strip() for i in (3, 8)] == ["circle", "square"]
 
@@ -198,13 +210,14 @@ def test_verifier_resumes_to_the_same_weights_and_loads(tmp_path):
     parts = run("parts", resume=True)
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(parts)[name]), name
-    assert set(weights(whole)) == set(vision.verifier_model(judge_tokenizer()).state_dict())
+    assert set(weights(whole)) == set(vision.verifier_model(verifier_tokenizer()).state_dict())
     processor = json.loads((whole / "preprocessor_config.json").read_text())
     assert processor["size"] == {"longest_edge": SIZE}
     figures = evaluation.evaluate_verifier(whole, n=4)
     assert {"overall", "spatial", "geometry", "clean", "prompted", "calibration_error"} <= set(
         figures
     )
+    assert {"whole", "whole_thought", "grade_content_exact", "grade_quality_error"} <= set(figures)
 
 
 def test_losses_fall_on_a_few_examples(tokenizer):
@@ -230,9 +243,9 @@ def test_calibration_error_of_known_answers():
     p = np.array([0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.1])
     truth = np.array([True] * 9 + [False])
     # 10 answers at confidence 0.9, all right: the gap is 0.1.
-    assert evaluation.calibration_error(p, truth) == pytest.approx(0.1)
+    assert figures_of.calibration_error(p, truth) == pytest.approx(0.1)
     truth[0] = False
-    assert evaluation.calibration_error(p, truth) == pytest.approx(0.0)
+    assert figures_of.calibration_error(p, truth) == pytest.approx(0.0)
 
 
 def test_pictures_of_a_folder_are_measured(tmp_path):
@@ -240,10 +253,22 @@ def test_pictures_of_a_folder_are_measured(tmp_path):
     Image.fromarray(render(scene)).save(tmp_path / "a.png")
     spec = {"items": [[1, "red", "circle"]], "relation": None, "background": None, "absent": None}
     (tmp_path / "specs.json").write_text(json.dumps([spec]))
-    pictures, specs = evaluation.load_pictures(tmp_path)
-    assert pictures.shape == (1, SIZE, SIZE, 3)
-    assert specs is not None
-    assert specs[0].total == 1
+    found = given.load_pictures(tmp_path)
+    assert found.pictures.shape == (1, SIZE, SIZE, 3)
+    assert found.specs is not None
+    assert found.specs[0].total == 1
+    assert found.prompts is None
+
+
+def test_pictures_come_back_as_they_were_saved(tmp_path):
+    scene = Scene((SceneObject("circle", "red", 0, 0),), "black")
+    spec = Spec((Item(1, "red", "circle"),))
+    saved = given.Given(render(scene)[None].repeat(2, 0), [spec] * 2, ["a red circle"] * 2)
+    given.save_pictures(tmp_path, saved)
+    back = given.load_pictures(tmp_path)
+    assert (back.pictures == saved.pictures).all()
+    assert back[1:] == saved[1:]
+    assert back.first(1).prompts == ["a red circle"]
 
 
 def test_missing_models_and_pictures_are_refused(tmp_path):
@@ -252,4 +277,4 @@ def test_missing_models_and_pictures_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="pretrain verifier"):
         vision.load_verifier(tmp_path / "none")
     with pytest.raises(BadImage, match="PNG"):
-        evaluation.load_pictures(tmp_path)
+        given.load_pictures(tmp_path)
