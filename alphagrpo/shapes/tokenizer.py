@@ -6,8 +6,10 @@ every world word with its leading space is one token.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,6 +46,8 @@ IMAGE, PAD = "<image>", "<pad>"
 SPECIAL_TOKENS = (PAD, IM_START, IM_END, VISION_START, VISION_END, IMAGE)
 THINK_TOKENS = (THINK_OPEN, THINK_CLOSE)
 """Ordinary added tokens: they are part of what is decoded."""
+PARALLELISM = "TOKENIZERS_PARALLELISM"
+"""The library's own switch, read at each call."""
 _SAMPLES = 1500
 _SEED = 17
 _WORD = re.compile(r"[a-z]+|[A-Z][a-z]+")
@@ -91,6 +95,24 @@ def _training_lines() -> Iterator[str]:
         yield from [tag] * 100
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep the tokenizers library from its thread pool.
+
+    Two of its threads can wait for each other for ever, one with Python's lock and one with the
+    iterator's, when it trains from a Python iterator (seen once in some hundred trainings).
+    """
+    before = os.environ.get(PARALLELISM)
+    os.environ[PARALLELISM] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[PARALLELISM]
+        else:
+            os.environ[PARALLELISM] = before
+
+
 def build_tokenizer(extra_special: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """The tokenizer, with room for a model's own special tokens at the end.
 
@@ -109,7 +131,8 @@ def build_tokenizer(extra_special: Sequence[str] = ()) -> PreTrainedTokenizerFas
         special_tokens=list(SPECIAL_TOKENS),
         show_progress=False,
     )
-    core.train_from_iterator(_training_lines(), trainer)
+    with _one_thread():
+        core.train_from_iterator(_training_lines(), trainer)
     core.add_tokens([AddedToken(t, special=False, normalized=False) for t in THINK_TOKENS])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
