@@ -65,9 +65,12 @@ def _inputs(model: Bagel, norm: nn.Module, latents: Tensor) -> Tensor:
     seen: list[Tensor] = []
     handle = norm.register_forward_hook(lambda module, given, out: seen.append(out.detach()))
     try:
-        t = torch.rand(len(latents))
+        # Its own generator: a run that is resumed must begin with the same heads.
+        rng = torch.Generator().manual_seed(len(latents))
+        t = torch.rand(len(latents), generator=rng)
         t[::2] = 0.0
-        noised = torch.lerp(latents, torch.randn_like(latents), t[:, None, None])
+        noise = torch.randn(latents.shape, generator=rng)
+        noised = torch.lerp(latents, noise, t[:, None, None])
         model.velocity(model.empty_context(len(latents)), noised, t, (GRID, GRID))
     finally:
         handle.remove()

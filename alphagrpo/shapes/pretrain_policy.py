@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,7 @@ def pretrain_policy(
     autoencoder_minutes: float | None = None,
     autoencoder_steps: int | None = None,
     start: str | Path | None = None,
+    copies: bool = True,
     seed: int = 0,
     resume: bool = False,
     progress: Callable[[str, TrainProgress], None] | None = None,
@@ -118,6 +120,8 @@ def pretrain_policy(
         autoencoder_minutes: time budget of the autoencoder before it; 24 where nothing is given.
         autoencoder_steps: its steps.
         start: a policy's folder to continue from, its autoencoder included, at a lower rate.
+        copies: put in heads that look at their own cell, and begin with copies of pictures; False
+            for a start that can copy already.
         seed: of weights, data and noise.
         resume: continue from ``training/`` where there is something.
         progress: called with the stage (``autoencoder``, ``policy``) and the state of its run.
@@ -151,8 +155,12 @@ def pretrain_policy(
         model = load_bagel(start)
     patch, pictures = model.config.latent_patch_size, recipe.table_pictures
     table = LatentTable.measure(model.autoencoder, patch, seed, pictures)
-    rng = np.random.default_rng([seed, pictures])
-    look_at_own_cell(model, table([random_scene(rng, CROWDED) for _ in range(min(pictures, 200))]))
+    if copies:
+        rng = np.random.default_rng([seed, pictures])
+        crowded = [random_scene(rng, CROWDED) for _ in range(min(pictures, 200))]
+        look_at_own_cell(model, table(crowded))
+    else:
+        recipe = replace(recipe, copy_steps=0)
     corpus = Corpus(encoder(tokenizer), model.special)
     objective = PolicyObjective(model, corpus, table, recipe)
     settings = TrainSettings(

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from alphagrpo.cli.shapes import _evaluator
+from alphagrpo.errors import ConfigError
 from alphagrpo.models.bagel import random_bagel
 from alphagrpo.models.unified import SpecialTokens
 from alphagrpo.shapes import evaluate_skills
@@ -116,7 +118,6 @@ def test_a_dropped_picture_leaves_no_trace(model):
 
 def test_cell_heads_look_at_their_own_cell(model):
     latents = torch.randn(40, CELLS, 64)
-    torch.manual_seed(0)
     look_at_own_cell(model, latents)
     width = model.config.llm.head_dim
     for index, head in HEADS:
@@ -173,3 +174,9 @@ def test_refinements_are_counted_against_their_drafts(model, monkeypatch):
     assert figures["compose.after"] == 0.95
     assert (figures["compose.mended"], figures["compose.broken"]) == (1.0, 0.1)
     assert (figures["compose.named"], figures["compose.content"]) == (0.0, 1.0)
+
+
+def test_skills_are_the_policys():
+    assert _evaluator("policy", True) is evaluate_skills.evaluate_skills
+    with pytest.raises(ConfigError, match="policy's"):
+        _evaluator("verifier", True)
