@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from alphagrpo.algorithms.rewards import SingleQuestion
+from alphagrpo.algorithms.rewards import Holistic, SingleQuestion
+from alphagrpo.judging.grades import CHOICES
 from alphagrpo.shapes import verifier_asking as asking
 from alphagrpo.shapes import verifier_batches as batches
 from alphagrpo.shapes import verifier_model as vision
@@ -46,6 +47,9 @@ def seen(*things: tuple[str, str, int, int]) -> Reading:
 
 def test_texts_are_those_the_reward_programs_ask():
     assert SingleQuestion().template == texts.WHOLE_TEMPLATE
+    assert Holistic().semantic_template == texts.GRADE_CONTENT_TEMPLATE
+    assert Holistic().quality_template == texts.GRADE_QUALITY_TEXT
+    assert texts.GRADES == CHOICES
 
 
 def test_instructions_are_single_tokens_at_the_end(tokenizer):
