@@ -1,4 +1,8 @@
-"""The generator as a Serve application in a real cluster: events by handle, followed weights."""
+"""The generator as a Serve application in a real cluster: events by handle, followed weights.
+
+Its name comes after ``test_mesh_services``: who starts Serve first decides its HTTP port, and those
+tests ask for one of their own.
+"""
 
 from __future__ import annotations
 
