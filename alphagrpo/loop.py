@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -86,8 +85,7 @@ class TrainingLoop:
         self.manifest: WeightsManifest | None = None
         self._ahead: deque[asyncio.Task[_Batch]] = deque()
         self._newest = -1
-        share = config.reward.min_valid_share
-        self._min_valid = max(2, math.ceil(share * config.rollout.group_size))
+        self._min_valid = config.min_valid
 
     async def run_step(self) -> StepReport:
         """Draw, score, learn, publish. A step that raises before learning leaves no trace."""

@@ -231,6 +231,12 @@ class RunFolder:
                 part.unlink()
 
 
+def find_learner(checkpoint: Path) -> Path | None:
+    """The learner's folder of a checkpoint: the folder itself, or the one inside it; or None."""
+    folders = (checkpoint, checkpoint / "learner")
+    return next((folder for folder in folders if (folder / "learner.json").is_file()), None)
+
+
 def step_of(path: Path) -> int:
     """The step in a name such as ``step-000040`` or ``step-000040.parquet``."""
     return int(path.name.split(".")[0].removeprefix(STEP_PREFIX))

@@ -39,11 +39,11 @@ from services.gateway_score import (
     as_questions,
     question_models,
     question_set,
-    score_picture,
     score_response,
     verdict_models,
 )
 from services.generator_client import connect_generator
+from services.judging import score_picture
 from services.settings import GatewaySettings, parse_settings
 
 _STATUS: tuple[tuple[type[MeshError], int, str], ...] = (
@@ -152,8 +152,8 @@ def _add_routes(
         made = await question_set(
             program, request.prompt, request.questions, decomposer, settings.max_questions
         )
-        result, asked = await score_picture(program, made, pixels, verifier)
-        return score_response(result, asked, made)
+        judged = await score_picture(program, made, pixels, verifier)
+        return score_response(judged.score, judged.questions, made)
 
 
 def _add_probes(

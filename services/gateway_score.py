@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from alphagrpo.algorithms.rewards import RewardProgram, asks_the_set
-from alphagrpo.errors import ConfigError, ServiceError
+from alphagrpo.errors import ConfigError
 from alphagrpo.judging.questions import questions_from_records, questions_to_records
-from alphagrpo.ports import Decomposer, Verifier
+from alphagrpo.ports import Decomposer
 from alphagrpo.types import Prompt, Question, QuestionSet, Score, Verdict
 from services import gateway_models as models
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 def as_prompt(text: str) -> Prompt:
@@ -47,17 +42,6 @@ async def question_set(
     if not prompt.strip():
         raise ConfigError("a prompt has characters other than white space, got none; write it")
     return QuestionSet(prompt=prompt, questions=(), revision="none")
-
-
-async def score_picture(
-    program: RewardProgram, made: QuestionSet, pixels: NDArray[np.uint8], verifier: Verifier
-) -> tuple[Score, tuple[Question, ...]]:
-    """The score of ``pixels`` [H, W, 3] and what was asked; ServiceError where none is had."""
-    asked = program.questions(made)
-    score = program.score(made, await verifier.verify(pixels, asked))
-    if score is None:
-        raise ServiceError("a score needs a verdict on every question; ask again")
-    return score, asked
 
 
 def as_questions(given: Sequence[models.QuestionModel | str], most: int) -> tuple[Question, ...]:

@@ -17,7 +17,7 @@ from alphagrpo.judging.images import ImageLimits, decode_base64_image, encode_pn
 from alphagrpo.ports import Picture, PictureRequest
 from alphagrpo.rollout.rounds import Judge, Judged, Round, check_rounds, draw_rounds
 from alphagrpo.rollout.studio import Studio
-from alphagrpo.runfolder import RunFolder
+from alphagrpo.runfolder import RunFolder, find_learner
 from alphagrpo.types import Prompt
 from services.generate_models import (
     AnswerModel,
@@ -138,10 +138,8 @@ def newest_weights(folder: Path) -> Path | None:
 
     None for a run without a checkpoint yet. Raises CheckpointError for any other folder.
     """
-    if (folder / "learner.json").is_file():
-        return folder
-    if (folder / "learner" / "learner.json").is_file():
-        return folder / "learner"
+    if learner := find_learner(folder):
+        return learner
     if (folder / "checkpoints").is_dir():
         newest = RunFolder(folder).newest_checkpoint()
         return None if newest is None else newest / "learner"

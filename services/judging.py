@@ -1,4 +1,4 @@
-"""Scoring one picture of a prompt over both services: for the gate of inference rounds."""
+"""Scoring one picture of a prompt over both services: for the gate of rounds and the gateway."""
 
 from __future__ import annotations
 
@@ -21,23 +21,31 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from alphagrpo.types import Prompt
+    from alphagrpo.algorithms import RewardProgram
+    from alphagrpo.types import Prompt, QuestionSet
+
+
+async def score_picture(
+    program: RewardProgram, made: QuestionSet, pixels: NDArray[np.uint8], verifier: Verifier
+) -> Judged:
+    """The score of ``pixels`` [H, W, 3] and what was asked.
+
+    Raises ServiceError where a verdict is missing: a score that could not be had is no score.
+    """
+    asked = program.questions(made)
+    score = program.score(made, await verifier.verify(pixels, asked))
+    if score is None:
+        raise ServiceError("a score needs a verdict on every question; ask again")
+    return Judged(score=score, questions=asked)
 
 
 def judge_over(decomposer: Decomposer, verifier: Verifier, reward: RewardConfig) -> Judge:
-    """A judge that asks the questions of the prompt and scores by the configured program.
-
-    It raises ServiceError where a verdict is missing: a score that could not be had is no score.
-    """
+    """A judge that asks the questions of the prompt and scores by the configured program."""
     program = configured_program(reward)
 
     async def judge(prompt: Prompt, pixels: NDArray[np.uint8]) -> Judged:
         made = await decomposer.decompose(prompt)
-        asked = program.questions(made)
-        score = program.score(made, await verifier.verify(pixels, asked))
-        if score is None:
-            raise ServiceError("a score needs a verdict on every question; ask again")
-        return Judged(score=score, questions=asked)
+        return await score_picture(program, made, pixels, verifier)
 
     return judge
 

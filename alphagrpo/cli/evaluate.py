@@ -132,12 +132,10 @@ def _edits(
             "--edits needs a world with an oracle, the run's held-out prompts are "
             f"{config.data.heldout}; leave --edits out"
         )
-    from alphagrpo.rollout.policy import FolderTokenizer
     from alphagrpo.shapes.evaluate_skills import edit_benchmark
 
     with narrator.stage(f"judging {args.edits} edits"):
-        tokenizer = FolderTokenizer(config.model.path)
-        return edit_benchmark(policy.model, tokenizer, args.edits, config.seed)
+        return edit_benchmark(policy.model, policy.tokenizer, args.edits, config.seed)
 
 
 def _show(

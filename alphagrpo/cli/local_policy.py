@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from alphagrpo.cli.prechecks import check_checkpoint, check_geometry
 from alphagrpo.errors import ConfigError
+from alphagrpo.runfolder import find_learner
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +45,11 @@ class LocalPolicy:
         return self._worker.model
 
     @property
+    def tokenizer(self) -> Any:
+        """The model's own tokenizer."""
+        return self._worker.tokenizer
+
+    @property
     def size(self) -> int:
         """One group at a time."""
         return 1
@@ -70,9 +76,8 @@ class LocalPolicy:
 
 def learner_folder(checkpoint: Path) -> Path:
     """Where a run's checkpoint keeps the learner; ConfigError where there is none."""
-    for folder in (checkpoint, checkpoint / "learner"):
-        if (folder / "learner.json").is_file():
-            return folder
+    if folder := find_learner(checkpoint):
+        return folder
     raise ConfigError(
         f"a checkpoint must hold learner.json, {checkpoint} does not; give a folder such as "
         "runs/<name>/checkpoints/step-000040"

@@ -5,6 +5,7 @@ Imports neither torch nor ray, so that a config can be checked anywhere in a bli
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -278,6 +279,11 @@ class RunConfig(Section):
                 "refinement.format_bonus rewards a well-formed reflection, got "
                 f"{refinement.format_bonus} with task.think false; set refinement.format_bonus to 0"
             )
+
+    @property
+    def min_valid(self) -> int:
+        """Scored samples a group needs to be trained on: ``reward.min_valid_share``, at least 2."""
+        return max(2, math.ceil(self.reward.min_valid_share * self.rollout.group_size))
 
     @property
     def folder(self) -> Path:

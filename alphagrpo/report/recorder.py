@@ -113,7 +113,7 @@ def advantages_of(reports: Sequence[GroupReport], config: RunConfig) -> tuple[Ta
     from alphagrpo.algorithms.advantage import step_advantages
 
     # The loop trains on groups with enough scored samples only; see TrainingLoop.
-    needed = max(2, math.ceil(config.reward.min_valid_share * config.rollout.group_size))
+    needed = config.min_valid
     found: Table = [[None] * len(report.samples) for report in reports]
     drafts: Table = [[] for _ in reports]
     parts: list[tuple[str, Sequence[Sample], Table, int]] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,7 +25,12 @@ from alphagrpo.ports import (
 )
 from alphagrpo.rollout.recipe import refinement_of
 from alphagrpo.rollout.refining import Drafts, drawn_drafts, trained_drafts
-from alphagrpo.rollout.scoring import configured_program, score_group, score_pictures
+from alphagrpo.rollout.scoring import (
+    ScoredGroup,
+    configured_program,
+    score_group,
+    score_pictures,
+)
 from alphagrpo.types import (
     GivenImage,
     Group,
@@ -176,6 +180,12 @@ class GroupRunner:
         return finished
 
     async def _scored(self, order: _Order, group: Group) -> Finished:
+        """The order's group with its scores, kept for another try where some are missing."""
+        scored = await self._score(order, group)
+        order.group = scored.group
+        return Finished(group=scored.group, samples=scored.samples, timings=order.timings)
+
+    async def _score(self, order: _Order, group: Group) -> ScoredGroup:
         scored = await score_group(
             group,
             order.questions,
@@ -185,8 +195,8 @@ class GroupRunner:
             describe=self._worker.describe,
             keep_pictures=order.keep_pictures,
         )
-        order.group, order.verify_s = scored.group, order.verify_s + scored.verify_s
-        return Finished(group=scored.group, samples=scored.samples, timings=order.timings)
+        order.verify_s += scored.verify_s
+        return scored
 
     async def _refined(self, order: _Order) -> Finished:
         """Both stages. Without a scored draft there is nothing to refine: the report then holds the
@@ -216,8 +226,7 @@ class GroupRunner:
             group = known.group if known else None
             if group is None:
                 group = await self._drawn(order, self._worker.draw, replace(job, task="rt2i"))
-            scored = await self._scored(order, group)
-            order.group = None
+            scored = await self._score(order, group)
             return trained_drafts(scored.group, scored.samples)
         if not order.pictures:
             order.pictures = await self._drawn(order, self._worker.drafts, job)
@@ -234,10 +243,9 @@ class GroupRunner:
 
     def _usable(self, drafts: Drafts) -> Group | None:
         """The drafts' group if enough of it has rewards to be trained on."""
-        share, group = self._config.reward.min_valid_share, drafts.group
-        if group is None or sum(group.valid) < max(2, math.ceil(share * len(group.valid))):
-            return None
-        return group
+        group = drafts.group
+        enough = group is not None and sum(group.valid) >= self._config.min_valid
+        return group if enough else None
 
     async def _drawn(self, order: _Order, draw: Callable[..., T], *args: object) -> T:
         """Draw with the version the job names, one drawing at a time."""

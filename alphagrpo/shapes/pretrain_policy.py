@@ -21,6 +21,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from alphagrpo.models.bagel import Bagel, BagelConfig, load_bagel, random_bagel, save_bagel
+from alphagrpo.models.bagel.autoencoder import Autoencoder
 from alphagrpo.models.bagel.checkpoint import FLOAT32_MODULES
 from alphagrpo.models.bagel.config import AutoencoderConfig, LlmConfig, SpecialIds, VitConfig
 from alphagrpo.shapes.autoencoder_data import CROWDED
@@ -136,7 +137,9 @@ def pretrain_policy(
     def tell(stage: str) -> Callable[[TrainProgress], None] | None:
         return None if progress is None else lambda state: progress(stage, state)
 
-    if start is None:
+    if start is not None:
+        model = load_bagel(start)
+    else:
         if autoencoder_minutes is None and autoencoder_steps is None:
             autoencoder_minutes = AUTOENCODER_MINUTES
         autoencoder = pretrain_autoencoder(
@@ -148,17 +151,11 @@ def pretrain_policy(
             progress=tell("autoencoder"),
             pool=recipe.pool_pictures,
         )
-        config = miniature_config(len(tokenizer), special_ids(tokenizer), autoencoder.config)
-        model = random_bagel(config, seed)
-        model.set_autoencoder(autoencoder)
-    else:
-        model = load_bagel(start)
+        model = untrained_policy(tokenizer, autoencoder, seed)
     patch, pictures = model.config.latent_patch_size, recipe.table_pictures
     table = LatentTable.measure(model.autoencoder, patch, seed, pictures)
     if copies:
-        rng = np.random.default_rng([seed, pictures])
-        crowded = [random_scene(rng, CROWDED) for _ in range(min(pictures, 200))]
-        look_at_own_cell(model, table(crowded))
+        start_copying(model, table, seed, pictures)
     else:
         recipe = replace(recipe, copy_steps=0)
     corpus = Corpus(encoder(tokenizer), model.special)
@@ -182,6 +179,23 @@ def pretrain_policy(
     )
     save_policy(model, tokenizer, output)
     return model
+
+
+def untrained_policy(
+    tokenizer: PreTrainedTokenizerFast, autoencoder: Autoencoder, seed: int
+) -> Bagel:
+    """A miniature with random experts round a trained autoencoder."""
+    config = miniature_config(len(tokenizer), special_ids(tokenizer), autoencoder.config)
+    model = random_bagel(config, seed)
+    model.set_autoencoder(autoencoder)
+    return model
+
+
+def start_copying(model: Bagel, table: LatentTable, seed: int, pictures: int) -> None:
+    """Put in the heads that look at their own cell, fitted to crowded pictures."""
+    rng = np.random.default_rng([seed, pictures])
+    crowded = [random_scene(rng, CROWDED) for _ in range(min(pictures, 200))]
+    look_at_own_cell(model, table(crowded))
 
 
 def save_policy(model: Bagel, tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
