@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 
 from alphagrpo.config import load_config
-from benchmarks import learning, method
-from benchmarks.experiments import settings
+from benchmarks import experiments, learning, method, running
+from benchmarks.experiments import Bench, Experiment
+from benchmarks.running import RunFailed, settings
 from benchmarks.tables import spread
 
 CONFIGS = Path(__file__).parents[3] / "deploy" / "configs"
@@ -22,9 +24,9 @@ def load(name: str, changes: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("module", [method, learning])
 def test_every_training_and_evaluation_is_a_valid_config(module: ModuleType) -> None:
-    experiments = module.experiments(3, None)
-    assert len({experiment.name for experiment in experiments}) == len(experiments)
-    for experiment in experiments:
+    found = module.experiments(3, None)
+    assert len({experiment.name for experiment in found}) == len(found)
+    for experiment in found:
         shared = {"name": experiment.name, "seed": experiment.seed}
         trained = load(experiment.config, {**experiment.changes, **experiment.training, **shared})
         judged = load(
@@ -59,3 +61,59 @@ def test_one_seed_has_no_spread() -> None:
     assert spread([0.5]) == "50.0"
     assert spread([None, 0.5, 0.7]) == "60.0 ± 14.1"
     assert spread([None]) == "-"
+
+
+def test_claims_are_differences_of_the_same_seed() -> None:
+    page = method.table(
+        [
+            result("rt2i", 1, 0.6),
+            result("rt2i", 2, 0.5),
+            result("base", 1, 0.5),
+            result("base", 3, 0.1),
+        ]
+    )
+    assert "| RT2I training helps, plain | rt2i - base | 10.0 | 1 of 1 |" in page
+    assert "| quality questions help, thought | rt2i - rt2i-semantic | - | not run |" in page
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A benchmark in a temporary folder, without a cluster."""
+    monkeypatch.setattr(experiments, "RESULTS", tmp_path)
+    monkeypatch.setattr(experiments, "cluster", lambda: nullcontext("somewhere:1"))
+    return Bench(name="some", evaluation={})
+
+
+def some(*rows: str) -> list[Experiment]:
+    return [Experiment(row=row, seed=1, config="shapes-rt2i.yaml") for row in rows]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_fails_leaves_the_others_alone_and_is_tried_again(bench, monkeypatch, jobs):
+    tried, broken = [], {"b"}
+
+    def fake_run(_bench, experiment, address, *, apart):
+        tried.append(experiment.row)
+        if experiment.row in broken:
+            raise RunFailed("it did not")
+        return {"row": experiment.row, "seed": 1, "address": address, "apart": apart}
+
+    monkeypatch.setattr(experiments, "run_one", fake_run)
+    assert not experiments.run_all(bench, some("a", "b", "c"), jobs=jobs)
+    assert sorted(tried) == ["a", "b", "c"]
+    assert [r["row"] for r in experiments.results(bench)] == ["a", "c"]
+    broken.clear()
+    assert experiments.run_all(bench, some("a", "b", "c"), jobs=jobs)
+    assert sorted(tried) == ["a", "b", "b", "c"], "what has a result is not run again"
+
+
+def test_no_run_begins_when_the_minutes_are_over(bench, monkeypatch):
+    monkeypatch.setattr(experiments, "run_one", lambda *_, **__: pytest.fail("it began"))
+    assert not experiments.run_all(bench, some("a"), minutes=0)
+
+
+def test_a_failing_command_names_itself_and_its_log(tmp_path):
+    log = tmp_path / "logs" / "a.log"
+    with pytest.raises(RunFailed, match=r"train nowhere.yaml failed with 2; see .*a\.log"):
+        running.alphagrpo(["train", "nowhere.yaml"], "somewhere:1", log=log)
+    assert "nowhere.yaml does not exist" in log.read_text()

@@ -1,0 +1,170 @@
+"""One experiment as a user would run it: ``alphagrpo train``, then ``alphagrpo evaluate``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alphagrpo.report.versions import package_versions
+from alphagrpo.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from benchmarks.experiments import Bench, Experiment
+
+ROOT = Path(__file__).resolve().parents[1]
+SERVE_CONFIG = ROOT / "deploy" / "serve" / "shapes.yaml"
+
+
+class RunFailed(RuntimeError):
+    """A command of an experiment ended with an error; what it said is above or in its log."""
+
+
+def run_one(
+    bench: Bench, experiment: Experiment, address: str, *, apart: bool = False
+) -> dict[str, Any]:
+    """Train (or resume) and evaluate one experiment; ``apart`` keeps what it says in a log."""
+    log = bench.runs / f"{experiment.name}.log" if apart else None
+    result: dict[str, Any] = {
+        "name": experiment.name,
+        "row": experiment.row,
+        "seed": experiment.seed,
+        "config": experiment.config,
+        "changes": dict(experiment.changes),
+        "training_changes": dict(experiment.training),
+        "versions": package_versions(),
+        "commit": commit(),
+    }
+    checkpoint = None
+    if experiment.steps:
+        folder = train(bench, experiment, address, log)
+        checkpoint = folder.newest_checkpoint()
+        summary = folder.summary()
+        result |= {key: summary[key] for key in ("steps", "training_s", "samples", "time")}
+        result["parity"] = summary["parity"]
+        result["curve"] = curve(folder.metrics())
+    lines = bench.runs / f"{experiment.name}.jsonl"
+    result["evaluation"] = evaluate(bench, experiment, checkpoint, lines, address, log)
+    return result
+
+
+def train(bench: Bench, experiment: Experiment, address: str, log: Path | None = None) -> RunFolder:
+    """``alphagrpo train`` without evaluations of its own; they are made once, after it."""
+    folder = bench.runs / experiment.name
+    changes = {
+        **experiment.changes,
+        **experiment.training,
+        "name": experiment.name,
+        "output": str(bench.runs),
+        "seed": experiment.seed,
+        "training.num_steps": experiment.steps,
+        "training.max_minutes": "null",
+        "evaluation.num_plain": 0,
+        "evaluation.num_thought": 0,
+        "services.question_store": str(bench.runs / "questions"),
+    }
+    resume = ["--resume"] if (folder / "config.yaml").is_file() else []
+    command = ["train", f"deploy/configs/{experiment.config}", *settings(changes), *resume]
+    alphagrpo(command, address, log=log)
+    return RunFolder.open(folder)
+
+
+def evaluate(
+    bench: Bench,
+    experiment: Experiment,
+    checkpoint: Path | None,
+    lines: Path,
+    address: str,
+    log: Path | None = None,
+) -> dict[str, Any]:
+    """``alphagrpo evaluate`` of a checkpoint, with both judges; its figures."""
+    changes = {**experiment.changes, **experiment.evaluation, **bench.evaluation}
+    changes |= {"seed": experiment.seed}
+    changes["services.question_store"] = str(bench.runs / "questions")
+    command = ["evaluate", f"deploy/configs/{bench.evaluation_config}", *settings(changes)]
+    command += ["--dvreward", "--json", "--output", str(lines)]
+    command += ["--checkpoint", str(checkpoint)] if checkpoint else []
+    command += ["--edits", str(bench.edits)] if bench.edits else []
+    return json.loads(alphagrpo(command, address, answer=True, log=log))
+
+
+def alphagrpo(
+    command: Sequence[str], address: str, *, answer: bool = False, log: Path | None = None
+) -> str:
+    """Run one command of the console script.
+
+    Returns its output with ``answer``. What it says besides goes to the terminal, or to the end of
+    ``log``. Raises RunFailed where it fails.
+    """
+    program = Path(sys.executable).with_name("alphagrpo")
+    with ExitStack() as stack:
+        aside: Any = None
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            aside = stack.enter_context(log.open("a", encoding="utf-8"))
+        done = subprocess.run(
+            [str(program), *command],
+            cwd=ROOT,
+            env={**os.environ, "RAY_ADDRESS": address},
+            stdout=subprocess.PIPE if answer else aside,
+            stderr=aside,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        where = f"; see {log}" if log else ""
+        raise RunFailed(f"alphagrpo {' '.join(command)} failed with {done.returncode}{where}")
+    return done.stdout or ""
+
+
+@contextmanager
+def cluster() -> Iterator[str]:
+    """A private cluster with the services of the miniature; its address."""
+    from alphagrpo.cli.console import Narrator
+    from alphagrpo.cli.serving import serving
+
+    os.environ["RAY_ADDRESS"] = "local"
+    with serving(SERVE_CONFIG, Narrator()):
+        # Imported here, not before: Ray reads its authentication mode once, when it is imported.
+        import ray
+
+        yield str(ray.get_runtime_context().gcs_address)
+
+
+def curve(metrics: Iterable[Mapping[str, Any]]) -> dict[str, list[float | None]]:
+    """The training curves worth keeping: one number per step."""
+    keys = (
+        "reward/mean", "reward/score", "refine/draft_score", "refine/improved_share",
+        "refine/harmed_share", "text/entropy", "samples/per_second",
+    )  # fmt: skip
+    lines = list(metrics)
+    return {
+        key: [None if line.get(key) is None else round(line[key], 4) for line in lines]
+        for key in keys
+        if any(line.get(key) is not None for line in lines)
+    }
+
+
+def settings(changes: Mapping[str, Any]) -> list[str]:
+    """``--set a.b=c`` for each change; lists and mappings as JSON, which YAML reads."""
+    found = []
+    for key, value in changes.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        found += ["--set", f"{key}={text}"]
+    return found
+
+
+def commit() -> str:
+    """The commit that is checked out, with a mark where files differ from it."""
+    try:
+        words = ["git", "describe", "--always", "--dirty"]
+        return subprocess.run(
+            words, cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
