@@ -132,7 +132,7 @@ def _edits(
             "--edits needs a world with an oracle, the run's held-out prompts are "
             f"{config.data.heldout}; leave --edits out"
         )
-    from alphagrpo.shapes.evaluate_skills import edit_benchmark
+    from alphagrpo.shapes.policy.evaluate_skills import edit_benchmark
 
     with narrator.stage(f"judging {args.edits} edits"):
         return edit_benchmark(policy.model, policy.tokenizer, args.edits, config.seed)

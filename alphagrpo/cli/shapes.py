@@ -85,7 +85,7 @@ def _pretrain(args: argparse.Namespace) -> int:
 
 
 def _pretrain_policy(args: argparse.Namespace, output: Path, show: _ProgressLines) -> None:
-    from alphagrpo.shapes.pretrain_policy import pretrain_policy
+    from alphagrpo.shapes.policy.pretrain import pretrain_policy
 
     pretrain_policy(
         output,
@@ -102,7 +102,7 @@ def _pretrain_policy(args: argparse.Namespace, output: Path, show: _ProgressLine
 def _pretrain_autoencoder(args: argparse.Namespace, output: Path, show: _ProgressLines) -> None:
     from safetensors.torch import save_file
 
-    from alphagrpo.shapes.pretrain_autoencoder import pretrain_autoencoder
+    from alphagrpo.shapes.policy.pretrain_autoencoder import pretrain_autoencoder
 
     minutes = args.minutes if args.minutes or args.steps else 8.0
     autoencoder = pretrain_autoencoder(
@@ -119,13 +119,13 @@ def _pretrain_autoencoder(args: argparse.Namespace, output: Path, show: _Progres
 
 
 def _pretrain_decomposer(args: argparse.Namespace, output: Path, show: _ProgressLines) -> None:
-    from alphagrpo.shapes.pretrain_decomposer import pretrain_decomposer
+    from alphagrpo.shapes.judges.pretrain_decomposer import pretrain_decomposer
 
     pretrain_decomposer(output, **_common(args), progress=show)
 
 
 def _pretrain_verifier(args: argparse.Namespace, output: Path, show: _ProgressLines) -> None:
-    from alphagrpo.shapes.pretrain_verifier import pretrain_verifier
+    from alphagrpo.shapes.judges.pretrain_verifier import pretrain_verifier
 
     pretrain_verifier(output, **_common(args), progress=show)
 

@@ -17,7 +17,7 @@ from alphagrpo.eval.oracles import shapes_oracle
 from alphagrpo.models.bagel import random_bagel, save_bagel, tiny_config
 from alphagrpo.rollout.scoring import configured_program
 from alphagrpo.runfolder import RunFolder
-from alphagrpo.shapes.pretrain_policy import special_ids
+from alphagrpo.shapes.policy.pretrain import special_ids
 from alphagrpo.shapes.tokenizer import build_tokenizer
 from tests.fakes import make_config
 from tests.synthetic_run import OracleDecomposer, OracleVerifier

@@ -27,7 +27,7 @@ from alphagrpo.learner.state import save_learner
 from alphagrpo.models.bagel import random_bagel, save_bagel, tiny_config
 from alphagrpo.rollout.rounds import Judged
 from alphagrpo.runfolder import RunFolder
-from alphagrpo.shapes.pretrain_policy import special_ids
+from alphagrpo.shapes.policy.pretrain import special_ids
 from alphagrpo.shapes.tokenizer import build_tokenizer
 from alphagrpo.types import Prompt, Question, Score, Verdict
 from services.gateway import create_app

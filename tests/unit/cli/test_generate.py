@@ -13,7 +13,7 @@ from PIL import Image
 
 from alphagrpo.cli.main import main
 from alphagrpo.models.bagel import random_bagel, save_bagel, tiny_config
-from alphagrpo.shapes.pretrain_policy import special_ids
+from alphagrpo.shapes.policy.pretrain import special_ids
 from alphagrpo.shapes.tokenizer import build_tokenizer
 from tests.fakes import make_config
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from alphagrpo.models.bagel.autoencoder import Autoencoder
 from alphagrpo.models.bagel.config import AutoencoderConfig
-from alphagrpo.shapes.autoencoder_data import (
+from alphagrpo.shapes.pixels import to_bytes, to_pixels
+from alphagrpo.shapes.policy.autoencoder_data import (
     BATCH,
     POOL,
     DecoderObjective,
@@ -30,7 +31,6 @@ from alphagrpo.shapes.autoencoder_data import (
     random_exchange,
     random_pictures,
 )
-from alphagrpo.shapes.pixels import to_bytes, to_pixels
 from alphagrpo.shapes.render import render
 from alphagrpo.shapes.specs import random_scene
 from alphagrpo.shapes.training import TrainProgress, TrainSettings, fit

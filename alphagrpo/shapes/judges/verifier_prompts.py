@@ -13,6 +13,7 @@ import numpy as np
 
 from alphagrpo.errors import ConfigError
 from alphagrpo.shapes.grammar import Reading
+from alphagrpo.shapes.judges.verifier_texts import semantic_truths
 from alphagrpo.shapes.prompts import Sort, Wording, plain_wording, riddle_wording
 from alphagrpo.shapes.specs import (
     BACKGROUND_SHARE,
@@ -24,7 +25,6 @@ from alphagrpo.shapes.specs import (
     sample_spec,
 )
 from alphagrpo.shapes.splits import split_of
-from alphagrpo.shapes.verifier_texts import semantic_truths
 from alphagrpo.shapes.world import BACKGROUND_NAMES, COLOUR_NAMES, KINDS, MAX_OBJECTS, pick
 
 _TRIES = 4

@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alphagrpo.errors import CheckpointError, NoQuestions
-from alphagrpo.shapes.fast_llama import llama_hidden
-from alphagrpo.shapes.judge_tokenizer import judge_tokenizer
+from alphagrpo.shapes.judges.fast_llama import llama_hidden
+from alphagrpo.shapes.judges.judge_tokenizer import judge_tokenizer
 from alphagrpo.shapes.prompts import Sort, Wording
 from alphagrpo.shapes.questions import questions_from_json, questions_to_json, reference_questions
 from alphagrpo.shapes.splits import draw_wording, wordings

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alphagrpo.shapes.judges.verifier_model import WIDTH
+from alphagrpo.shapes.judges.verifier_questions import predicate_of
 from alphagrpo.shapes.language import KIND_OF
 from alphagrpo.shapes.questions import reference_questions
 from alphagrpo.shapes.specs import RELATIONS, Spec
-from alphagrpo.shapes.verifier_model import WIDTH
-from alphagrpo.shapes.verifier_questions import predicate_of
 from alphagrpo.shapes.world import BACKGROUND_NAMES, COLOUR_NAMES, KINDS, MAX_OBJECTS
 
 READ_LAYER, DEMAND_LAYER = 2, 3

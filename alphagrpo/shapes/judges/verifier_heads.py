@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from alphagrpo.shapes.grammar import Reading
-from alphagrpo.shapes.judge_tokenizer import single_id
-from alphagrpo.shapes.verifier_model import IMAGE_TOKENS, PREFIX, WIDTH
-from alphagrpo.shapes.verifier_questions import predicate_of
+from alphagrpo.shapes.judges.judge_tokenizer import single_id
+from alphagrpo.shapes.judges.verifier_model import IMAGE_TOKENS, PREFIX, WIDTH
+from alphagrpo.shapes.judges.verifier_questions import predicate_of
 from alphagrpo.shapes.world import BACKGROUND_NAMES, COLOUR_NAMES, GRID, KINDS
 
 COUNT_LAYER, POINT_LAYER, NUMBER_LAYER, COMPARE_LAYER = 1, 1, 2, 2

@@ -14,26 +14,26 @@ from alphagrpo.models.bagel import load_bagel, random_bagel
 from alphagrpo.models.bagel.autoencoder import Autoencoder
 from alphagrpo.models.unified import SpecialTokens
 from alphagrpo.rollout.policy import FolderTokenizer
-from alphagrpo.shapes.corpus import KNOWN_RIGHT, Corpus, beliefs, noisy_spec, rightness
-from alphagrpo.shapes.evaluate_policy import evaluate_policy
 from alphagrpo.shapes.language import parse_canonical
-from alphagrpo.shapes.latent_table import LatentTable, content_ids
 from alphagrpo.shapes.oracle import read_many
 from alphagrpo.shapes.pixels import to_bytes, to_pixels
-from alphagrpo.shapes.policy_objective import PolicyRecipe, padded, velocities
-from alphagrpo.shapes.pretrain_autoencoder import (
+from alphagrpo.shapes.policy.corpus import KNOWN_RIGHT, Corpus, beliefs, noisy_spec, rightness
+from alphagrpo.shapes.policy.evaluate import evaluate_policy
+from alphagrpo.shapes.policy.latent_table import LatentTable, content_ids
+from alphagrpo.shapes.policy.objective import PolicyRecipe, padded, velocities
+from alphagrpo.shapes.policy.pretrain import miniature_config, pretrain_policy, special_ids
+from alphagrpo.shapes.policy.pretrain_autoencoder import (
     balance,
     miniature_autoencoder_config,
     reconstructions,
 )
-from alphagrpo.shapes.pretrain_policy import miniature_config, pretrain_policy, special_ids
 from alphagrpo.shapes.render import render_many
 from alphagrpo.shapes.riddles import RIDDLES
 from alphagrpo.shapes.specs import random_scene, satisfies
 from alphagrpo.shapes.splits import draw_wording, wordings
 from alphagrpo.shapes.tokenizer import build_tokenizer
 
-SHIPPED = Path(__file__).parents[3] / "deploy" / "models" / "policy"
+SHIPPED = Path(__file__).parents[4] / "deploy" / "models" / "policy"
 SPECIAL = SpecialTokens(text_start=1, text_end=2, image_start=3, image_end=4)
 TINY = PolicyRecipe(
     contexts=4,

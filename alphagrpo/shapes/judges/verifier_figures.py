@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alphagrpo.shapes.grammar import Reading
-from alphagrpo.shapes.verifier_questions import predicate_of
+from alphagrpo.shapes.judges.verifier_questions import predicate_of
 
 BINS = 15
 Floats = NDArray[np.float64]

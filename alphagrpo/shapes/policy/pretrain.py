@@ -4,9 +4,9 @@
 
     pretrain_policy("deploy/models/policy", minutes=40)
 
-First the autoencoder (:mod:`alphagrpo.shapes.pretrain_autoencoder`), then the two experts: velocity
-error on pictures and cross-entropy on thoughts, captions, comparisons and edits
-(:mod:`alphagrpo.shapes.policy_objective`).
+First the autoencoder (:mod:`alphagrpo.shapes.policy.pretrain_autoencoder`), then the two experts:
+velocity error on pictures and cross-entropy on thoughts, captions, comparisons and edits
+(:mod:`alphagrpo.shapes.policy.objective`).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from alphagrpo.models.bagel import Bagel, BagelConfig, load_bagel, random_bagel,
 from alphagrpo.models.bagel.autoencoder import Autoencoder
 from alphagrpo.models.bagel.checkpoint import FLOAT32_MODULES
 from alphagrpo.models.bagel.config import AutoencoderConfig, LlmConfig, SpecialIds, VitConfig
-from alphagrpo.shapes.autoencoder_data import CROWDED
-from alphagrpo.shapes.cell_heads import look_at_own_cell
-from alphagrpo.shapes.corpus import Corpus, Encode
-from alphagrpo.shapes.latent_table import LatentTable
-from alphagrpo.shapes.policy_objective import PolicyObjective, PolicyRecipe
-from alphagrpo.shapes.pretrain_autoencoder import (
+from alphagrpo.shapes.policy.autoencoder_data import CROWDED
+from alphagrpo.shapes.policy.cell_heads import look_at_own_cell
+from alphagrpo.shapes.policy.corpus import Corpus, Encode
+from alphagrpo.shapes.policy.latent_table import LatentTable
+from alphagrpo.shapes.policy.objective import PolicyObjective, PolicyRecipe
+from alphagrpo.shapes.policy.pretrain_autoencoder import (
     has_fast_bfloat16,
     pretrain_autoencoder,
 )

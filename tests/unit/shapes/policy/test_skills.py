@@ -12,15 +12,15 @@ from alphagrpo.cli.shapes import _evaluator
 from alphagrpo.errors import ConfigError
 from alphagrpo.models.bagel import random_bagel
 from alphagrpo.models.unified import SpecialTokens
-from alphagrpo.shapes import evaluate_skills
-from alphagrpo.shapes.cell_heads import CELLS, HEADS, _inputs, look_at_own_cell
-from alphagrpo.shapes.changes import mended, phrased
-from alphagrpo.shapes.corpus import Corpus, compare_prompt
 from alphagrpo.shapes.edits import NOTHING_WRONG, comparison, defects
-from alphagrpo.shapes.evaluate_skills import compositions, edit_benchmark
-from alphagrpo.shapes.policy_objective import _unseen, padded
-from alphagrpo.shapes.pretrain_autoencoder import miniature_autoencoder_config
-from alphagrpo.shapes.pretrain_policy import encoder, miniature_config, special_ids
+from alphagrpo.shapes.policy import evaluate_skills
+from alphagrpo.shapes.policy.cell_heads import CELLS, HEADS, _inputs, look_at_own_cell
+from alphagrpo.shapes.policy.changes import mended, phrased
+from alphagrpo.shapes.policy.corpus import Corpus, compare_prompt
+from alphagrpo.shapes.policy.evaluate_skills import compositions, edit_benchmark
+from alphagrpo.shapes.policy.objective import _unseen, padded
+from alphagrpo.shapes.policy.pretrain import encoder, miniature_config, special_ids
+from alphagrpo.shapes.policy.pretrain_autoencoder import miniature_autoencoder_config
 from alphagrpo.shapes.render import render_many
 from alphagrpo.shapes.specs import random_scene, satisfies
 from alphagrpo.shapes.splits import draw_wording

@@ -18,10 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from alphagrpo.shapes.grammar import QUALITY_TEXT, Reading
-from alphagrpo.shapes.oracle import read_many
-from alphagrpo.shapes.prompts import Sort, Wording
-from alphagrpo.shapes.specs import Spec
-from alphagrpo.shapes.verifier_heads import (
+from alphagrpo.shapes.judges.verifier_heads import (
     cell_labels,
     comparisons,
     count_labels,
@@ -30,18 +27,21 @@ from alphagrpo.shapes.verifier_heads import (
     namings,
     placed,
 )
-from alphagrpo.shapes.verifier_model import PREFIX, to_pixels
-from alphagrpo.shapes.verifier_pictures import training_picture
-from alphagrpo.shapes.verifier_prompt_heads import demand_labels, prompt_nouns, truth_labels
-from alphagrpo.shapes.verifier_prompts import prompt_about
-from alphagrpo.shapes.verifier_questions import predicate_of, semantic_question
-from alphagrpo.shapes.verifier_texts import (
+from alphagrpo.shapes.judges.verifier_model import PREFIX, to_pixels
+from alphagrpo.shapes.judges.verifier_pictures import training_picture
+from alphagrpo.shapes.judges.verifier_prompt_heads import demand_labels, prompt_nouns, truth_labels
+from alphagrpo.shapes.judges.verifier_prompts import prompt_about
+from alphagrpo.shapes.judges.verifier_questions import predicate_of, semantic_question
+from alphagrpo.shapes.judges.verifier_texts import (
     GRADE_CONTENT_TEMPLATE,
     GRADE_QUALITY_TEXT,
     WHOLE_TEMPLATE,
     grade,
     quality_grade,
 )
+from alphagrpo.shapes.oracle import read_many
+from alphagrpo.shapes.prompts import Sort, Wording
+from alphagrpo.shapes.specs import Spec
 from alphagrpo.shapes.world import pick
 
 ABOUT_THINGS, ABOUT_PLACES = 5, 2
@@ -69,9 +69,9 @@ class Block(NamedTuple):
     cells: Tensor
     """[B, S, 3] index of kind, colour and background; 0 is none, 1 unclear, the rest names."""
     flaws: Tensor
-    """[B, 3], see :func:`~alphagrpo.shapes.verifier_heads.flaw_labels`."""
+    """[B, 3], see ``verifier_heads.flaw_labels``."""
     counts: Tensor
-    """[B, 35] numbers of objects, see :func:`~alphagrpo.shapes.verifier_heads.count_labels`."""
+    """[B, 35] numbers of objects, see ``verifier_heads.count_labels``."""
 
 
 class Batch(NamedTuple):
@@ -94,9 +94,9 @@ class Batch(NamedTuple):
     """[P, 2] (picture, position) of the quotation mark after each whole prompt; the question mark
     is one further."""
     demands: Tensor
-    """[P, 9], see :func:`~alphagrpo.shapes.verifier_prompt_heads.demand_labels`."""
+    """[P, 9], see :func:`~alphagrpo.shapes.judges.verifier_prompt_heads.demand_labels`."""
     truths: Tensor
-    """[P, 7], see :func:`~alphagrpo.shapes.verifier_prompt_heads.truth_labels`."""
+    """[P, 7], see :func:`~alphagrpo.shapes.judges.verifier_prompt_heads.truth_labels`."""
 
 
 class _Row(NamedTuple):

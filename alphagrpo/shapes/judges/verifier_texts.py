@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alphagrpo.shapes.grammar import QUALITY_TEXT, Reading
+from alphagrpo.shapes.judges.verifier_questions import predicate_of
 from alphagrpo.shapes.questions import reference_questions
 from alphagrpo.shapes.specs import Spec
-from alphagrpo.shapes.verifier_questions import predicate_of
 
 WHOLE_TEMPLATE = 'does the picture show exactly this : "{prompt}" ?'
 """Answered " yes" or " no": whether every semantic reference question of the prompt holds."""

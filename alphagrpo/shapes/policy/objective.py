@@ -19,10 +19,10 @@ from torch.nn import functional
 from alphagrpo.models.bagel import Bagel
 from alphagrpo.models.bagel.attention import bias_from
 from alphagrpo.models.unified import Context
-from alphagrpo.shapes.autoencoder_data import CROWDED, POOL
-from alphagrpo.shapes.corpus import Corpus, Drawing, Turn
-from alphagrpo.shapes.latent_table import LatentTable
 from alphagrpo.shapes.pixels import to_pixels
+from alphagrpo.shapes.policy.autoencoder_data import CROWDED, POOL
+from alphagrpo.shapes.policy.corpus import Corpus, Drawing, Turn
+from alphagrpo.shapes.policy.latent_table import LatentTable
 from alphagrpo.shapes.render import render
 from alphagrpo.shapes.specs import random_scene
 from alphagrpo.shapes.world import GRID

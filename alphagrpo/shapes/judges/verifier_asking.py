@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
-from alphagrpo.shapes.judge_tokenizer import single_id
-from alphagrpo.shapes.verifier_model import answer_logits, image_features, p_yes, to_pixels
-from alphagrpo.shapes.verifier_texts import BEST_GRADE
+from alphagrpo.shapes.judges.judge_tokenizer import single_id
+from alphagrpo.shapes.judges.verifier_model import answer_logits, image_features, p_yes, to_pixels
+from alphagrpo.shapes.judges.verifier_texts import BEST_GRADE
 
 Pictures = NDArray[np.uint8]
 _CHUNK = 64

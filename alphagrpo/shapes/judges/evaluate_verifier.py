@@ -16,24 +16,29 @@ from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFa
 from alphagrpo.shapes.corrupt import random_corruption
 from alphagrpo.shapes.edits import near_miss
 from alphagrpo.shapes.grammar import Reading
+from alphagrpo.shapes.judges.verifier_asking import Pictures, ask, ask_grades
+from alphagrpo.shapes.judges.verifier_figures import Record, calibration_error, grade_figures
+from alphagrpo.shapes.judges.verifier_model import load_verifier
+from alphagrpo.shapes.judges.verifier_pictures import altered, draw_imperfectly, training_scene
+from alphagrpo.shapes.judges.verifier_policy import (
+    Given,
+    draw_pictures,
+    load_pictures,
+    save_pictures,
+)
+from alphagrpo.shapes.judges.verifier_questions import training_questions
+from alphagrpo.shapes.judges.verifier_texts import (
+    GRADE_CONTENT_TEMPLATE,
+    GRADE_QUALITY_TEXT,
+    WHOLE_TEMPLATE,
+    semantic_truths,
+)
 from alphagrpo.shapes.oracle import read_many
 from alphagrpo.shapes.prompts import Sort
 from alphagrpo.shapes.questions import reference_questions
 from alphagrpo.shapes.render import render
 from alphagrpo.shapes.specs import Spec, sample_scene, satisfies
 from alphagrpo.shapes.splits import wordings
-from alphagrpo.shapes.verifier_asking import Pictures, ask, ask_grades
-from alphagrpo.shapes.verifier_figures import Record, calibration_error, grade_figures
-from alphagrpo.shapes.verifier_model import load_verifier
-from alphagrpo.shapes.verifier_pictures import altered, draw_imperfectly, training_scene
-from alphagrpo.shapes.verifier_policy import Given, draw_pictures, load_pictures, save_pictures
-from alphagrpo.shapes.verifier_questions import training_questions
-from alphagrpo.shapes.verifier_texts import (
-    GRADE_CONTENT_TEMPLATE,
-    GRADE_QUALITY_TEXT,
-    WHOLE_TEMPLATE,
-    semantic_truths,
-)
 
 QUESTIONS = 12
 _FAMILIES = ("clean", "corrupted", "imperfect")

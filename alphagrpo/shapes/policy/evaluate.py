@@ -24,9 +24,9 @@ from alphagrpo.rollout.denoising import FlowPlan, denoise, start_noise
 from alphagrpo.rollout.policy import FolderTokenizer
 from alphagrpo.rollout.thinking import think
 from alphagrpo.seeds import derive
-from alphagrpo.shapes.corpus import SYSTEM_PROMPT
 from alphagrpo.shapes.language import thought, thought_is_right
 from alphagrpo.shapes.oracle import judge_many
+from alphagrpo.shapes.policy.corpus import SYSTEM_PROMPT
 from alphagrpo.shapes.prompts import Sort
 from alphagrpo.shapes.specs import Spec
 from alphagrpo.shapes.splits import Split, prompts, spec_of

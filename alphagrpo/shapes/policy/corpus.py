@@ -19,9 +19,9 @@ import numpy as np
 
 from alphagrpo.errors import ConfigError
 from alphagrpo.models.unified import SpecialTokens
-from alphagrpo.shapes.changes import Change, edited, mended, spoilt
 from alphagrpo.shapes.edits import comparison
 from alphagrpo.shapes.language import THINK_CLOSE, THINK_OPEN, describe, thought
+from alphagrpo.shapes.policy.changes import Change, edited, mended, spoilt
 from alphagrpo.shapes.prompts import Sort, Wording
 from alphagrpo.shapes.riddles import RIDDLES, Riddle, Slot, misread
 from alphagrpo.shapes.specs import RELATIONS, Item, Spec, sample_scene

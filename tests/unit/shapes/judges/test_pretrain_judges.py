@@ -12,15 +12,15 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from alphagrpo.errors import BadImage, CheckpointError
-from alphagrpo.shapes import evaluate_verifier as evaluation
-from alphagrpo.shapes import pretrain_decomposer as decomposer
-from alphagrpo.shapes import pretrain_verifier as verifier
-from alphagrpo.shapes import verifier_figures as figures_of
-from alphagrpo.shapes import verifier_heads as heads
-from alphagrpo.shapes import verifier_model as vision
-from alphagrpo.shapes import verifier_policy as given
 from alphagrpo.shapes.grammar import QUALITY_TEXT
-from alphagrpo.shapes.judge_tokenizer import (
+from alphagrpo.shapes.judges import evaluate_verifier as evaluation
+from alphagrpo.shapes.judges import pretrain_decomposer as decomposer
+from alphagrpo.shapes.judges import pretrain_verifier as verifier
+from alphagrpo.shapes.judges import verifier_figures as figures_of
+from alphagrpo.shapes.judges import verifier_heads as heads
+from alphagrpo.shapes.judges import verifier_model as vision
+from alphagrpo.shapes.judges import verifier_policy as given
+from alphagrpo.shapes.judges.judge_tokenizer import (
     FENCE,
     GLOBAL,
     IMAGE,
@@ -28,13 +28,13 @@ from alphagrpo.shapes.judge_tokenizer import (
     single_id,
     verifier_tokenizer,
 )
+from alphagrpo.shapes.judges.verifier_pictures import training_picture, training_scene
+from alphagrpo.shapes.judges.verifier_questions import predicate_of, training_questions
 from alphagrpo.shapes.oracle import read_many
 from alphagrpo.shapes.questions import questions_from_json, reference_questions
 from alphagrpo.shapes.render import render
 from alphagrpo.shapes.specs import Item, Spec
 from alphagrpo.shapes.splits import draw_wording, split_of
-from alphagrpo.shapes.verifier_pictures import training_picture, training_scene
-from alphagrpo.shapes.verifier_questions import predicate_of, training_questions
 from alphagrpo.shapes.world import GRID, SIZE, Scene, SceneObject
 
 

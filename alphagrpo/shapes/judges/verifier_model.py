@@ -27,8 +27,8 @@ from transformers import (
 )
 
 from alphagrpo.errors import CheckpointError
-from alphagrpo.shapes.fast_llama import attend_causal, causal_mask, llama_hidden
-from alphagrpo.shapes.judge_tokenizer import FENCE, GLOBAL, IMAGE, NO, YES, single_id
+from alphagrpo.shapes.judges.fast_llama import attend_causal, causal_mask, llama_hidden
+from alphagrpo.shapes.judges.judge_tokenizer import FENCE, GLOBAL, IMAGE, NO, YES, single_id
 from alphagrpo.shapes.world import GRID, SIZE
 
 PATCH, FOLD = 8, 2

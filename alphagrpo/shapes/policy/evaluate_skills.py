@@ -24,8 +24,6 @@ from alphagrpo.rollout.drawing import Drawn, Keys, Thinking, draw_batch
 from alphagrpo.rollout.policy import FolderTokenizer
 from alphagrpo.rollout.thinking import Thought, think
 from alphagrpo.seeds import derive
-from alphagrpo.shapes.changes import spoilt
-from alphagrpo.shapes.corpus import CAPTION_PROMPT, SYSTEM_PROMPT, compare_prompt
 from alphagrpo.shapes.edits import (
     NOTHING_WRONG,
     EditName,
@@ -35,9 +33,11 @@ from alphagrpo.shapes.edits import (
     edit_outcome,
     names_a_defect,
 )
-from alphagrpo.shapes.evaluate_policy import LATENT_GRID, EvaluationSettings
 from alphagrpo.shapes.language import THINK_CLOSE, THINK_OPEN, describe
 from alphagrpo.shapes.oracle import judge, read_many
+from alphagrpo.shapes.policy.changes import spoilt
+from alphagrpo.shapes.policy.corpus import CAPTION_PROMPT, SYSTEM_PROMPT, compare_prompt
+from alphagrpo.shapes.policy.evaluate import LATENT_GRID, EvaluationSettings
 from alphagrpo.shapes.prompts import Wording
 from alphagrpo.shapes.render import render_many
 from alphagrpo.shapes.specs import sample_scene

@@ -10,20 +10,20 @@ import torch
 
 from alphagrpo.algorithms.rewards import Holistic, SingleQuestion
 from alphagrpo.judging.grades import CHOICES
-from alphagrpo.shapes import verifier_asking as asking
-from alphagrpo.shapes import verifier_batches as batches
-from alphagrpo.shapes import verifier_model as vision
-from alphagrpo.shapes import verifier_prompt_heads as prompt_heads
-from alphagrpo.shapes import verifier_prompts as about
-from alphagrpo.shapes import verifier_texts as texts
-from alphagrpo.shapes.evaluate_verifier import prompted_renders
 from alphagrpo.shapes.grammar import Reading, Seen
-from alphagrpo.shapes.judge_tokenizer import judge_tokenizer, single_id, verifier_tokenizer
+from alphagrpo.shapes.judges import verifier_asking as asking
+from alphagrpo.shapes.judges import verifier_batches as batches
+from alphagrpo.shapes.judges import verifier_model as vision
+from alphagrpo.shapes.judges import verifier_prompt_heads as prompt_heads
+from alphagrpo.shapes.judges import verifier_prompts as about
+from alphagrpo.shapes.judges import verifier_texts as texts
+from alphagrpo.shapes.judges.evaluate_verifier import prompted_renders
+from alphagrpo.shapes.judges.judge_tokenizer import judge_tokenizer, single_id, verifier_tokenizer
+from alphagrpo.shapes.judges.verifier_figures import grade_figures, rank_correlation
+from alphagrpo.shapes.judges.verifier_pictures import MOST_OBJECTS, training_scene
 from alphagrpo.shapes.oracle import read_many
 from alphagrpo.shapes.specs import Item, Spec, random_scene
 from alphagrpo.shapes.splits import split_of
-from alphagrpo.shapes.verifier_figures import grade_figures, rank_correlation
-from alphagrpo.shapes.verifier_pictures import MOST_OBJECTS, training_scene
 
 TWO = Spec((Item(1, "red", "circle"), Item(2, "blue", "square")))
 

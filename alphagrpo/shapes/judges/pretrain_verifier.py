@@ -14,17 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
-from alphagrpo.shapes.judge_tokenizer import NO, YES, single_id, verifier_tokenizer
-from alphagrpo.shapes.training import TrainProgress, TrainSettings, TrainState, fit
-from alphagrpo.shapes.verifier_batches import IGNORED, Batch, Batches, Block
-from alphagrpo.shapes.verifier_heads import CellHead, CompareHead, CountHead, FlawHead, NounHead
-from alphagrpo.shapes.verifier_model import (
+from alphagrpo.shapes.judges.judge_tokenizer import NO, YES, single_id, verifier_tokenizer
+from alphagrpo.shapes.judges.verifier_batches import IGNORED, Batch, Batches, Block
+from alphagrpo.shapes.judges.verifier_heads import (
+    CellHead,
+    CompareHead,
+    CountHead,
+    FlawHead,
+    NounHead,
+)
+from alphagrpo.shapes.judges.verifier_model import (
     image_features,
     packed_logits,
     save_verifier,
     verifier_model,
 )
-from alphagrpo.shapes.verifier_prompt_heads import DemandHead, ReadHead
+from alphagrpo.shapes.judges.verifier_prompt_heads import DemandHead, ReadHead
+from alphagrpo.shapes.training import TrainProgress, TrainSettings, TrainState, fit
 
 BATCH = 8
 STEPS = 13_000

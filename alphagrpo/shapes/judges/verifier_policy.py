@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alphagrpo.errors import BadImage
-from alphagrpo.shapes.evaluate_policy import Drawn, evaluate_policy
+from alphagrpo.shapes.policy.evaluate import Drawn, evaluate_policy
 from alphagrpo.shapes.specs import Spec
 from alphagrpo.shapes.splits import spec_of
 from alphagrpo.shapes.world import SIZE

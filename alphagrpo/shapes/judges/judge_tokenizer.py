@@ -6,8 +6,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from alphagrpo.errors import ConfigError
+from alphagrpo.shapes.judges.verifier_texts import instructions
 from alphagrpo.shapes.tokenizer import IMAGE, build_tokenizer
-from alphagrpo.shapes.verifier_texts import instructions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from alphagrpo.models.bagel.autoencoder import Autoencoder
 from alphagrpo.models.bagel.embeddings import unpatchify
-from alphagrpo.shapes.latent_table import LatentTable
 from alphagrpo.shapes.pixels import to_pixels
+from alphagrpo.shapes.policy.latent_table import LatentTable
 from alphagrpo.shapes.render import masks, render, render_many
 from alphagrpo.shapes.specs import random_scene
 from alphagrpo.shapes.world import GRID, MAX_OBJECTS, Scene

@@ -1,0 +1,1 @@
+"""The miniature judges: decomposer and verifier, their pre-training and their figures."""

@@ -1,0 +1,1 @@
+"""The miniature policy: its corpus, its autoencoder, its pre-training and its figures."""
