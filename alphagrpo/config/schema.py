@@ -89,6 +89,9 @@ class LearnerConfig(Section):
     recompute: bool = False
     """Recompute each layer in the backward pass (gradient checkpointing): a third more arithmetic,
     and one layer's activations at a time instead of all layers'."""
+    groups_at_once: int = Field(1, ge=1)
+    """Groups whose gradients are computed at a time, each on a thread of its own: on a CPU, as many
+    as the learner has cores. On a GPU one group fills it."""
 
 
 class TextLossConfig(Section):
@@ -254,6 +257,13 @@ class RunConfig(Section):
             raise ValueError(
                 "nothing would train with task.think and algorithm.image.enabled both false; "
                 "turn one of them on"
+            )
+        kl = max(self.algorithm.text.kl_weight, self.algorithm.image.kl_weight)
+        if kl > 0 and self.learner.groups_at_once > 1:
+            raise ValueError(
+                "a KL term's reference switches the adapters off, for all groups at once; got "
+                f"kl_weight {kl} with learner.groups_at_once {self.learner.groups_at_once}: set "
+                "one of them to 0 or 1"
             )
         return self
 

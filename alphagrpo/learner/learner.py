@@ -6,7 +6,8 @@ Legend of shapes: P group, G sample, L sampled token, K trained SDE step.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Literal, cast
 
@@ -24,6 +25,7 @@ from alphagrpo.algorithms import (
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import ConfigError, PolicyDataError
 from alphagrpo.learner import checks
+from alphagrpo.learner.backward import Term, backpropagate
 from alphagrpo.learner.diagnostics import Diagnostics
 from alphagrpo.learner.optimizer import MasterAdamW
 from alphagrpo.learner.replay import GroupReplay, replay_group
@@ -68,7 +70,8 @@ class GRPOLearner:
         """One GRPO step on scored groups (AlphaGRPO, objective; method: section 1.2).
 
         Per group one text backward, then one backward per window step, so that at most one forward
-        is held at a time. Nothing has changed where this raises.
+        is held at a time (``learner.groups_at_once``, on a CPU). Nothing has changed where this
+        raises.
 
         Raises:
             PolicyDataError: for groups that are stale, unscored, not finite, or trained before.
@@ -91,10 +94,18 @@ class GRPOLearner:
         if not skipped:
             self.optimizer.zero_grad()
             total = float(advantages.weights.sum())
-            for i, group in enumerate(groups):
-                if self._kl or bool(advantages.values[i].any()):
-                    values, sample_weights = advantages.values[i], advantages.weights[i]
-                    self._backward(group, values, sample_weights, total, diagnostics)
+            backpropagate(
+                [
+                    partial(self._terms, group, values, sample_weights, total)
+                    for group, values, sample_weights in zip(
+                        groups, advantages.values, advantages.weights, strict=True
+                    )
+                    if self._kl or bool(values.any())
+                ],
+                list(self.parameters.values()),
+                diagnostics,
+                at_once=self.config.learner.groups_at_once,
+            )
             if self.step == 0:
                 checks.parity_gate(diagnostics, self.config)
             self._apply(diagnostics)
@@ -118,15 +129,10 @@ class GRPOLearner:
         """After a restore: the parameters are those of :attr:`version`, which is exported again."""
         self._changed = self.version < 0
 
-    def _backward(
-        self,
-        group: Group,
-        advantages: Tensor,
-        sample_weights: Tensor,
-        total: float,
-        diagnostics: Diagnostics,
-    ) -> None:
-        """Accumulate the gradients of one group; ``total`` samples share the step's mean.
+    def _terms(
+        self, group: Group, advantages: Tensor, sample_weights: Tensor, total: float
+    ) -> Iterator[Term]:
+        """The losses of one group; ``total`` samples share the step's mean.
 
         Rounds of a refinement are backpropagated one after another: each begins from constants.
         """
@@ -141,15 +147,18 @@ class GRPOLearner:
             )
             if replay.thoughts is not None:
                 text = self._text(replay, own, keep, total)
-                if factors.text > 0:
-                    (factors.text / recipe.rounds * text.loss).backward()
-                diagnostics.add("text", text, share)
-                diagnostics.add_entropy(replay.thoughts, keep)
+                loss = factors.text / recipe.rounds * text.loss if factors.text > 0 else None
+                yield Term(loss, partial(Diagnostics.add, part="text", objective=text, share=share))
+                note = partial(
+                    Diagnostics.add_entropy, thoughts=replay.thoughts, sample_weights=keep
+                )
+                yield Term(None, note)
             if algorithm.image.enabled:
                 for k in range(replay.num_steps):
                     image = self._image(replay, k, own, keep, total)
-                    (factors.image / recipe.rounds * image.loss).backward()
-                    diagnostics.add("image", image, share / replay.num_steps)
+                    each = share / replay.num_steps
+                    note = partial(Diagnostics.add, part="image", objective=image, share=each)
+                    yield Term(factors.image / recipe.rounds * image.loss, note)
 
     def _text(
         self, replay: GroupReplay, advantages: Tensor, keep: Tensor, total: float

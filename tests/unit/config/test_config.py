@@ -64,6 +64,10 @@ def test_the_released_recipe_is_the_default_of_every_section() -> None:
             },
             "nothing would train",
         ),
+        (
+            {"learner": {"groups_at_once": 2}, "algorithm": {"text": {"kl_weight": 0.1}}},
+            "groups_at_once 2",
+        ),
         ({"name": "no spaces here"}, "name"),
         ({"training": {"max_minutes": 0}}, "training.max_minutes"),
         ({"model": {"dtype": "float16"}}, "model.dtype"),

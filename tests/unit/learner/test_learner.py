@@ -67,6 +67,34 @@ def test_first_step_has_exact_parity_and_changes_weights(trainable: str) -> None
     assert bench.worker.version == 1
 
 
+def gradients(at_once: int) -> tuple[dict[str, torch.Tensor | None], dict[str, float]]:
+    """Of one step on four groups, before the optimizer uses them, and the step's metrics."""
+    config = make_config(model={"trainable": "experts"}, learner={"groups_at_once": at_once})
+    bench, found = Bench(config), {}
+
+    def look(step: int) -> float:
+        found.update({name: p.grad for name, p in bench.learner.parameters.items()})
+        return 1.0
+
+    bench.learner.optimizer.step = look  # type: ignore[method-assign]
+    report = bench.learner.update(bench.draw(count=4))
+    return found, {k: v for k, v in report.metrics.items() if not k.endswith("_s")}
+
+
+def test_several_groups_at_once_give_the_same_gradients_in_a_fixed_order() -> None:
+    alone, metrics = gradients(1)
+    together, same = gradients(3)
+    again, _ = gradients(3)
+    assert metrics == same
+    assert any(gradient is not None for gradient in alone.values())
+    for name, gradient in alone.items():
+        if gradient is None:
+            assert together[name] is None
+            continue
+        torch.testing.assert_close(together[name], gradient, rtol=1e-4, atol=1e-8)
+        assert torch.equal(together[name], again[name]), "the same bits every time"
+
+
 def test_learner_raises_the_chance_of_what_is_rewarded() -> None:
     """Reward for even first tokens: their share must rise within a few steps."""
     config = make_config(
