@@ -56,7 +56,7 @@ def ensure_deployed(
     started = time.monotonic()
     config = load_serve_config(Path(serve_config))
     names = [app.name for app in config.applications]
-    running = {name for name, status in _statuses().items() if status in _LIVE}
+    running = running_applications()
     missing = [name for name in names if name not in running]
     if missing:
         _apply(_merge(config, keep=running))
@@ -100,6 +100,11 @@ def undeploy(names: Iterable[str]) -> None:
             log.warning("still stopping: %s", ", ".join(sorted(going & set(_statuses()))))
             return
         time.sleep(_POLL_S)
+
+
+def running_applications() -> set[str]:
+    """Names of the connected cluster's applications that run or are about to."""
+    return {name for name, status in _statuses().items() if status in _LIVE}
 
 
 def _statuses() -> dict[str, ApplicationStatus]:

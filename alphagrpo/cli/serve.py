@@ -10,7 +10,7 @@ from pathlib import Path
 from alphagrpo.cli.console import Narrator, print_json, print_table
 from alphagrpo.cli.placement import application_names, read_serve_config, serve_roles
 from alphagrpo.cli.ray_session import RaySession, check_ports, ray_session
-from alphagrpo.cli.serving import deploy_one, deployed, joinable_address
+from alphagrpo.cli.serving import app_names, deploy, deployed, joinable_address
 from alphagrpo.errors import ConfigError, EnvironmentProblem
 
 HELP = "deploy the services of a Serve config, show them, or take them down"
@@ -49,9 +49,8 @@ def _up(path: Path, narrator: Narrator) -> int:
     cpus = sum(role.total_cpus for role in serve_roles(raw))
     with ray_session(address, num_cpus=int(cpus) + 2) as session:
         if not session.private:
-            for app in raw["applications"]:
-                with narrator.stage(f"deploying {app['name']}"):
-                    deploy_one(raw, app, lambda states: None)
+            with narrator.stage(f"deploying {', '.join(app_names(raw))}"):
+                deploy(raw, lambda states: None)
             return 0
         with deployed(raw, narrator, session):
             _wait_for_the_end(session, narrator)

@@ -40,40 +40,40 @@ def serving(
 def deployed(raw: Mapping[str, Any], narrator: Narrator, session: RaySession) -> Iterator[None]:
     """The applications of a Serve config run inside the block, in the connected cluster.
 
-    They are deployed one after the other: on two cores two starting engines would only slow each
-    other down. In a cluster that was there before, those this block deployed are deleted when it
-    ends; a private one ends with all that runs in it.
+    They start at the same time: an engine spends most of its start importing, on one core. In a
+    cluster that was there before, those this block deployed are deleted when it ends; a private one
+    ends with all that runs in it.
     """
-    from services.deploying import undeploy
+    from services.deploying import running_applications, undeploy
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    started: list[str] = []
+    missing = [name for name in app_names(raw) if name not in running_applications()]
     try:
-        for app in raw["applications"]:
-            name = str(app.get("name", "default"))
-            with narrator.stage(f"deploying {name}"):
-                started += deploy_one(raw, app, _teller(narrator, name))
+        with narrator.stage(f"deploying {', '.join(missing)}" if missing else "joining services"):
+            deploy(raw, _teller(narrator))
         yield
     finally:
         if not session.private:
-            undeploy(reversed(started))
+            undeploy(missing)
 
 
-DEPLOY_SECONDS = 600.0
-"""Two vLLM engines start in 30 s each on two idle cores; on busy ones it takes many times that."""
+DEPLOY_SECONDS = 900.0
+"""Two vLLM engines start in a minute on two idle cores; on busy ones it takes many times that."""
 
 
-def deploy_one(
-    raw: Mapping[str, Any], app: Mapping[str, Any], progress: Callable[[Mapping[str, str]], None]
-) -> tuple[str, ...]:
-    """Deploy one application of a Serve config unless it runs; returns the names it started."""
+def deploy(raw: Mapping[str, Any], progress: Callable[[Mapping[str, str]], None]) -> None:
+    """Deploy the applications of a Serve config that do not run yet, and wait for all of them."""
     from services.deploying import ensure_deployed
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "serve.yaml"
-        path.write_text(yaml.safe_dump({**raw, "applications": [app]}), encoding="utf-8")
-        report = ensure_deployed(path, progress=progress, timeout_s=DEPLOY_SECONDS)
-        return report.started
+        path.write_text(yaml.safe_dump(dict(raw)), encoding="utf-8")
+        ensure_deployed(path, progress=progress, timeout_s=DEPLOY_SECONDS)
+
+
+def app_names(raw: Mapping[str, Any]) -> list[str]:
+    """Names of a Serve config's applications, in its order."""
+    return [str(app.get("name", "default")) for app in raw["applications"]]
 
 
 def chosen(raw: Mapping[str, Any], apps: Sequence[str] | None, source: Path) -> dict[str, Any]:
@@ -100,8 +100,14 @@ def joinable_address() -> str | None:
     return "auto" if running_clusters() else None
 
 
-def _teller(narrator: Narrator, name: str) -> Callable[[Mapping[str, str]], None]:
+def _teller(narrator: Narrator) -> Callable[[Mapping[str, str]], None]:
+    """Says which application is in which state, when that changes."""
+    known: dict[str, str] = {}
+
     def tell(states: Mapping[str, str]) -> None:
-        narrator.say(f"{name}: {states.get(name, 'unknown').lower().replace('_', ' ')}")
+        for name, state in states.items():
+            if known.get(name) != state:
+                known[name] = state
+                narrator.say(f"{name}: {state.lower().replace('_', ' ')}")
 
     return tell
