@@ -67,6 +67,7 @@ async def evaluate(
                 PictureRequest(prompt=prompt, seed=derive("evaluation", seed, prompt.id))
                 for prompt in chunk
             ]
+            judge.ask_ahead(chunk)
             pictures = await pool.draw(requests, version)
             for prompt, picture in zip(chunk, pictures, strict=True):
                 keep_some(prompt, picture)
@@ -80,7 +81,10 @@ async def evaluate(
         return list(lines)
 
     starts = range(0, len(prompts), batch_size)
-    chunks = await asyncio.gather(*(of_chunk(prompts[i : i + batch_size]) for i in starts))
+    try:
+        chunks = await asyncio.gather(*(of_chunk(prompts[i : i + batch_size]) for i in starts))
+    finally:
+        judge.close()
     return [line for chunk in chunks for line in chunk]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from alphagrpo.data import sort_of
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from alphagrpo.algorithms.rewards import RewardProgram
     from alphagrpo.eval.oracles import Oracle, ReflectionOracle
     from alphagrpo.ports import Decomposer, Picture, PictureRequest, Verifier
-    from alphagrpo.types import Prompt
+    from alphagrpo.types import Prompt, QuestionSet
 
     Pixels = NDArray[np.uint8]
 
@@ -40,6 +41,19 @@ class PictureJudge:
 
     judges: HeldOutJudges
     limit: asyncio.Semaphore
+    questions: dict[str, asyncio.Task[QuestionSet]] = field(default_factory=dict)
+    """By prompt id: each prompt is decomposed once, for all its pictures."""
+
+    def ask_ahead(self, prompts: Iterable[Prompt]) -> None:
+        """Have the prompts decomposed while their pictures are drawn."""
+        if self.judges.decomposer is not None and self.judges.verifier is not None:
+            for prompt in prompts:
+                self._questions(prompt, self.judges.decomposer)
+
+    def close(self) -> None:
+        """Forget what was asked and is not answered yet."""
+        for task in self.questions.values():
+            task.cancel()
 
     async def line(self, request: PictureRequest, picture: Picture) -> dict[str, Any]:
         """What is written down of a prompt's first picture."""
@@ -57,13 +71,44 @@ class PictureJudge:
         seen = {"thought": picture.thought, "picture": picture_hash(picture.pixels)}
         seen |= by_oracle(prompt, picture.pixels, self.judges.oracle)
         async with self.limit:
-            return seen | await by_verifier(prompt, picture.pixels, self.judges)
+            return seen | await self._by_verifier(prompt, picture.pixels)
 
     def reflection(self, prompt: Prompt, shown: Pixels, thought: str) -> dict[str, Any]:
         """How many defects the picture that was reflected on has, and whether one was named."""
         if self.judges.reflection is None:
             return {"defects": None, "named": None}
         return self.judges.reflection(prompt, shown, thought)
+
+    async def _by_verifier(self, prompt: Prompt, pixels: Pixels) -> dict[str, Any]:
+        """The verifier's verdicts and reward; null with the reason where they could not be had."""
+        nothing: dict[str, Any] = {"verdicts": [], "dvreward": None, "invalid_reason": ""}
+        judges = self.judges
+        if judges.decomposer is None or judges.verifier is None or judges.program is None:
+            return nothing
+        try:
+            made = await self._questions(prompt, judges.decomposer)
+            asked = judges.program.questions(made)
+            verdicts = await judges.verifier.verify(pixels, asked)
+        except ServiceError as error:
+            return nothing | {"invalid_reason": f"{type(error).__name__}: {error}"}
+        score = judges.program.score(made, verdicts)
+        return {
+            "verdicts": [
+                {"question": question.text, "kind": question.kind, "p_yes": verdict.p_yes}
+                for question, verdict in zip(asked, verdicts, strict=True)
+            ],
+            "dvreward": None if score is None else score.reward,
+            "invalid_reason": "a verdict is missing" if score is None else "",
+        }
+
+    def _questions(self, prompt: Prompt, decomposer: Decomposer) -> asyncio.Task[QuestionSet]:
+        task = self.questions.get(prompt.id)
+        if task is None:
+            task = asyncio.ensure_future(decomposer.decompose(prompt))
+            # Looked at, so that asyncio does not report a failure nobody came to ask about.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self.questions[prompt.id] = task
+        return task
 
 
 def by_oracle(prompt: Prompt, pixels: Pixels, oracle: Oracle | None) -> dict[str, Any]:
@@ -84,26 +129,4 @@ def by_oracle(prompt: Prompt, pixels: Pixels, oracle: Oracle | None) -> dict[str
         "all_right": opinion.all_right,
         "strict": opinion.strict,
         "extra": opinion.extra,
-    }
-
-
-async def by_verifier(prompt: Prompt, pixels: Pixels, judges: HeldOutJudges) -> dict[str, Any]:
-    """The verifier's verdicts and reward; null with the reason where they could not be had."""
-    nothing: dict[str, Any] = {"verdicts": [], "dvreward": None, "invalid_reason": ""}
-    if judges.decomposer is None or judges.verifier is None or judges.program is None:
-        return nothing
-    try:
-        made = await judges.decomposer.decompose(prompt)
-        asked = judges.program.questions(made)
-        verdicts = await judges.verifier.verify(pixels, asked)
-    except ServiceError as error:
-        return nothing | {"invalid_reason": f"{type(error).__name__}: {error}"}
-    score = judges.program.score(made, verdicts)
-    return {
-        "verdicts": [
-            {"question": question.text, "kind": question.kind, "p_yes": verdict.p_yes}
-            for question, verdict in zip(asked, verdicts, strict=True)
-        ],
-        "dvreward": None if score is None else score.reward,
-        "invalid_reason": "a verdict is missing" if score is None else "",
     }

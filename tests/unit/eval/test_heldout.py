@@ -108,3 +108,24 @@ def test_only_the_world_has_an_oracle() -> None:
     prompt = load_heldout("shapes:heldout", num_plain=1, num_thought=0)[0]
     blank = np.full((48, 48, 3), 246, np.uint8)
     assert not shapes_oracle(prompt, blank).all_right
+
+
+def test_prompts_are_decomposed_while_their_pictures_are_drawn() -> None:
+    events: list[str] = []
+
+    class Telling(OracleDecomposer):
+        async def decompose(self, prompt: Prompt) -> QuestionSet:
+            events.append("decompose")
+            return await super().decompose(prompt)
+
+    class Slow(RenderingPool):
+        async def draw(self, requests: Any, version: int) -> Any:
+            await asyncio.sleep(0.01)
+            events.append("drawn")
+            return await super().draw(requests, version)
+
+    judges = HeldOutJudges(decomposer=Telling(), verifier=OracleVerifier(), program=PROGRAM)
+    prompts = load_heldout("shapes:heldout", num_plain=4, num_thought=0)
+    lines = run(Slow(1.0), prompts, judges)
+    assert all(line["dvreward"] is not None for line in lines)
+    assert events == ["decompose"] * 4 + ["drawn"]
