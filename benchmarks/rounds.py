@@ -96,10 +96,11 @@ def main() -> None:
     args = parser.parse_args()
     config = load_config(ROOT / "deploy/configs/shapes-srr.yaml", [])
     policy = LocalPolicy(config)
-    from services.judging import connect_judge
-
     serve_config = ROOT / "deploy/serve/shapes.yaml"
     with serving(serve_config, Narrator(), ("decomposer", "verifier")):
+        # Imported here, not before: Ray reads its authentication mode once, when it is imported.
+        from services.judging import connect_judge
+
         judge = connect_judge(config.services, config.reward)
         table = asyncio.run(measure(policy, args.batch, args.turns, judge))
     print(f"{args.batch} held-out prompts a batch, medians of {args.turns} turns")
