@@ -156,7 +156,7 @@ def parser(description: str | None, steps: int) -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, default=steps, help="optimizer steps of each run")
     made.add_argument("--minutes", type=float, help="begin no further run after so many minutes")
     made.add_argument(
-        "--jobs", type=int, default=2, help="runs at a time; one draws while another learns"
+        "--jobs", type=int, default=1, help="runs at a time; each takes two cores and 3 GiB"
     )
     made.add_argument("--only", nargs="*", help="rows to run; default: all")
     made.add_argument("--table", action="store_true", help="only write the table again")
