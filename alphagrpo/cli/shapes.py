@@ -196,19 +196,23 @@ def _given_pictures(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def _evaluator(model: str, skills: bool) -> Callable[..., dict[str, float]]:
-    from importlib import import_module
-
     if skills and model != "policy":
         raise ConfigError(f"--skills are the policy's, got {model}; leave the option out")
-    home, name = {
-        "policy": ("evaluate_skills", "skills") if skills else ("evaluate_policy", "policy"),
-        "decomposer": ("pretrain_decomposer", "decomposer"),
-        "verifier": ("evaluate_verifier", "verifier"),
-    }[model]
-    evaluate: Callable[..., dict[str, float]] = getattr(
-        import_module(f"alphagrpo.shapes.{home}"), f"evaluate_{name}"
-    )
-    return evaluate
+    if model == "verifier":
+        from alphagrpo.shapes.judges.evaluate_verifier import evaluate_verifier
+
+        return evaluate_verifier
+    if model == "decomposer":
+        from alphagrpo.shapes.judges.pretrain_decomposer import evaluate_decomposer
+
+        return evaluate_decomposer
+    if skills:
+        from alphagrpo.shapes.policy.evaluate_skills import evaluate_skills
+
+        return evaluate_skills
+    from alphagrpo.shapes.policy.evaluate import evaluate_policy
+
+    return evaluate_policy
 
 
 def _oracle(args: argparse.Namespace) -> int:

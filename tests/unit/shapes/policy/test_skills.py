@@ -176,7 +176,9 @@ def test_refinements_are_counted_against_their_drafts(model, monkeypatch):
     assert (figures["compose.named"], figures["compose.content"]) == (0.0, 1.0)
 
 
-def test_skills_are_the_policys():
+def test_every_model_has_its_evaluator_and_skills_are_the_policys():
+    names = {_evaluator(m, False).__name__ for m in ("policy", "decomposer", "verifier")}
+    assert names == {"evaluate_policy", "evaluate_decomposer", "evaluate_verifier"}
     assert _evaluator("policy", True) is evaluate_skills.evaluate_skills
     with pytest.raises(ConfigError, match="policy's"):
         _evaluator("verifier", True)
