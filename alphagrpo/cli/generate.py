@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 HELP = "draw one picture with the policy, refine it, or edit one"
 DEFAULT_CONFIG = Path("deploy/configs/shapes-srr.yaml")
 MAX_ROUNDS = 8
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +86,11 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"an edit has no prompt to refine towards, got --image with --refine {args.refine}; "
             "leave one of them out"
+        )
+    if args.output.suffix.lower() not in PICTURE_SUFFIXES:
+        raise ConfigError(
+            f"--output must end in {', '.join(PICTURE_SUFFIXES)}, got {args.output}; give a "
+            "picture's name such as picture.png"
         )
 
 

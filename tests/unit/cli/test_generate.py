@@ -79,3 +79,11 @@ def test_a_checkpoint_that_is_none_is_refused(
     options = ["--config", str(run_config), "--checkpoint", str(tmp_path)]
     assert main(["generate", "a red circle", *options]) == 2
     assert "learner.json" in capsys.readouterr().err
+
+
+def test_an_output_that_is_no_picture_is_refused_before_anything_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = ["--config", str(tmp_path / "none.yaml")]  # not even read
+    assert main(["generate", "a red circle", *nowhere, "--output", str(tmp_path / "folder")]) == 2
+    assert "--output must end in .png" in capsys.readouterr().err
