@@ -11,7 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.experiments import Bench, Experiment, finish, parser
+from benchmarks.experiments import finish, parser
+from benchmarks.running import Bench, Experiment
 from benchmarks.tables import at, by_row, markdown, spread
 
 SEEDS = (1, 2, 3)

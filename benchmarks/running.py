@@ -8,17 +8,74 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from alphagrpo.report.versions import package_versions
 from alphagrpo.runfolder import RunFolder
 
-if TYPE_CHECKING:
-    from benchmarks.experiments import Bench, Experiment
-
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 SERVE_CONFIG = ROOT / "deploy" / "serve" / "shapes.yaml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """One row's run with one seed."""
+
+    row: str
+    """What it is an example of, such as ``srr``."""
+    seed: int
+    config: str
+    """The run config it trains, under ``deploy/configs``."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """``a.b`` to value, for training and evaluation alike."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """The same, for training alone: the evaluation's judge stays the same for all rows."""
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    """The same, for the evaluation alone."""
+    steps: int = 0
+    """Optimizer steps; 0 evaluates the model as it is."""
+
+    @property
+    def name(self) -> str:
+        """File stem of its result and name of its run."""
+        return f"{self.row}-seed{self.seed}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """A set of experiments, where they run, and how each is evaluated."""
+
+    name: str
+    evaluation: Mapping[str, Any]
+    """``a.b`` to value of the evaluation's config."""
+    evaluation_config: str = "shapes-srr.yaml"
+    edits: int = 0
+    """Edits per evaluation; 0 for none."""
+    is_smoke: bool = False
+
+    def smoke(self) -> Bench:
+        """The same with a handful of prompts, kept apart: for a look at whether it runs."""
+        few = {"evaluation.num_plain": 8, "evaluation.num_thought": 8}
+        evaluation = {key: min(few.get(key, n), n) for key, n in self.evaluation.items()}
+        return replace(self, evaluation=evaluation, edits=min(self.edits, 8), is_smoke=True)
+
+    @property
+    def results(self) -> Path:
+        """Folder of one JSON file per experiment; part of the repository."""
+        return self.runs / "results" if self.is_smoke else RESULTS / self.name
+
+    @property
+    def page(self) -> Path:
+        """The table; part of the repository."""
+        return self.runs / "table.md" if self.is_smoke else RESULTS / f"{self.name}.md"
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the run folders; not part of it."""
+        return ROOT / "runs" / f"bench-{self.name}{'-smoke' if self.is_smoke else ''}"
 
 
 class RunFailed(RuntimeError):

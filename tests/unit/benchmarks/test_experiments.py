@@ -11,8 +11,7 @@ import pytest
 
 from alphagrpo.config import load_config
 from benchmarks import experiments, learning, method, running
-from benchmarks.experiments import Bench, Experiment
-from benchmarks.running import RunFailed, settings
+from benchmarks.running import Bench, Experiment, RunFailed, settings
 from benchmarks.tables import spread
 
 CONFIGS = Path(__file__).parents[3] / "deploy" / "configs"
@@ -79,7 +78,7 @@ def test_claims_are_differences_of_the_same_seed() -> None:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """A benchmark in a temporary folder, without a cluster."""
-    monkeypatch.setattr(experiments, "RESULTS", tmp_path)
+    monkeypatch.setattr(running, "RESULTS", tmp_path)
     monkeypatch.setattr(experiments, "cluster", lambda: nullcontext("somewhere:1"))
     return Bench(name="some", evaluation={})
 
