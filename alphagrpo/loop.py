@@ -85,7 +85,6 @@ class TrainingLoop:
         self.manifest: WeightsManifest | None = None
         self._ahead: deque[asyncio.Task[_Batch]] = deque()
         self._newest = -1
-        self._min_valid = config.min_valid
 
     async def run_step(self) -> StepReport:
         """Draw, score, learn, publish. A step that raises before learning leaves no trace."""
@@ -93,7 +92,7 @@ class TrainingLoop:
         manifest = await self.ensure_published()
         first_sync_s = perf_counter() - started
         batch = await self._take_batch(manifest.version)
-        usable = [group for group in batch.groups if group.num_valid >= self._min_valid]
+        usable = [group for group in batch.groups if group.num_valid >= self.config.min_valid]
         self._refuse_unscored(batch.groups, usable)
         self._draw_ahead(batch.next_position)
         learning = perf_counter()
@@ -182,11 +181,11 @@ class TrainingLoop:
         )
         for attempt in range(self.config.rollout.max_retries + 1):
             report = await self.pool.roll_out(job, visit.questions, keep_pictures=keep_pictures)
-            if report.num_valid >= self._min_valid:
+            if report.num_valid >= self.config.min_valid:
                 break
             log.warning(
                 "group %s/%d: %d of %d samples scored, %d needed (attempt %d): %s",
-                job.prompt.id, job.visit, report.num_valid, job.group_size, self._min_valid,
+                job.prompt.id, job.visit, report.num_valid, job.group_size, self.config.min_valid,
                 attempt + 1, "; ".join(invalid_reasons([report])),
             )  # fmt: skip
         return report

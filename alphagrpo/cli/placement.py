@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def read_serve_config(path: Path) -> dict[str, Any]:
     return raw
 
 
-def application_names(raw: dict[str, Any]) -> tuple[str, ...]:
+def application_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of a Serve config's applications."""
     return tuple(str(app.get("name", "default")) for app in raw["applications"])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from alphagrpo.cli.console import Narrator, print_json, print_table
 from alphagrpo.cli.placement import application_names, read_serve_config, serve_roles
 from alphagrpo.cli.ray_session import RaySession, check_ports, ray_session
-from alphagrpo.cli.serving import app_names, deploy, deployed, joinable_address
+from alphagrpo.cli.serving import deploy, deployed, joinable_address
 from alphagrpo.errors import ConfigError, EnvironmentProblem
 
 HELP = "deploy the services of a Serve config, show them, or take them down"
@@ -49,7 +49,7 @@ def _up(path: Path, narrator: Narrator) -> int:
     cpus = sum(role.total_cpus for role in serve_roles(raw))
     with ray_session(address, num_cpus=int(cpus) + 2) as session:
         if not session.private:
-            with narrator.stage(f"deploying {', '.join(app_names(raw))}"):
+            with narrator.stage(f"deploying {', '.join(application_names(raw))}"):
                 deploy(raw, lambda states: None)
             return 0
         with deployed(raw, narrator, session):

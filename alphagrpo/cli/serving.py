@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from alphagrpo.cli.console import Narrator
-from alphagrpo.cli.placement import read_serve_config, serve_roles
+from alphagrpo.cli.placement import application_names, read_serve_config, serve_roles
 from alphagrpo.cli.prechecks import running_clusters
 from alphagrpo.cli.ray_session import LOCAL, RaySession, ray_session
 from alphagrpo.errors import ConfigError
@@ -47,7 +47,8 @@ def deployed(raw: Mapping[str, Any], narrator: Narrator, session: RaySession) ->
     from services.deploying import running_applications, undeploy
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    missing = [name for name in app_names(raw) if name not in running_applications()]
+    running = running_applications()
+    missing = [name for name in application_names(raw) if name not in running]
     try:
         with narrator.stage(f"deploying {', '.join(missing)}" if missing else "joining services"):
             deploy(raw, _teller(narrator))
@@ -71,16 +72,11 @@ def deploy(raw: Mapping[str, Any], progress: Callable[[Mapping[str, str]], None]
         ensure_deployed(path, progress=progress, timeout_s=DEPLOY_SECONDS)
 
 
-def app_names(raw: Mapping[str, Any]) -> list[str]:
-    """Names of a Serve config's applications, in its order."""
-    return [str(app.get("name", "default")) for app in raw["applications"]]
-
-
 def chosen(raw: Mapping[str, Any], apps: Sequence[str] | None, source: Path) -> dict[str, Any]:
     """A Serve config with only the applications ``apps``; ConfigError where one is not there."""
     if apps is None:
         return dict(raw)
-    by_name = {str(app.get("name", "default")): app for app in raw["applications"]}
+    by_name = dict(zip(application_names(raw), raw["applications"], strict=True))
     missing = [name for name in apps if name not in by_name]
     if missing:
         raise ConfigError(
