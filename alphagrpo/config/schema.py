@@ -174,7 +174,7 @@ class ServiceConfig(Section):
     question_store: Path | None = None
     """Folder of kept question sets; None: inside the run folder."""
     max_concurrency: int = Field(16, ge=1)
-    """Pictures in verification at once, per runner."""
+    """Pictures in verification at once per runner, and prompts in decomposition."""
     deadline_s: float = Field(120.0, gt=0)
     max_attempts: int = Field(4, ge=1)
 

@@ -116,12 +116,23 @@ class PromptFeed:
             yield Visit(prompt=prompt, visit=visit, questions=questions, next_position=position)
 
     def _prefetch(self, position: int) -> None:
-        for ahead in range(position, position + self._lookahead + 1):
-            prompt, _ = self.at(ahead)
-            if ahead not in self._tasks and prompt.id not in self.set_aside:
-                task = asyncio.create_task(self._decomposer.decompose(prompt))
+        """Keep ``lookahead`` positions asked for, and ask for as many again in one burst.
+
+        A decomposer that gets 16 prompts together takes a tenth of the time per prompt that it
+        takes for one alone (continuous batching): so the queue is filled up when it has run low,
+        not by one prompt per turn.
+        """
+        wanted = range(position, position + self._lookahead + 1)
+        if all(ahead in self._tasks or self._is_aside(ahead) for ahead in wanted):
+            return
+        for ahead in range(position, position + 2 * self._lookahead + 1):
+            if ahead not in self._tasks and not self._is_aside(ahead):
+                task = asyncio.create_task(self._decomposer.decompose(self.at(ahead)[0]))
                 task.add_done_callback(_retrieve)
                 self._tasks[ahead] = task
+
+    def _is_aside(self, position: int) -> bool:
+        return self.at(position)[0].id in self.set_aside
 
     def close(self) -> None:
         """Forget what was asked for in advance."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from alphagrpo.errors import ConfigError, PolicyDataError, ServiceUnavailable
 from alphagrpo.loop import StepReport, TrainingLoop
+from alphagrpo.rollout.feed import PromptFeed
 from tests.fakes import FakeDecomposer, FakeLearner, FakePool, make_config, make_prompts
 
 
@@ -108,6 +110,19 @@ async def test_decomposition_is_asked_for_ahead_of_need() -> None:
     report = await loop.run_step()
     assert len(decomposer.calls) > len(report.groups)
     assert max(decomposer.calls.values()) == 1
+
+
+async def test_decomposition_is_asked_for_in_bursts() -> None:
+    decomposer = FakeDecomposer()
+    feed = PromptFeed(make_prompts(100), 0, decomposer, lookahead=4)
+    asked = []
+    async for _ in feed.stream(0, 24):
+        await asyncio.sleep(0)
+        asked.append(sum(decomposer.calls.values()))
+    feed.close()
+    bursts = [after - before for before, after in itertools.pairwise([0, *asked])]
+    # The turn in hand and eight to come, filled up again whenever fewer than four are left.
+    assert [burst for burst in bursts if burst] == [9, 5, 5, 5, 5]
 
 
 async def test_one_missing_score_is_left_out_and_counted() -> None:
