@@ -157,6 +157,9 @@ class OptimizerConfig(Section):
     """AdamW on the trainable parameters, with float32 masters."""
 
     lr: float = Field(5e-5, gt=0)
+    generation_lr: float | None = Field(None, gt=0)
+    """Of the generation expert, which denoises, where it is to differ from that of the expert which
+    reads and thinks: thoughts learn from far fewer numbers than pictures do."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(1e-4, ge=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import torch
@@ -30,28 +30,26 @@ def backpropagate(
     groups: Sequence[Terms],
     parameters: Sequence[nn.Parameter],
     diagnostics: Diagnostics,
-    *,
-    at_once: int = 1,
+    threads: Executor | None = None,
 ) -> None:
     """Add the gradients of all terms to ``parameters``, and note them, in the order of ``groups``.
 
-    With ``at_once`` above 1, so many groups are computed at a time, each on a thread of its own
-    with gradients of its own. They are summed in the order of the groups, so that a step gives the
-    same bits every time; the sum of one at a time may differ from it in the last bit.
+    With ``threads``, as many groups as there are threads are computed at a time, each with gradients
+    of its own. They are summed in the order of the groups, so that a step gives the same bits every
+    time; the sum of one at a time may differ from it in the last bit.
     """
-    if at_once == 1:
+    if threads is None:
         for terms in groups:
             for term in terms():
                 if term.loss is not None:
                     term.loss.backward()
                 term.note(diagnostics)
         return
-    with ThreadPoolExecutor(at_once) as pool:
-        for gradients, notes in pool.map(lambda terms: _apart(terms, parameters), groups):
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = _sum(parameter.grad, gradient)
-            for note in notes:
-                note(diagnostics)
+    for gradients, notes in threads.map(lambda terms: _apart(terms, parameters), groups):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = _sum(parameter.grad, gradient)
+        for note in notes:
+            note(diagnostics)
 
 
 def _apart(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from alphagrpo.config.schema import OptimizerConfig
 from alphagrpo.errors import CheckpointError
+from alphagrpo.models.lora import of_generation_expert
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -26,9 +27,12 @@ class MasterAdamW:
             name: p if p.dtype == torch.float32 else p.detach().float().requires_grad_()
             for name, p in self._parameters.items()
         }
+        self._rates = (config.lr, config.generation_lr or config.lr)
+        split: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for name, master in self._masters.items():
+            split[of_generation_expert(name)].append(master)
         self._adam = torch.optim.AdamW(
-            self._masters.values(),
-            lr=config.lr,
+            [{"params": part, "lr": rate} for part, rate in zip(split, self._rates, strict=True)],
             betas=config.betas,
             eps=config.eps,
             weight_decay=config.weight_decay,
@@ -52,7 +56,8 @@ class MasterAdamW:
         if norm != norm or norm == float("inf"):
             return norm
         warm = (index + 1) / self._config.warmup_steps if self._config.warmup_steps else 1.0
-        self._adam.param_groups[0]["lr"] = self._config.lr * min(1.0, warm)
+        for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
+            group["lr"] = rate * min(1.0, warm)
         self._adam.step()
         with torch.no_grad():
             for name, parameter in self._parameters.items():
@@ -62,7 +67,7 @@ class MasterAdamW:
 
     @property
     def learning_rate(self) -> float:
-        """Of the last step."""
+        """Of the last step; of the expert that thinks, where the two differ."""
         return float(self._adam.param_groups[0]["lr"])
 
     def state_tensors(self) -> dict[str, Tensor]:

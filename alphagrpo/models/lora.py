@@ -181,6 +181,11 @@ def trainable_parameters(model: nn.Module, kind: TrainKind) -> dict[str, nn.Para
     return chosen
 
 
+def of_generation_expert(name: str) -> bool:
+    """Whether a parameter (or adapter) belongs to the expert that denoises pictures."""
+    return "_moe_gen" in name
+
+
 def _is_target(name: str, module: nn.Module) -> bool:
     plain = name.replace("_moe_gen", "")
     return isinstance(module, nn.Linear) and _TARGET.fullmatch(plain) is not None

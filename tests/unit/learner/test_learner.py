@@ -306,6 +306,23 @@ def test_half_precision_weights_move_by_less_than_their_resolution() -> None:
     assert float(weight[0].detach()) < 1.0, "60 updates of 1e-4 must add up"
 
 
+def test_each_expert_has_its_own_rate() -> None:
+    from alphagrpo.config.schema import OptimizerConfig
+    from alphagrpo.learner.optimizer import MasterAdamW
+
+    names = ("layers.0.q_proj.weight", "layers.0.q_proj_moe_gen.weight")
+    weights = {name: torch.nn.Parameter(torch.ones(2)) for name in names}
+    config = OptimizerConfig(lr=4e-3, generation_lr=1e-3, weight_decay=0.0, warmup_steps=2)
+    optimizer = MasterAdamW(weights, config)
+    for weight in weights.values():
+        weight.grad = torch.ones(2)
+    optimizer.step(0)
+    moved = [1.0 - float(weight[0].detach()) for weight in weights.values()]
+    # Adam's first step is the rate itself, here half of it.
+    assert moved == pytest.approx([2e-3, 5e-4], rel=1e-3)
+    assert optimizer.learning_rate == pytest.approx(2e-3)
+
+
 def test_gradient_that_is_not_finite_leaves_the_weights() -> None:
     from alphagrpo.config.schema import OptimizerConfig
     from alphagrpo.learner.optimizer import MasterAdamW
