@@ -34,9 +34,9 @@ def backpropagate(
 ) -> None:
     """Add the gradients of all terms to ``parameters``, and note them, in the order of ``groups``.
 
-    With ``threads``, as many groups as there are threads are computed at a time, each with gradients
-    of its own. They are summed in the order of the groups, so that a step gives the same bits every
-    time; the sum of one at a time may differ from it in the last bit.
+    With ``threads``, as many groups as there are threads are computed at a time, each with
+    gradients of its own. They are summed in the order of the groups, so that a step gives the same
+    bits every time; the sum of one at a time may differ from it in the last bit.
     """
     if threads is None:
         for terms in groups:
