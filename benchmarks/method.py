@@ -17,13 +17,15 @@ from benchmarks.running import Bench, Experiment
 from benchmarks.tables import at, by_row, markdown, spread
 
 SEEDS = (1, 2, 3)
-STEPS = 40
+STEPS = 30
 BENCH = Bench(
     name="method",
     evaluation={"evaluation.num_plain": 192, "evaluation.num_thought": 192, "evaluation.rounds": 2},
     edits=256,
 )
-MIX = {"task.kind": "mixed", "refinement.share": 0.5, "data.thought_share": 0.5}
+EVEN = {"data.thought_share": 0.5}
+"""Of every training: rows that learn from other prompts could not be compared."""
+MIX = {"task.kind": "mixed", "refinement.share": 0.5}
 HOLISTIC = {"reward.program": "holistic"}
 NO_THOUGHT = {"task.think": False, "reward.format_bonus": 0.0}
 
@@ -58,7 +60,7 @@ def experiments(steps: int, only: Sequence[str] | None = None) -> list[Experimen
                     seed=seeds[index],
                     config=config,
                     changes=changes,
-                    training=training,
+                    training={**EVEN, **training},
                     evaluation={} if changes.get("task.think", True) else NO_BONUS,
                     steps=0 if row == "base" else steps,
                 )
