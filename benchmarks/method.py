@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.claims import CLAIMED, claims_table
 from benchmarks.experiments import finish, parser
 from benchmarks.running import Bench, Experiment
 from benchmarks.tables import at, by_row, markdown, spread
@@ -80,7 +81,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     parts += ["## What one refinement does, plain prompts, in %", refinements(rows, "plain")]
     parts += ["## What one refinement does, thought prompts, in %", refinements(rows, "thought")]
     parts += ["## Editing, never trained, in %", edits(rows)]
-    parts += ["## The paper's claims, here", CLAIMED.strip(), claims(rows)]
+    parts += ["## The paper's claims, here", CLAIMED.strip(), claims_table(rows)]
     parts += ["## Runs", runs(rows)]
     return "\n\n".join(parts) + "\n"
 
@@ -145,114 +146,6 @@ def edits(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             if row in rows
         ],
     )
-
-
-PLAIN, THOUGHT = ("evaluation", "plain"), ("evaluation", "thought")
-GATED, LAST = ("refined", "round1", "gated"), ("refined", "round1", "last")
-RIGHT = ("all_right",)
-CLAIMED = """
-Differences in points of the figure named, of the same seed and prompts: mean ± standard deviation
-over seeds, and in how many seeds it is above 0. One seed shows a direction at most.
-"""
-Side = tuple[str, tuple[str, ...]]
-CLAIMS: tuple[tuple[str, Side, Side], ...] = (
-    # claim, (row, figure) that should be above, (row, figure) that should be below
-    ("RT2I training helps, plain", ("rt2i", PLAIN + RIGHT), ("base", PLAIN + RIGHT)),
-    ("RT2I training helps, thought", ("rt2i", THOUGHT + RIGHT), ("base", THOUGHT + RIGHT)),
-    ("SRR training helps one pass, plain", ("srr", PLAIN + RIGHT), ("base", PLAIN + RIGHT)),
-    ("SRR training helps one pass, thought", ("srr", THOUGHT + RIGHT), ("base", THOUGHT + RIGHT)),
-    (
-        "a gated round helps the trained policy, plain",
-        ("srr", PLAIN + GATED + RIGHT),
-        ("srr", PLAIN + RIGHT),
-    ),
-    (
-        "a gated round helps the trained policy, thought",
-        ("srr", THOUGHT + GATED + RIGHT),
-        ("srr", THOUGHT + RIGHT),
-    ),
-    (
-        "SRR training makes refinements help more often, plain",
-        ("srr", (*PLAIN, *LAST, "improved")),
-        ("base", (*PLAIN, *LAST, "improved")),
-    ),
-    (
-        "SRR training makes refinements harm less often, plain",
-        ("base", (*PLAIN, *LAST, "harmed")),
-        ("srr", (*PLAIN, *LAST, "harmed")),
-    ),
-    (
-        "SRR training makes reflections name real defects, plain",
-        ("srr", (*PLAIN, *LAST, "named")),
-        ("base", (*PLAIN, *LAST, "named")),
-    ),
-    (
-        "mixed training beats RT2I alone after one gated round, plain",
-        ("mixed", PLAIN + GATED + RIGHT),
-        ("rt2i", PLAIN + GATED + RIGHT),
-    ),
-    (
-        "mixed training beats RT2I alone after one gated round, thought",
-        ("mixed", THOUGHT + GATED + RIGHT),
-        ("rt2i", THOUGHT + GATED + RIGHT),
-    ),
-    (
-        "questions beat a holistic grade, plain",
-        ("rt2i", PLAIN + RIGHT),
-        ("rt2i-holistic", PLAIN + RIGHT),
-    ),
-    (
-        "questions beat a holistic grade, thought",
-        ("rt2i", THOUGHT + RIGHT),
-        ("rt2i-holistic", THOUGHT + RIGHT),
-    ),
-    (
-        "confidence beats hard yes or no, thought",
-        ("rt2i", THOUGHT + RIGHT),
-        ("rt2i-binary", THOUGHT + RIGHT),
-    ),
-    (
-        "quality questions help, thought",
-        ("rt2i", THOUGHT + RIGHT),
-        ("rt2i-semantic", THOUGHT + RIGHT),
-    ),
-    (
-        "rectification (max) beats none, last of one round, plain",
-        ("srr", PLAIN + LAST + RIGHT),
-        ("srr-fpr-off", PLAIN + LAST + RIGHT),
-    ),
-    (
-        "rectification (max) beats the group's minimum, last of one round, plain",
-        ("srr", PLAIN + LAST + RIGHT),
-        ("srr-fpr-min", PLAIN + LAST + RIGHT),
-    ),
-    (
-        "thinking helps prompts that need a thought",
-        ("rt2i", THOUGHT + RIGHT),
-        ("rt2i-no-thought", THOUGHT + RIGHT),
-    ),
-    (
-        "SRR training transfers to editing",
-        ("srr", ("evaluation", "edits", "edit.both")),
-        ("base", ("evaluation", "edits", "edit.both")),
-    ),
-)
-
-
-def claims(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """One line per claim: the difference over the seeds that both sides have."""
-    lines = []
-    for claim, (above, path), (below, other) in CLAIMS:
-        mine = {r["seed"]: at(r, *path) for r in rows.get(above, [])}
-        theirs = {r["seed"]: at(r, *other) for r in rows.get(below, [])}
-        known = [
-            mine[seed] - theirs[seed]  # type: ignore[operator]
-            for seed in mine
-            if mine[seed] is not None and theirs.get(seed) is not None
-        ]
-        wins = f"{sum(d > 0 for d in known)} of {len(known)}" if known else "not run"
-        lines.append([claim, f"{above} - {below}", spread(known), wins])
-    return markdown(["claim", "difference", "points", "seeds above 0"], lines)
 
 
 def runs(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from alphagrpo.report.versions import package_versions
 from alphagrpo.runfolder import RunFolder
+from benchmarks.outcomes import outcomes
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -107,6 +108,7 @@ def run_one(
         result["curve"] = curve(folder.metrics())
     lines = bench.runs / f"{experiment.name}.jsonl"
     result["evaluation"] = evaluate(bench, experiment, checkpoint, lines, address, log)
+    result["outcomes"] = outcomes(lines)
     return result
 
 

@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from alphagrpo.eval.paired import PairedDifference
+
 
 def at(result: Mapping[str, Any], *path: str) -> float | None:
     """The number at ``path`` of a nested mapping, or None."""
@@ -27,6 +29,13 @@ def spread(values: Sequence[float | None], *, percent: bool = True) -> str:
     if len(known) == 1:
         return f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} ± {factor * statistics.stdev(known):.{digits}f}"
+
+
+def interval(difference: PairedDifference | None) -> str:
+    """``low to high`` of a paired difference, in points."""
+    if difference is None:
+        return "-"
+    return f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -71,8 +71,8 @@ def test_claims_are_differences_of_the_same_seed() -> None:
             result("base", 3, 0.1),
         ]
     )
-    assert "| RT2I training helps, plain | rt2i - base | 10.0 | 1 of 1 |" in page
-    assert "| quality questions help, thought | rt2i - rt2i-semantic | - | not run |" in page
+    assert "| RT2I training helps, plain | rt2i - base | 10.0 | - | 1 of 1 |" in page
+    assert "| quality questions help, thought | rt2i - rt2i-semantic | - | - | not run |" in page
 
 
 @pytest.fixture

@@ -1,0 +1,89 @@
+"""What became of each prompt, one character per prompt, so that two runs can be paired.
+
+An evaluation's figures are means; whether one run is above another is told much better prompt by
+prompt. ``outcomes`` keeps that in a result's JSON file (a few hundred characters per figure), under
+the same names as the figures of ``evaluation``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alphagrpo.eval.paired import PairedDifference, paired_difference
+
+UNKNOWN = "-"
+HELD = ("all_right", "strict", "extra")
+REFINED = ("named",)
+
+
+def outcomes(lines: Path) -> dict[str, Any]:
+    """Per sort of prompt and figure ``0``, ``1`` or ``-`` (nobody knows) per prompt.
+
+    ``lines`` is what ``alphagrpo evaluate --output`` wrote: one JSON object per held-out prompt, in
+    the order of the held-out set.
+    """
+    sorts: dict[str, list[dict[str, Any]]] = {}
+    for text in lines.read_text(encoding="utf-8").splitlines():
+        line = json.loads(text)
+        if "oracle" in line:
+            sorts.setdefault(line["sort"], []).append(line)
+    return {sort: _sort(found) for sort, found in sorts.items()}
+
+
+def paired(
+    pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]],
+    above: Sequence[str],
+    below: Sequence[str],
+) -> PairedDifference | None:
+    """Difference of two figures over all prompts of all ``pairs`` of results (above, below).
+
+    ``above`` and ``below`` are the figures' paths, such as ``("plain", "all_right")``. Its interval
+    is over prompts, with the seeds as they are: it says nothing of other seeds. None where a result
+    does not know one of its outcomes, since a mean over the rest would be another figure.
+    """
+    old: list[float] = []
+    new: list[float] = []
+    for one, other in pairs:
+        ours, theirs = _at(one, above), _at(other, below)
+        if not ours or len(ours) != len(theirs) or UNKNOWN in ours + theirs:
+            return None
+        new += [float(c) for c in ours]
+        old += [float(c) for c in theirs]
+    return paired_difference(old, new) if old else None
+
+
+def _sort(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {key: _text(line[key] for line in lines) for key in HELD}
+    rounds = min(len(line.get("rounds", ())) for line in lines)
+    if rounds:
+        found["refined"] = {
+            f"round{index + 1}": {
+                chain: _chain([line["rounds"][index][chain] for line in lines])
+                for chain in lines[0]["rounds"][index]
+            }
+            for index in range(rounds)
+        }
+    return found
+
+
+def _chain(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    steps = [(e["before"]["per_question"], e["tried"]["per_question"]) for e in entries]
+    return {
+        **{key: _text(entry[key] for entry in entries) for key in (*HELD, *REFINED)},
+        "improved": _text(None if None in step else step[1] > step[0] for step in steps),
+        "harmed": _text(None if None in step else step[1] < step[0] for step in steps),
+    }
+
+
+def _text(values: Iterable[bool | None]) -> str:
+    return "".join(UNKNOWN if value is None else str(int(value)) for value in values)
+
+
+def _at(result: Mapping[str, Any], path: Sequence[str]) -> str:
+    node: Any = result.get("outcomes", {})
+    for part in path:
+        node = node.get(part, {}) if isinstance(node, Mapping) else {}
+    return node if isinstance(node, str) else ""
