@@ -89,7 +89,7 @@ def say(text: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
 
 
-def parser(description: str | None, steps: int) -> argparse.ArgumentParser:
+def parser(description: str | None, steps: int | None) -> argparse.ArgumentParser:
     """The options both benchmarks have."""
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--steps", type=int, default=steps, help="optimizer steps of each run")

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.experiments import finish, parser
+from benchmarks.curves import band_chart
+from benchmarks.experiments import finish, parser, results
+from benchmarks.outcomes import paired
 from benchmarks.running import Bench, Experiment
-from benchmarks.tables import at, by_row, markdown, spread
+from benchmarks.tables import at, by_row, interval, markdown, spread
 
 SEEDS = (1, 2, 3)
 STEPS = 120
@@ -33,89 +36,117 @@ BENCH = Bench(
         "evaluation.rounds": 0,
     },
 )
-SETTINGS: dict[str, dict[str, Any]] = {
-    "base": {},
-    "demo settings": {},
-    "larger batch": {"rollout.prompts_per_step": 32, "rollout.group_size": 16},
-    "lower rate": {"optimizer.lr": 4.0e-5, "rollout.prompts_per_step": 32},
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One way to train, and how often it is tried."""
+
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = 0
+    """Optimizer steps; 0 for the base."""
+    seeds: Sequence[int] = SEEDS
+
+
+def rate(value: float) -> dict[str, Any]:
+    """One learning rate for both experts: without thoughts they see the same gradient."""
+    return {"optimizer.lr": value, "optimizer.generation_lr": None}
+
+
+LARGE = {"rollout.prompts_per_step": 32, "rollout.group_size": 16}
+SETTINGS: dict[str, Setting] = {
+    # The batch of the demo, then settings tried against it with one seed.
+    "base": Setting(),
+    "rate-15e-5": Setting(changes=rate(1.5e-4), steps=STEPS),
+    "rate-5e-5": Setting(changes=rate(5.0e-5), steps=STEPS, seeds=SEEDS[:1]),
+    "large-batch": Setting(changes={**rate(1.5e-4), **LARGE}, steps=STEPS // 2, seeds=SEEDS[:1]),
 }
 
 
-def experiments(steps: int, only: Sequence[str] | None) -> list[Experiment]:
-    """The base and every setting tried, seed by seed."""
+def experiments(steps: int | None, only: Sequence[str] | None) -> list[Experiment]:
+    """The base and every setting tried, seed by seed; ``steps`` for all in place of their own."""
     return [
         Experiment(
-            row=row.replace(" ", "-"),
+            row=row,
             seed=seed,
             config="shapes-rt2i.yaml",
-            training={**RT2I_NO_THOUGHT, **changes},
-            steps=0 if row == "base" else steps,
+            training={**RT2I_NO_THOUGHT, **setting.changes},
+            steps=(steps or setting.steps) if setting.steps else 0,
         )
         for seed in SEEDS
-        for row, changes in SETTINGS.items()
-        if not only or row.replace(" ", "-") in only
+        for row, setting in SETTINGS.items()
+        if seed in setting.seeds and (not only or row in only)
     ]
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:
-    """The page: each setting against the base of the same seed."""
+    """The page: each setting against the base of the same seed, then the rewards' curves."""
     rows = by_row(found)
     base = {r["seed"]: r for r in rows.get("base", [])}
     lines = []
-    for row, mine in rows.items():
-        gains = [_gain(base.get(r["seed"]), r, "all_right") for r in mine]
-        extra = [_gain(base.get(r["seed"]), r, "extra") for r in mine]
+    for row in [name for name in SETTINGS if name in rows]:
+        mine = rows[row]
+        pairs = [] if row == "base" else [(r, base[r["seed"]]) for r in mine if r["seed"] in base]
         lines.append(
             [
                 row,
                 ", ".join(str(r["seed"]) for r in mine),
                 str(mine[0].get("steps", 0)),
-                spread([at(r, "evaluation", "plain", "all_right") for r in mine]),
-                spread(gains),
-                spread([at(r, "evaluation", "plain", "strict") for r in mine]),
-                spread([at(r, "evaluation", "plain", "extra") for r in mine]),
-                spread(extra),
+                spread([_at(r, "all_right") for r in mine]),
+                spread([_gain(pair, "all_right") for pair in pairs]),
+                interval(paired(pairs, ("plain", "all_right"), ("plain", "all_right"))),
+                spread([_gain(pair, "strict") for pair in pairs]),
+                spread([_at(r, "extra") for r in mine]),
+                spread([_gain(pair, "extra") for pair in pairs]),
+                interval(paired(pairs, ("plain", "extra"), ("plain", "extra"))),
             ]
         )
-    header = [
-        "setting",
-        "seeds",
-        "steps",
-        "all right",
-        "gain",
-        "strict",
-        "unasked objects",
-        "change",
-    ]
-    return (
-        "\n\n".join(
-            [
-                "# Learning on the picture side",
-                INTRODUCTION.strip(),
-                markdown(header, lines),
-            ]
-        )
-        + "\n"
-    )
+    header = ["setting", "seeds", "steps", "all right", "gain", "95 %", "strict gain"]
+    header += ["unasked objects", "change", "95 %"]
+    title = "# Learning on the picture side"
+    return "\n\n".join([title, INTRODUCTION.strip(), markdown(header, lines), CURVES]) + "\n"
+
+
+def curves(found: Sequence[Mapping[str, Any]]) -> str:
+    """The SVG of the rewards during training, one band per setting."""
+    rows = by_row(found)
+    seeds = {
+        row: [r["curve"]["reward/mean"] for r in rows[row] if r.get("curve")]
+        for row in SETTINGS
+        if row in rows
+    }
+    return band_chart("mean reward (DVReward) per optimizer step", seeds)
 
 
 INTRODUCTION = """
 Made by `make bench-learning` (`python -m benchmarks.learning`); results of single runs lie in
-`learning/`. 512 held-out plain prompts, thinking off, by the oracle, in %; mean ± standard
-deviation over seeds. "gain" and "change" are against the base with the same prompts and seeds.
+`learning/`. 512 held-out plain prompts per seed, thinking off, by the oracle, in %; mean ± standard
+deviation over seeds. "gain" and "change" are against the base with the same prompts and seeds, and
+"95 %" is the interval of the paired difference over the prompts of all seeds.
 """
+CURVES = """
+![Mean reward per optimizer step, with its spread over seeds](learning.svg)
+""".strip()
 
 
-def _gain(base: Mapping[str, Any] | None, mine: Mapping[str, Any], key: str) -> float | None:
-    before = None if base is None else at(base, "evaluation", "plain", key)
-    after = at(mine, "evaluation", "plain", key)
+def _at(result: Mapping[str, Any], key: str) -> float | None:
+    return at(result, "evaluation", "plain", key)
+
+
+def _gain(pair: tuple[Mapping[str, Any], Mapping[str, Any]], key: str) -> float | None:
+    after, before = (_at(result, key) for result in pair)
     return None if before is None or after is None else after - before
 
 
 def main() -> int:
-    args = parser(__doc__, STEPS).parse_args()
+    options = parser(__doc__, None)
+    args = options.parse_args()
+    if args.only and (unknown := set(args.only) - set(SETTINGS)):
+        options.error(f"settings are {', '.join(SETTINGS)}; got {', '.join(sorted(unknown))}")
     bench, steps = (BENCH.smoke(), 1) if args.smoke else (BENCH, args.steps)
-    return finish(bench, experiments(steps, args.only), table, args)
+    status = finish(bench, experiments(steps, args.only), table, args)
+    bench.page.with_suffix(".svg").write_text(curves(results(bench)), encoding="utf-8")
+    return status
 
 
 if __name__ == "__main__":

@@ -51,9 +51,9 @@ def test_the_table_has_means_with_spread_and_dashes_for_what_is_missing() -> Non
 
 def test_gains_are_against_the_base_of_the_same_seed() -> None:
     page = learning.table(
-        [result("base", 1, 0.5), result("base", 2, 0.4), result("demo-settings", 2, 0.5)]
+        [result("base", 1, 0.5), result("base", 2, 0.4), result("rate-15e-5", 2, 0.5)]
     )
-    assert "| demo-settings | 2 | 3 | 50.0 | 10.0 |" in page
+    assert "| rate-15e-5 | 2 | 3 | 50.0 | 10.0 | - |" in page
 
 
 def test_one_seed_has_no_spread() -> None:
