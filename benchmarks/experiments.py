@@ -29,7 +29,9 @@ def run_all(
     missing = [e for e in experiments if not result_path(bench, e).is_file()]
     if not missing:
         return True
-    started, failed, left = time.monotonic(), [], []
+    started = time.monotonic()
+    failed: list[str] = []
+    left: list[str] = []
 
     def attempt(experiment: Experiment) -> None:
         if minutes is not None and time.monotonic() - started >= minutes * 60:
