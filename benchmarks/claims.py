@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.outcomes import paired
-from benchmarks.tables import at, interval, markdown, spread
+from benchmarks.tables import differences, interval, markdown, same_seed, spread
 
 PLAIN, THOUGHT = ("evaluation", "plain"), ("evaluation", "thought")
 GATED, LAST = ("refined", "round1", "gated"), ("refined", "round1", "last")
@@ -17,96 +17,77 @@ over seeds, the 95 % interval of the paired difference over the prompts of all s
 nothing of other seeds), and in how many seeds it is above 0. One seed shows a direction at most.
 """
 Side = tuple[str, tuple[str, ...]]
-CLAIMS: tuple[tuple[str, Side, Side], ...] = (
-    # claim, (row, figure) that should be above, (row, figure) that should be below
-    ("RT2I training helps, plain", ("rt2i", PLAIN + RIGHT), ("base", PLAIN + RIGHT)),
-    ("RT2I training helps, thought", ("rt2i", THOUGHT + RIGHT), ("base", THOUGHT + RIGHT)),
-    ("SRR training helps one pass, plain", ("srr", PLAIN + RIGHT), ("base", PLAIN + RIGHT)),
-    ("SRR training helps one pass, thought", ("srr", THOUGHT + RIGHT), ("base", THOUGHT + RIGHT)),
-    (
-        "a gated round helps the untrained policy, plain",
-        ("base", PLAIN + GATED + RIGHT),
-        ("base", PLAIN + RIGHT),
+Claim = tuple[str, Side, Side]
+"""What is claimed, (row, figure) that should be above, (row, figure) that should be below."""
+
+
+def between(claim: str, above: str, below: str, figure: tuple[str, ...]) -> Claim:
+    """The same figure of two rows."""
+    return claim, (above, figure), (below, figure)
+
+
+def within(claim: str, row: str, above: tuple[str, ...], below: tuple[str, ...]) -> Claim:
+    """Two figures of the same row."""
+    return claim, (row, above), (row, below)
+
+
+PLAIN_RIGHT, THOUGHT_RIGHT = PLAIN + RIGHT, THOUGHT + RIGHT
+PLAIN_GATED, THOUGHT_GATED = PLAIN + GATED + RIGHT, THOUGHT + GATED + RIGHT
+PLAIN_LAST = PLAIN + LAST + RIGHT
+CLAIMS: tuple[Claim, ...] = (
+    between("RT2I training helps, plain", "rt2i", "base", PLAIN_RIGHT),
+    between("RT2I training helps, thought", "rt2i", "base", THOUGHT_RIGHT),
+    between("SRR training helps one pass, plain", "srr", "base", PLAIN_RIGHT),
+    between("SRR training helps one pass, thought", "srr", "base", THOUGHT_RIGHT),
+    within("a gated round helps the untrained policy, plain", "base", PLAIN_GATED, PLAIN_RIGHT),
+    within(
+        "a gated round helps the untrained policy, thought", "base", THOUGHT_GATED, THOUGHT_RIGHT
     ),
-    (
-        "a gated round helps the untrained policy, thought",
-        ("base", THOUGHT + GATED + RIGHT),
-        ("base", THOUGHT + RIGHT),
-    ),
-    (
-        "a gated round helps the trained policy, plain",
-        ("srr", PLAIN + GATED + RIGHT),
-        ("srr", PLAIN + RIGHT),
-    ),
-    (
-        "a gated round helps the trained policy, thought",
-        ("srr", THOUGHT + GATED + RIGHT),
-        ("srr", THOUGHT + RIGHT),
-    ),
-    (
+    within("a gated round helps the trained policy, plain", "srr", PLAIN_GATED, PLAIN_RIGHT),
+    within("a gated round helps the trained policy, thought", "srr", THOUGHT_GATED, THOUGHT_RIGHT),
+    between(
         "SRR training makes refinements help more often, plain",
-        ("srr", (*PLAIN, *LAST, "improved")),
-        ("base", (*PLAIN, *LAST, "improved")),
+        "srr",
+        "base",
+        (*PLAIN, *LAST, "improved"),
     ),
-    (
+    between(
         "SRR training makes refinements harm less often, plain",
-        ("base", (*PLAIN, *LAST, "harmed")),
-        ("srr", (*PLAIN, *LAST, "harmed")),
+        "base",
+        "srr",
+        (*PLAIN, *LAST, "harmed"),
     ),
-    (
+    between(
         "SRR training makes reflections name real defects, plain",
-        ("srr", (*PLAIN, *LAST, "named")),
-        ("base", (*PLAIN, *LAST, "named")),
+        "srr",
+        "base",
+        (*PLAIN, *LAST, "named"),
     ),
-    (
-        "mixed training beats RT2I alone after one gated round, plain",
-        ("mixed", PLAIN + GATED + RIGHT),
-        ("rt2i", PLAIN + GATED + RIGHT),
+    between(
+        "mixed training beats RT2I alone after one gated round, plain", "mixed", "rt2i", PLAIN_GATED
     ),
-    (
+    between(
         "mixed training beats RT2I alone after one gated round, thought",
-        ("mixed", THOUGHT + GATED + RIGHT),
-        ("rt2i", THOUGHT + GATED + RIGHT),
+        "mixed",
+        "rt2i",
+        THOUGHT_GATED,
     ),
-    (
-        "questions beat a holistic grade, plain",
-        ("rt2i", PLAIN + RIGHT),
-        ("rt2i-holistic", PLAIN + RIGHT),
+    between("questions beat a holistic grade, plain", "rt2i", "rt2i-holistic", PLAIN_RIGHT),
+    between("questions beat a holistic grade, thought", "rt2i", "rt2i-holistic", THOUGHT_RIGHT),
+    between("confidence beats hard yes or no, thought", "rt2i", "rt2i-binary", THOUGHT_RIGHT),
+    between("quality questions help, thought", "rt2i", "rt2i-semantic", THOUGHT_RIGHT),
+    between(
+        "rectification (max) beats none, last of one round, plain", "srr", "srr-fpr-off", PLAIN_LAST
     ),
-    (
-        "questions beat a holistic grade, thought",
-        ("rt2i", THOUGHT + RIGHT),
-        ("rt2i-holistic", THOUGHT + RIGHT),
-    ),
-    (
-        "confidence beats hard yes or no, thought",
-        ("rt2i", THOUGHT + RIGHT),
-        ("rt2i-binary", THOUGHT + RIGHT),
-    ),
-    (
-        "quality questions help, thought",
-        ("rt2i", THOUGHT + RIGHT),
-        ("rt2i-semantic", THOUGHT + RIGHT),
-    ),
-    (
-        "rectification (max) beats none, last of one round, plain",
-        ("srr", PLAIN + LAST + RIGHT),
-        ("srr-fpr-off", PLAIN + LAST + RIGHT),
-    ),
-    (
+    between(
         "rectification (max) beats the group's minimum, last of one round, plain",
-        ("srr", PLAIN + LAST + RIGHT),
-        ("srr-fpr-min", PLAIN + LAST + RIGHT),
+        "srr",
+        "srr-fpr-min",
+        PLAIN_LAST,
     ),
-    (
-        "thinking helps prompts that need a thought",
-        ("rt2i", THOUGHT + RIGHT),
-        ("rt2i-no-thought", THOUGHT + RIGHT),
-    ),
-    (
-        "SRR training transfers to editing",
-        ("srr", ("evaluation", "edits", "edit.both")),
-        ("base", ("evaluation", "edits", "edit.both")),
+    between("thinking helps prompts that need a thought", "rt2i", "rt2i-no-thought", THOUGHT_RIGHT),
+    between(
+        "SRR training transfers to editing", "srr", "base", ("evaluation", "edits", "edit.both")
     ),
 )
 
@@ -115,10 +96,8 @@ def claims_table(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """One line per claim: the difference over the seeds that both sides have."""
     lines = []
     for claim, (above, path), (below, other) in CLAIMS:
-        theirs = {r["seed"]: r for r in rows.get(below, [])}
-        pairs = [(r, theirs[r["seed"]]) for r in rows.get(above, []) if r["seed"] in theirs]
-        sides = [(at(one, *path), at(two, *other)) for one, two in pairs]
-        known = [a - b for a, b in sides if a is not None and b is not None]
+        pairs = same_seed(rows.get(above, []), rows.get(below, []))
+        known = differences(pairs, path, other)
         wins = f"{sum(d > 0 for d in known)} of {len(known)}" if known else "not run"
         over_prompts = interval(paired(pairs, path[1:], other[1:]))
         lines.append([claim, f"{above} - {below}", spread(known), over_prompts, wins])

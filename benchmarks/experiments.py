@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,9 @@ def say(text: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
 
 
-def parser(description: str | None, steps: int | None) -> argparse.ArgumentParser:
+def parser(
+    description: str | None, steps: int | None, rows: Iterable[str]
+) -> argparse.ArgumentParser:
     """The options both benchmarks have."""
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--steps", type=int, default=steps, help="optimizer steps of each run")
@@ -99,7 +101,7 @@ def parser(description: str | None, steps: int | None) -> argparse.ArgumentParse
     made.add_argument(
         "--jobs", type=int, default=1, help="runs at a time; each takes two cores and 3 GiB"
     )
-    made.add_argument("--only", nargs="*", help="rows to run; default: all")
+    made.add_argument("--only", nargs="*", choices=list(rows), help="rows to run; default: all")
     made.add_argument("--table", action="store_true", help="only write the table again")
     made.add_argument("--smoke", action="store_true", help="one step, eight prompts, kept apart")
     return made

@@ -16,7 +16,7 @@ from benchmarks.curves import band_chart
 from benchmarks.experiments import finish, parser, results
 from benchmarks.outcomes import paired
 from benchmarks.running import Bench, Experiment
-from benchmarks.tables import at, by_row, interval, markdown, spread
+from benchmarks.tables import at, by_row, differences, interval, markdown, same_seed, spread
 
 SEEDS = (1, 2, 3)
 STEPS = 120
@@ -82,22 +82,21 @@ def experiments(steps: int | None, only: Sequence[str] | None) -> list[Experimen
 def table(found: Sequence[Mapping[str, Any]]) -> str:
     """The page: each setting against the base of the same seed, then the rewards' curves."""
     rows = by_row(found)
-    base = {r["seed"]: r for r in rows.get("base", [])}
     lines = []
     for row in [name for name in SETTINGS if name in rows]:
         mine = rows[row]
-        pairs = [] if row == "base" else [(r, base[r["seed"]]) for r in mine if r["seed"] in base]
+        pairs = [] if row == "base" else same_seed(mine, rows.get("base", []))
         lines.append(
             [
                 row,
                 ", ".join(str(r["seed"]) for r in mine),
                 str(mine[0].get("steps", 0)),
-                spread([_at(r, "all_right") for r in mine]),
-                spread([_gain(pair, "all_right") for pair in pairs]),
+                spread([at(r, *_path("all_right")) for r in mine]),
+                spread(differences(pairs, _path("all_right"), _path("all_right"))),
                 interval(paired(pairs, ("plain", "all_right"), ("plain", "all_right"))),
-                spread([_gain(pair, "strict") for pair in pairs]),
-                spread([_at(r, "extra") for r in mine]),
-                spread([_gain(pair, "extra") for pair in pairs]),
+                spread(differences(pairs, _path("strict"), _path("strict"))),
+                spread([at(r, *_path("extra")) for r in mine]),
+                spread(differences(pairs, _path("extra"), _path("extra"))),
                 interval(paired(pairs, ("plain", "extra"), ("plain", "extra"))),
             ]
         )
@@ -124,28 +123,18 @@ Made by `make bench-learning` (`python -m benchmarks.learning`); results of sing
 deviation over seeds. "gain" and "change" are against the base with the same prompts and seeds, and
 "95 %" is the interval of the paired difference over the prompts of all seeds.
 """
-CURVES = """
-![Mean reward per optimizer step, with its spread over seeds](learning.svg)
-""".strip()
+CURVES = "![Mean reward per optimizer step, with its spread over seeds](learning.svg)"
 
 
-def _at(result: Mapping[str, Any], key: str) -> float | None:
-    return at(result, "evaluation", "plain", key)
-
-
-def _gain(pair: tuple[Mapping[str, Any], Mapping[str, Any]], key: str) -> float | None:
-    after, before = (_at(result, key) for result in pair)
-    return None if before is None or after is None else after - before
+def _path(key: str) -> tuple[str, ...]:
+    return ("evaluation", "plain", key)
 
 
 def main() -> int:
-    options = parser(__doc__, None)
-    args = options.parse_args()
-    if args.only and (unknown := set(args.only) - set(SETTINGS)):
-        options.error(f"settings are {', '.join(SETTINGS)}; got {', '.join(sorted(unknown))}")
+    args = parser(__doc__, None, SETTINGS).parse_args()
     bench, steps = (BENCH.smoke(), 1) if args.smoke else (BENCH, args.steps)
     status = finish(bench, experiments(steps, args.only), table, args)
-    bench.page.with_suffix(".svg").write_text(curves(results(bench)), encoding="utf-8")
+    bench.page.with_name("learning.svg").write_text(curves(results(bench)), encoding="utf-8")
     return status
 
 

@@ -166,10 +166,7 @@ def runs(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def main() -> int:
-    options = parser(__doc__, STEPS)
-    args = options.parse_args()
-    if args.only and (unknown := set(args.only) - set(ROWS)):
-        options.error(f"rows are {', '.join(ROWS)}; got {', '.join(sorted(unknown))}")
+    args = parser(__doc__, STEPS, ROWS).parse_args()
     bench, steps = (BENCH.smoke(), 1) if args.smoke else (BENCH, args.steps)
     return finish(bench, experiments(steps, args.only), table, args)
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from alphagrpo.eval.paired import PairedDifference, paired_difference
+from alphagrpo.eval.rounds import moved
+from benchmarks.tables import Pair, lookup
 
 UNKNOWN = "-"
 HELD = ("all_right", "strict", "extra")
-REFINED = ("named",)
 
 
 def outcomes(lines: Path) -> dict[str, Any]:
@@ -34,9 +35,7 @@ def outcomes(lines: Path) -> dict[str, Any]:
 
 
 def paired(
-    pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]],
-    above: Sequence[str],
-    below: Sequence[str],
+    pairs: Iterable[Pair], above: Sequence[str], below: Sequence[str]
 ) -> PairedDifference | None:
     """Difference of two figures over all prompts of all ``pairs`` of results (above, below).
 
@@ -47,7 +46,8 @@ def paired(
     old: list[float] = []
     new: list[float] = []
     for one, other in pairs:
-        ours, theirs = _at(one, above), _at(other, below)
+        ours = lookup(one, "outcomes", *above) or ""
+        theirs = lookup(other, "outcomes", *below) or ""
         if not ours or len(ours) != len(theirs) or UNKNOWN in ours + theirs:
             return None
         new += [float(c) for c in ours]
@@ -70,20 +70,10 @@ def _sort(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _chain(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    steps = [(e["before"]["per_question"], e["tried"]["per_question"]) for e in entries]
-    return {
-        **{key: _text(entry[key] for entry in entries) for key in (*HELD, *REFINED)},
-        "improved": _text(None if None in step else step[1] > step[0] for step in steps),
-        "harmed": _text(None if None in step else step[1] < step[0] for step in steps),
-    }
+    found = {key: _text(entry[key] for entry in entries) for key in (*HELD, "named")}
+    moves = [moved(entry) for entry in entries]
+    return found | {key: _text(move[key] for move in moves) for key in ("improved", "harmed")}
 
 
 def _text(values: Iterable[bool | None]) -> str:
     return "".join(UNKNOWN if value is None else str(int(value)) for value in values)
-
-
-def _at(result: Mapping[str, Any], path: Sequence[str]) -> str:
-    node: Any = result.get("outcomes", {})
-    for part in path:
-        node = node.get(part, {}) if isinstance(node, Mapping) else {}
-    return node if isinstance(node, str) else ""

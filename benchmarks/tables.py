@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from alphagrpo.eval.paired import PairedDifference
 
+Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""Two results of the same seed: the one that should be above, the one that should be below."""
 
-def at(result: Mapping[str, Any], *path: str) -> float | None:
-    """The number at ``path`` of a nested mapping, or None."""
+
+def lookup(result: Mapping[str, Any], *path: str) -> Any:
+    """What is at ``path`` of a nested mapping, or None."""
     node: Any = result
     for part in path:
         if not isinstance(node, Mapping) or node.get(part) is None:
             return None
         node = node[part]
-    return float(node)
+    return node
+
+
+def at(result: Mapping[str, Any], *path: str) -> float | None:
+    """The number at ``path`` of a nested mapping, or None."""
+    found = lookup(result, *path)
+    return None if found is None else float(found)
+
+
+def same_seed(above: Sequence[Mapping[str, Any]], below: Sequence[Mapping[str, Any]]) -> list[Pair]:
+    """Results of two rows, one pair per seed that both have."""
+    theirs = {result["seed"]: result for result in below}
+    return [(mine, theirs[mine["seed"]]) for mine in above if mine["seed"] in theirs]
+
+
+def differences(pairs: Iterable[Pair], above: Sequence[str], below: Sequence[str]) -> list[float]:
+    """Difference of two numbers, by their paths, of each pair that has both."""
+    sides = [(at(one, *above), at(other, *below)) for one, other in pairs]
+    return [a - b for a, b in sides if a is not None and b is not None]
 
 
 def spread(values: Sequence[float | None], *, percent: bool = True) -> str:

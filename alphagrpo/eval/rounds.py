@@ -167,15 +167,29 @@ def _chain_figures(lines: Sequence[Mapping[str, Any]], index: int, chain: str) -
 def _refinement_figures(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the refinements of one round and chain did, kept or not."""
     steps = [(e["before"], e["tried"]) for e in entries]
+    moves = [moved(entry) for entry in entries]
     judged = [(b, t) for b, t in steps if b["all_right"] is not None]
     return {
         "kept": _mean([float(e["kept"]) for e in entries]),
         "mended": _mean([float(t["all_right"]) for b, t in judged if not b["all_right"]]),
         "broken": _mean([float(not t["all_right"]) for b, t in judged if b["all_right"]]),
-        "improved": _mean([float(t["per_question"] > b["per_question"]) for b, t in judged]),
-        "harmed": _mean([float(t["per_question"] < b["per_question"]) for b, t in judged]),
+        **{
+            key: _mean([float(is_so) for move in moves if (is_so := move[key]) is not None])
+            for key in ("improved", "harmed")
+        },
         "named": _mean([float(e["named"]) for e in entries if e["named"] is not None]),
     }
+
+
+def moved(entry: Mapping[str, Any]) -> dict[str, bool | None]:
+    """Whether a refinement ``improved`` or ``harmed`` the share of right answers, kept or not.
+
+    None where nobody could say. ``entry`` is one round's line of a chain.
+    """
+    before, tried = entry["before"]["per_question"], entry["tried"]["per_question"]
+    if before is None or tried is None:
+        return {"improved": None, "harmed": None}
+    return {"improved": tried > before, "harmed": tried < before}
 
 
 def _mean(values: Sequence[float]) -> float | None:
