@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from alphagrpo.report.charts import (
-    BOTTOM,
     HEIGHT,
     LEFT,
-    RIGHT,
     WIDTH,
     Point,
     Scale,
+    axes,
     moving_average,
-    ticks,
+    scale_for,
 )
 
 COLOURS = ("#2f6fb2", "#c2571a", "#3c8d40", "#8a4fa3", "#8a8a2f")
+STYLE = "<style>.grid{stroke:#ddd}</style>"
 LEGEND = 18
 """Pixels per line of the legend, which stands above the plot."""
 
@@ -55,7 +55,7 @@ def band_chart(title: str, curves: Mapping[str, Sequence[Sequence[float | None]]
         return ""
     scale = _scale(list(bands.values()))
     top = LEGEND * (len(bands) + 1)
-    body = [_axes(scale)]
+    body = [axes(scale, percent=False)]
     body += [_band(scale, points, _colour(k)) for k, points in enumerate(bands.values())]
     legend = [f'<text x="{LEFT}" y="13" font-weight="bold">{escape(title)}</text>']
     for index, name in enumerate(bands):
@@ -68,33 +68,15 @@ def band_chart(title: str, curves: Mapping[str, Sequence[Sequence[float | None]]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT + top}" '
         f'font-family="sans-serif" font-size="12" fill="#333">'
-        f'<rect width="100%" height="100%" fill="white"/>{"".join(legend)}'
+        f'<rect width="100%" height="100%" fill="white"/>{STYLE}{"".join(legend)}'
         f'<g transform="translate(0,{top})">{"".join(body)}</g></svg>\n'
     )
 
 
 def _scale(bands: Sequence[Band]) -> Scale:
-    steps = [step for points in bands for step, _, _ in points]
-    low = min(mean - spread for points in bands for _, mean, spread in points)
-    high = max(mean + spread for points in bands for _, mean, spread in points)
-    margin = 0.06 * (high - low) or 0.01
-    return Scale(min(steps), max([*steps, min(steps) + 1]), low - margin, high + margin)
-
-
-def _axes(scale: Scale) -> str:
-    parts = []
-    for value in ticks(scale.low_y, scale.high_y):
-        y = scale.y(value)
-        parts.append(
-            f'<path d="M{LEFT},{y:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>'
-            f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>'
-        )
-    parts += [
-        f'<text x="{scale.x(value):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">'
-        f"{value:g}</text>"
-        for value in ticks(scale.low_x, scale.high_x, 6)
-    ]
-    return "".join(parts)
+    points = [point for band in bands for point in band]
+    edges = [mean + side * spread for _, mean, spread in points for side in (-1, 1)]
+    return scale_for([step for step, _, _ in points], edges, from_zero=False)
 
 
 def _band(scale: Scale, points: Band, colour: str) -> str:

@@ -71,8 +71,8 @@ def line_chart(
     ys = [y for line in drawn for _, y in line.points]
     if limit is not None:
         ys.append(limit[0])
-    scale = _scale(xs, ys, from_zero=from_zero)
-    body = [_axes(scale, percent=percent)]
+    scale = scale_for(xs, ys, from_zero=from_zero)
+    body = [axes(scale, percent=percent)]
     if limit is not None:
         body.append(_limit(scale, *limit))
     body += [_line(scale, line, index) for index, line in enumerate(drawn)]
@@ -88,9 +88,9 @@ def stacked_chart(
     if len(xs) == 1:  # an area needs two sides
         xs, columns = [xs[0], xs[0] + 1], [[c[0], c[0]] for c in columns]
     totals = [sum(column[k] for column in columns) for k in range(len(xs))]
-    scale = _scale(list(xs), [0.0, *totals], from_zero=True)
+    scale = scale_for(list(xs), [0.0, *totals], from_zero=True)
     below = [0.0] * len(xs)
-    body = [_axes(scale, percent=False)]
+    body = [axes(scale, percent=False)]
     for index, column in enumerate(columns):
         above = [b + c for b, c in zip(below, column, strict=True)]
         outline = [*zip(xs, above, strict=True), *reversed(list(zip(xs, below, strict=True)))]
@@ -121,7 +121,8 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [k * step for k in range(first, last + 1)]
 
 
-def _scale(xs: Sequence[float], ys: Sequence[float], *, from_zero: bool) -> Scale:
+def scale_for(xs: Sequence[float], ys: Sequence[float], *, from_zero: bool) -> Scale:
+    """A scale that shows all points, with a margin above and, unless from zero, below."""
     low_x, high_x = min(xs), max(xs)
     low_y, high_y = min(ys), max(ys)
     if from_zero:
@@ -131,7 +132,8 @@ def _scale(xs: Sequence[float], ys: Sequence[float], *, from_zero: bool) -> Scal
     return Scale(low_x, high_x if high_x > low_x else low_x + 1.0, low_y, high_y + margin)
 
 
-def _axes(scale: Scale, *, percent: bool) -> str:
+def axes(scale: Scale, *, percent: bool) -> str:
+    """Lines and labels, of the CSS classes ``grid`` and ``tick``."""
     parts = []
     for value in ticks(scale.low_y, scale.high_y):
         y = scale.y(value)
