@@ -29,10 +29,7 @@ from alphagrpo.shapes.policy.cell_heads import look_at_own_cell
 from alphagrpo.shapes.policy.corpus import Corpus, Encode
 from alphagrpo.shapes.policy.latent_table import LatentTable
 from alphagrpo.shapes.policy.objective import PolicyObjective, PolicyRecipe
-from alphagrpo.shapes.policy.pretrain_autoencoder import (
-    has_fast_bfloat16,
-    pretrain_autoencoder,
-)
+from alphagrpo.shapes.policy.pretrain_autoencoder import pretrain_autoencoder
 from alphagrpo.shapes.specs import random_scene
 from alphagrpo.shapes.tokenizer import (
     IM_END,
@@ -47,7 +44,7 @@ from alphagrpo.shapes.world import CELL, SIZE
 log = logging.getLogger(__name__)
 
 AUTOENCODER_MINUTES = 24.0
-POLICY_MINUTES = 45.0
+POLICY_MINUTES = 40.0
 CONTINUED_MINUTES = 32.0
 CONTINUED_RATE = 1e-3
 """Learning rate of a run that starts from trained weights."""
@@ -115,7 +112,7 @@ def pretrain_policy(
 
     Args:
         output: folder of the checkpoint; ``training/`` in it holds the resumable state.
-        minutes: time budget of the policy on one thread; 45 where neither it nor ``steps`` is
+        minutes: time budget of the policy; 40 where neither it nor ``steps`` is
             given, 32 with ``start``.
         steps: its steps; the first bound ends the run.
         autoencoder_minutes: time budget of the autoencoder before it; 24 where nothing is given.
@@ -166,7 +163,6 @@ def pretrain_policy(
         learning_rate=recipe.learning_rate if start is None else CONTINUED_RATE,
         ema=recipe.ema,
         seed=seed,
-        bf16=has_fast_bfloat16(),
         checkpoint=output / "training" / "policy",
     )
     fit(
