@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from alphagrpo.cli.console import Narrator, duration, make_console, print_json, print_table
+from alphagrpo.cli.console import Narrator, make_console, print_json, print_table
+from alphagrpo.cli.progress import ProgressLines
 from alphagrpo.errors import ConfigError
-
-if TYPE_CHECKING:
-    from alphagrpo.shapes.training import TrainProgress
 
 HELP = "the miniature world: train and evaluate its models, check its oracle, look at it"
 MODELS = ("policy", "decomposer", "verifier", "autoencoder")
 SHEET_COLUMNS = 6
+THREADS = 2
+"""What the recipes' time budgets are meant for; models this small gain nothing from many more."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-copies", action="store_true", help="policy: the start can copy pictures already"
     )
     pretrain.add_argument("--seed", type=int, default=0)
+    pretrain.add_argument(
+        "--threads", type=int, default=THREADS, help="cores to use (default %(default)s)"
+    )
     pretrain.add_argument("--resume", action="store_true", help="go on where it was interrupted")
     evaluate = actions.add_parser("evaluate", help="measure a miniature model")
     evaluate.add_argument("model", choices=MODELS[:3])
@@ -75,16 +78,18 @@ def run(args: argparse.Namespace) -> int:
 def _pretrain(args: argparse.Namespace) -> int:
     import torch
 
-    torch.set_num_threads(1)
+    if args.threads < 1:
+        raise ConfigError(f"--threads is 1 or more, got {args.threads}; leave it out for {THREADS}")
+    torch.set_num_threads(args.threads)
     output = args.output or Path("deploy/models") / args.model
     narrator = Narrator()
     narrator.say(f"training the {args.model} into {output}")
-    PRETRAIN[args.model](args, output, _ProgressLines(narrator))
+    PRETRAIN[args.model](args, output, ProgressLines(narrator))
     narrator.say(f"{args.model}: written to {output}")
     return 0
 
 
-def _pretrain_policy(args: argparse.Namespace, output: Path, show: _ProgressLines) -> None:
+def _pretrain_policy(args: argparse.Namespace, output: Path, show: ProgressLines) -> None:
     from alphagrpo.shapes.policy.pretrain import pretrain_policy
 
     pretrain_policy(
@@ -99,7 +104,7 @@ def _pretrain_policy(args: argparse.Namespace, output: Path, show: _ProgressLine
     )
 
 
-def _pretrain_autoencoder(args: argparse.Namespace, output: Path, show: _ProgressLines) -> None:
+def _pretrain_autoencoder(args: argparse.Namespace, output: Path, show: ProgressLines) -> None:
     from safetensors.torch import save_file
 
     from alphagrpo.shapes.policy.pretrain_autoencoder import pretrain_autoencoder
@@ -118,13 +123,13 @@ def _pretrain_autoencoder(args: argparse.Namespace, output: Path, show: _Progres
     save_file(state, output / "ae.safetensors")
 
 
-def _pretrain_decomposer(args: argparse.Namespace, output: Path, show: _ProgressLines) -> None:
+def _pretrain_decomposer(args: argparse.Namespace, output: Path, show: ProgressLines) -> None:
     from alphagrpo.shapes.judges.pretrain_decomposer import pretrain_decomposer
 
     pretrain_decomposer(output, **_common(args), progress=show)
 
 
-def _pretrain_verifier(args: argparse.Namespace, output: Path, show: _ProgressLines) -> None:
+def _pretrain_verifier(args: argparse.Namespace, output: Path, show: ProgressLines) -> None:
     from alphagrpo.shapes.judges.pretrain_verifier import pretrain_verifier
 
     pretrain_verifier(output, **_common(args), progress=show)
@@ -145,32 +150,6 @@ PRETRAIN: dict[str, Callable[..., None]] = {
     "decomposer": _pretrain_decomposer,
     "verifier": _pretrain_verifier,
 }
-
-
-class _ProgressLines:
-    """Shows a training's progress: a bar on a terminal, a line per 2 % in a log."""
-
-    def __init__(self, narrator: Narrator) -> None:
-        self._narrator = narrator
-        self._told = -1.0
-
-    def __call__(self, progress: TrainProgress, stage: str = "") -> None:
-        figures = "  ".join(f"{name} {value:.3f}" for name, value in progress.figures.items())
-        text = (
-            f"{stage} {progress.fraction:4.0%}  step {progress.step}  loss {progress.loss:.3f}  "
-            f"{figures}  {progress.steps_per_second:.1f} steps/s  "
-            f"left {duration(progress.seconds_left)}"
-        ).strip()
-        console = self._narrator.console
-        if console.is_terminal:
-            filled = round(30 * progress.fraction)
-            bar = "█" * filled + "·" * (30 - filled)
-            console.print(f"[cyan]{bar}[/cyan] {text}", end="\r", soft_wrap=True)
-            if progress.fraction >= 1:
-                console.print()
-        elif progress.fraction - self._told >= 0.02 or progress.fraction >= 1:
-            self._told = progress.fraction
-            self._narrator.say(text)
 
 
 def _evaluate(args: argparse.Namespace) -> int:

@@ -43,8 +43,9 @@ from alphagrpo.shapes.world import CELL, SIZE
 
 log = logging.getLogger(__name__)
 
-AUTOENCODER_MINUTES = 24.0
-POLICY_MINUTES = 40.0
+AUTOENCODER_MINUTES = 36.0
+POLICY_MINUTES = 45.0
+"""Together with the tables in between below 90 minutes."""
 CONTINUED_MINUTES = 32.0
 CONTINUED_RATE = 1e-3
 """Learning rate of a run that starts from trained weights."""
@@ -112,10 +113,10 @@ def pretrain_policy(
 
     Args:
         output: folder of the checkpoint; ``training/`` in it holds the resumable state.
-        minutes: time budget of the policy; 40 where neither it nor ``steps`` is
-            given, 32 with ``start``.
+        minutes: time budget of the policy; 45 where neither it nor ``steps`` is given,
+            32 with ``start``.
         steps: its steps; the first bound ends the run.
-        autoencoder_minutes: time budget of the autoencoder before it; 24 where nothing is given.
+        autoencoder_minutes: time budget of the autoencoder before it; 36 where nothing is given.
         autoencoder_steps: its steps.
         start: a policy's folder to continue from, its autoencoder included, at a lower rate.
         copies: put in heads that look at their own cell, and begin with copies of pictures; False

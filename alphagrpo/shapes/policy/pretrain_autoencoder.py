@@ -152,7 +152,7 @@ def pretrain_autoencoder(
     Args:
         steps: optimizer steps of 16 pictures, shared by both phases; at least one of steps and
             minutes is given.
-        minutes: time budget; 24 on two cores with AVX-512 are about 5,500 steps of all three legs.
+        minutes: time budget of all three legs.
         seed: of weights and data.
         checkpoint: folder of the resumable state, or None.
         resume: continue from it.

@@ -22,7 +22,8 @@ SURFACE = {
     "report": {"run_folder"},
     "shapes": {"action"},
     "shapes pretrain": {
-        "model", "--output", "--minutes", "--steps", "--start", "--no-copies", "--seed", "--resume",
+        "model", "--output", "--minutes", "--steps", "--start", "--no-copies", "--seed",
+        "--threads", "--resume",
     },
     "shapes evaluate": {
         "model", "--folder", "--num", "--seed", "--skills", "--policy", "--pictures", "--json",
