@@ -52,10 +52,22 @@ CLAIMS: tuple[Claim, ...] = (
         (*PLAIN, *LAST, "improved"),
     ),
     between(
+        "SRR training makes refinements help more often, thought",
+        "srr",
+        "base",
+        (*THOUGHT, *LAST, "improved"),
+    ),
+    between(
         "SRR training makes refinements harm less often, plain",
         "base",
         "srr",
         (*PLAIN, *LAST, "harmed"),
+    ),
+    between(
+        "SRR training makes refinements harm less often, thought",
+        "base",
+        "srr",
+        (*THOUGHT, *LAST, "harmed"),
     ),
     between(
         "SRR training makes reflections name real defects, plain",
