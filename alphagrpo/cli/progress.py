@@ -41,4 +41,5 @@ class ProgressLines:
 
     def _is_due(self, fraction: float) -> bool:
         # A fraction below the last one is the start of another leg of the same training.
-        return not self._told <= fraction < min(1.0, self._told + LOGGED_SHARE)
+        began_anew = fraction < self._told
+        return began_anew or fraction >= min(1.0, self._told + LOGGED_SHARE)

@@ -47,8 +47,6 @@ class TrainSettings:
     ema: float = 0.995
     """Decay of the averaged weights; 0 switches averaging off."""
     seed: int = 0
-    bf16: bool = False
-    """Run the loss under CPU bfloat16 autocast; weights and optimizer stay float32."""
     checkpoint: Path | None = None
     """Folder of the resumable state; None keeps none."""
     checkpoint_seconds: float = 60.0
@@ -164,8 +162,7 @@ class _Run:
         factor = cosine_factor(self.fraction(step + 1), step, settings.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bf16):
-            value, figures = loss(step, np.random.default_rng(seed))
+        value, figures = loss(step, np.random.default_rng(seed))
         if not math.isfinite(float(value.detach())):
             raise FloatingPointError(
                 f"the loss stays finite, got {float(value.detach())} at step {step}; "
