@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pretrain = actions.add_parser("pretrain", help="train a miniature model (resumable)")
     pretrain.add_argument("model", choices=MODELS)
     pretrain.add_argument("--output", type=Path, help="folder (default deploy/models/MODEL)")
-    pretrain.add_argument("--minutes", type=float, help="time budget; the default is the recipe's")
-    pretrain.add_argument("--steps", type=int, help="optimizer steps instead of a time budget")
+    pretrain.add_argument("--minutes", type=float, help="time budget in place of the recipe's bounds")
+    pretrain.add_argument("--steps", type=int, help="optimizer steps in place of the recipe's bounds")
     pretrain.add_argument("--start", type=Path, help="policy: continue from this folder's weights")
     pretrain.add_argument(
         "--no-copies", action="store_true", help="policy: the start can copy pictures already"
@@ -109,9 +109,8 @@ def _pretrain_autoencoder(args: argparse.Namespace, output: Path, show: Progress
 
     from alphagrpo.shapes.policy.pretrain_autoencoder import pretrain_autoencoder
 
-    minutes = args.minutes if args.minutes or args.steps else 8.0
     autoencoder = pretrain_autoencoder(
-        minutes=minutes,
+        minutes=args.minutes,
         steps=args.steps,
         seed=args.seed,
         resume=args.resume,
@@ -155,7 +154,9 @@ PRETRAIN: dict[str, Callable[..., None]] = {
 def _evaluate(args: argparse.Namespace) -> int:
     folder = args.folder or Path("deploy/models") / args.model
     given = _given_pictures(args)
-    figures = _evaluator(args.model, args.skills)(folder, n=args.num, seed=args.seed, **given)
+    evaluator = _evaluator(args.model, args.skills)
+    with Narrator(aside=True).stage(f"measuring {folder}, {args.num:,} cases of each sort"):
+        figures = evaluator(folder, n=args.num, seed=args.seed, **given)
     if args.json:
         print_json({"model": args.model, **figures})
     else:

@@ -1,4 +1,4 @@
-"""How good a miniature policy is with pictures: captions, comparisons, edits, refinements.
+"""How good a miniature policy is with pictures: coding, captions, comparisons, edits, refinements.
 
 All of it on held-out combinations, by the oracle from pixels, with the functions of the rollout.
 A share over n cases has a standard error of sqrt(p (1 - p) / n): 0.022 for 512 cases at a half.
@@ -38,9 +38,10 @@ from alphagrpo.shapes.oracle import judge, read_many
 from alphagrpo.shapes.policy.changes import spoilt
 from alphagrpo.shapes.policy.corpus import CAPTION_PROMPT, SYSTEM_PROMPT, compare_prompt
 from alphagrpo.shapes.policy.evaluate import LATENT_GRID, EvaluationSettings
+from alphagrpo.shapes.policy.pretrain_autoencoder import read_alike
 from alphagrpo.shapes.prompts import Wording
 from alphagrpo.shapes.render import render_many
-from alphagrpo.shapes.specs import sample_scene
+from alphagrpo.shapes.specs import random_scene, sample_scene
 from alphagrpo.shapes.splits import wordings
 from alphagrpo.shapes.world import Scene
 
@@ -185,6 +186,16 @@ def compositions(
     }
 
 
+def round_trips(model: Bagel, n: int = 256, seed: int = 0) -> dict[str, float]:
+    """``autoencoder.alike``: share of random scenes still read rightly after encoding and decoding.
+
+    Not of held-out combinations alone: a codec may have seen every shape in every colour.
+    """
+    rng = _generator("round trip", seed)
+    alike = read_alike(model.autoencoder, [random_scene(rng) for _ in range(n)])
+    return {"autoencoder.n": float(n), "autoencoder.alike": _share(alike)}
+
+
 def skills(
     model: Bagel,
     tokenizer: FolderTokenizer,
@@ -192,8 +203,9 @@ def skills(
     seed: int = 0,
     settings: EvaluationSettings | None = None,
 ) -> dict[str, float]:
-    """All four: captions, comparisons, edits and untrained refinements, ``n`` of each."""
+    """All: round trips, captions, comparisons, edits and untrained refinements, ``n`` of each."""
     return {
+        **round_trips(model, n, seed),
         **captions(model, tokenizer, n, seed, settings),
         **comparisons(model, tokenizer, n, seed, settings),
         **edit_benchmark(model, tokenizer, n, seed, settings),

@@ -43,9 +43,9 @@ from alphagrpo.shapes.world import CELL, SIZE
 
 log = logging.getLogger(__name__)
 
-AUTOENCODER_MINUTES = 36.0
-POLICY_MINUTES = 45.0
-"""Together with the tables in between below 90 minutes."""
+POLICY_MINUTES, POLICY_STEPS = 45.0, 5000
+"""The first bound ends the run, so that a faster machine is done sooner and not with another model.
+With the autoencoder and the tables in between below 90 minutes."""
 CONTINUED_MINUTES = 32.0
 CONTINUED_RATE = 1e-3
 """Learning rate of a run that starts from trained weights."""
@@ -113,11 +113,11 @@ def pretrain_policy(
 
     Args:
         output: folder of the checkpoint; ``training/`` in it holds the resumable state.
-        minutes: time budget of the policy; 45 where neither it nor ``steps`` is given,
-            32 with ``start``.
-        steps: its steps; the first bound ends the run.
-        autoencoder_minutes: time budget of the autoencoder before it; 36 where nothing is given.
-        autoencoder_steps: its steps.
+        minutes: time budget of the policy.
+        steps: its steps; the first bound ends the run. Where neither is given, 45 minutes and
+            5,000 steps; 32 minutes with ``start``.
+        autoencoder_minutes: time budget of the autoencoder before it.
+        autoencoder_steps: its steps; where neither is given, ``pretrain_autoencoder``'s bounds.
         start: a policy's folder to continue from, its autoencoder included, at a lower rate.
         copies: put in heads that look at their own cell, and begin with copies of pictures; False
             for a start that can copy already.
@@ -131,6 +131,7 @@ def pretrain_policy(
     tokenizer = build_tokenizer()
     if minutes is None and steps is None:
         minutes = POLICY_MINUTES if start is None else CONTINUED_MINUTES
+        steps = POLICY_STEPS if start is None else None
 
     def tell(stage: str) -> Callable[[TrainProgress], None] | None:
         return None if progress is None else lambda state: progress(stage, state)
@@ -138,8 +139,6 @@ def pretrain_policy(
     if start is not None:
         model = load_bagel(start)
     else:
-        if autoencoder_minutes is None and autoencoder_steps is None:
-            autoencoder_minutes = AUTOENCODER_MINUTES
         autoencoder = pretrain_autoencoder(
             steps=autoencoder_steps,
             minutes=autoencoder_minutes,

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from alphagrpo.models.bagel.autoencoder import Autoencoder
 from alphagrpo.models.bagel.config import AutoencoderConfig
+from alphagrpo.shapes.oracle import read_many
 from alphagrpo.shapes.pixels import to_bytes, to_pixels
 from alphagrpo.shapes.policy.autoencoder_data import (
     BATCH,
@@ -59,6 +60,8 @@ EVENNESS = 0.35
 PHASES = (Phase("crowded", 0.25, 2e-3, 0.0, 0.5), Phase("mixed", 0.12, 1.2e-3, 0.6, 0.8))
 """First many shapes quickly, then what pictures are really like; then the decoder alone."""
 DECODER_RATE = 1e-3
+MINUTES, STEPS = 36.0, 6500
+"""Of all legs; the first bound ends each. Half the steps read a third of the pictures wrongly."""
 
 
 def miniature_autoencoder_config() -> AutoencoderConfig:
@@ -150,9 +153,9 @@ def pretrain_autoencoder(
     """Train an autoencoder on renders and return it frozen, with its scale and shift set.
 
     Args:
-        steps: optimizer steps of 16 pictures, shared by both phases; at least one of steps and
-            minutes is given.
-        minutes: time budget of all three legs.
+        steps: optimizer steps of 16 pictures, shared by the three legs; where neither they nor
+            ``minutes`` are given, 6,500 steps within 36 minutes.
+        minutes: time budget of all three legs; the first bound ends each of them.
         seed: of weights and data.
         checkpoint: folder of the resumable state, or None.
         resume: continue from it.
@@ -160,6 +163,8 @@ def pretrain_autoencoder(
         config: another shape than the miniature's.
         pool: pictures encoded once for the decoder's leg.
     """
+    if steps is None and minutes is None:
+        steps, minutes = STEPS, MINUTES
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         autoencoder = Autoencoder(config or miniature_autoencoder_config())
@@ -192,9 +197,11 @@ def _phase_loss(
     return autoencoder_loss(autoencoder, rng, phase)
 
 
-def pixel_error(autoencoder: Autoencoder, scenes: list[Scene]) -> float:
-    """Mean absolute error of reconstructions, in colour levels of 255."""
-    drawn = torch.from_numpy(np.stack([render(scene) for scene in scenes])).float()
-    return float(
-        (torch.from_numpy(reconstructions(autoencoder, scenes)).float() - drawn).abs().mean()
-    )
+def read_alike(autoencoder: Autoencoder, scenes: list[Scene]) -> list[bool]:
+    """Whether the oracle reads each scene from its render as encoded and decoded."""
+    readings = read_many(reconstructions(autoencoder, scenes))
+    return [
+        (found.background, {(o.kind, o.colour, o.row, o.col) for o in found.objects})
+        == (scene.background, {tuple(o) for o in scene.objects})
+        for found, scene in zip(readings, scenes, strict=True)
+    ]

@@ -15,7 +15,6 @@ from alphagrpo.models.bagel.autoencoder import Autoencoder
 from alphagrpo.models.unified import SpecialTokens
 from alphagrpo.rollout.policy import FolderTokenizer
 from alphagrpo.shapes.language import parse_canonical
-from alphagrpo.shapes.oracle import read_many
 from alphagrpo.shapes.pixels import to_bytes, to_pixels
 from alphagrpo.shapes.policy.corpus import KNOWN_RIGHT, Corpus, beliefs, noisy_spec, rightness
 from alphagrpo.shapes.policy.evaluate import evaluate_policy
@@ -25,7 +24,7 @@ from alphagrpo.shapes.policy.pretrain import miniature_config, pretrain_policy, 
 from alphagrpo.shapes.policy.pretrain_autoencoder import (
     balance,
     miniature_autoencoder_config,
-    reconstructions,
+    read_alike,
 )
 from alphagrpo.shapes.render import render_many
 from alphagrpo.shapes.riddles import RIDDLES
@@ -188,12 +187,7 @@ def test_the_folder_loads_and_is_evaluated(trained):
 def test_shipped_autoencoder_is_read_alike_by_the_oracle():
     model = load_bagel(SHIPPED)
     scenes = [random_scene(np.random.default_rng(seed)) for seed in range(60)]
-    found = read_many(reconstructions(model.autoencoder, scenes))
-    alike = [
-        (a.background, {(o.kind, o.colour, o.row, o.col) for o in a.objects})
-        == (s.background, {tuple(o) for o in s.objects})
-        for a, s in zip(found, scenes, strict=True)
-    ]
+    alike = read_alike(model.autoencoder, scenes)
     assert np.mean(alike) >= 0.98
 
 
