@@ -24,7 +24,7 @@ from alphagrpo.shapes.specs import (
     sample_extras,
     sample_spec,
 )
-from alphagrpo.shapes.splits import split_of
+from alphagrpo.shapes.splits import draw_wording, split_of
 from alphagrpo.shapes.world import BACKGROUND_NAMES, COLOUR_NAMES, KINDS, MAX_OBJECTS, pick
 
 _TRIES = 4
@@ -148,7 +148,8 @@ def prompt_about(
     """A training wording about a picture, and which of its semantic questions hold.
 
     ``reading`` is what is seen, ``meant`` what was to be drawn. ``right`` asks for a prompt that
-    holds altogether (or not); where a few tries find none, the last one is taken as it is.
+    holds altogether (or not); where a few tries find none, the last one is taken as it is, and
+    where there are no words for it at all, any training prompt.
     """
     found: tuple[Wording, list[bool]] | None = None
     for attempt in range(10 * _TRIES):
@@ -160,5 +161,8 @@ def prompt_about(
         found = wording, semantic_truths(wording.spec, reading)
         if all(found[1]) == right or attempt >= _TRIES:
             break
-    assert found is not None, "every reading has some training prompt near it"
+    if found is None:
+        # Nearly all words for what is seen, and for what is nearly so, may be held out.
+        wording = draw_wording("train", sort, rng)
+        found = wording, semantic_truths(wording.spec, reading)
     return found

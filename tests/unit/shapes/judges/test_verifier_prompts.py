@@ -118,6 +118,18 @@ def test_prompts_are_of_training_words_and_right_as_often_as_asked():
     assert 40 < riddles < 120
 
 
+def test_a_picture_without_words_in_training_gets_another_pictures_prompt(monkeypatch):
+    # Step 3150 of the verifier's recipe: both sorts seen have next to no training riddle.
+    monkeypatch.setattr(about, "training_wording", lambda *_: None)
+    crosses = [Seen("cross", "green", 0, column, 1.0) for column in range(3)]
+    reading = Reading((*crosses, Seen("cross", "orange", 2, 2, 1.0)), "black", True, True, True)
+    rng = np.random.default_rng(3150)
+    for right in (False, True):
+        wording, held = about.prompt_about(reading, reading, "thought", rng, right)
+        assert split_of(wording) == "train" and wording.riddles
+        assert held == texts.semantic_truths(wording.spec, reading)
+
+
 def test_altered_specs_are_of_the_world_and_mostly_other():
     rng = np.random.default_rng(2)
     relation = Spec((Item(1, "red", "circle"), Item(1, "blue", "cross")), "above", "white")
