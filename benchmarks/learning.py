@@ -19,7 +19,7 @@ from benchmarks.running import Bench, Experiment
 from benchmarks.tables import at, by_row, differences, interval, markdown, same_seed, spread
 
 SEEDS = (1, 2, 3)
-STEPS = 120
+STEPS = 300
 NO_THOUGHT = {
     "task.think": False,
     "reward.format_bonus": 0.0,
