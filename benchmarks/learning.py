@@ -54,13 +54,26 @@ def rate(value: float) -> dict[str, Any]:
 
 
 LARGE = {"rollout.prompts_per_step": 32, "rollout.group_size": 16}
+SHORT = 96
+"""Steps of what was tried against the setting of choice, with one seed."""
+
+
+def tried(changes: Mapping[str, Any], steps: int = SHORT) -> Setting:
+    """The setting of choice with something changed."""
+    return Setting(changes={**rate(1.5e-4), **changes}, steps=steps, seeds=SEEDS[:1])
+
+
 SETTINGS: dict[str, Setting] = {
-    # The batch of the demo, then settings tried against it with one seed.
     "base": Setting(),
     "rate-15e-5": Setting(changes=rate(1.5e-4), steps=STEPS),
-    "rate-5e-5": Setting(changes=rate(5.0e-5), steps=STEPS, seeds=SEEDS[:1]),
-    "large-batch": Setting(changes={**rate(1.5e-4), **LARGE}, steps=STEPS // 2, seeds=SEEDS[:1]),
+    "short": tried({}),
+    "rate-5e-5": tried(rate(5.0e-5)),
+    "batch-std": tried({"algorithm.advantage_std": "batch"}),
+    "lora": tried({"model.trainable": "lora", **rate(1.0e-3)}),
+    "unguided": tried({"rollout.flow.guidance.text_scale": 1.0}),
+    "large-batch": tried(LARGE, steps=SHORT * 3 // 8),
 }
+"""``large-batch`` sees as many pictures as the others that were tried."""
 
 
 def experiments(steps: int | None, only: Sequence[str] | None) -> list[Experiment]:
