@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pretrain = actions.add_parser("pretrain", help="train a miniature model (resumable)")
     pretrain.add_argument("model", choices=MODELS)
     pretrain.add_argument("--output", type=Path, help="folder (default deploy/models/MODEL)")
-    pretrain.add_argument("--minutes", type=float, help="time budget in place of the recipe's bounds")
-    pretrain.add_argument("--steps", type=int, help="optimizer steps in place of the recipe's bounds")
+    pretrain.add_argument("--minutes", type=float, help="time budget in place of the recipe's")
+    pretrain.add_argument("--steps", type=int, help="optimizer steps in place of the recipe's")
     pretrain.add_argument("--start", type=Path, help="policy: continue from this folder's weights")
     pretrain.add_argument(
         "--no-copies", action="store_true", help="policy: the start can copy pictures already"

@@ -126,7 +126,8 @@ def test_a_picture_without_words_in_training_gets_another_pictures_prompt(monkey
     rng = np.random.default_rng(3150)
     for right in (False, True):
         wording, held = about.prompt_about(reading, reading, "thought", rng, right)
-        assert split_of(wording) == "train" and wording.riddles
+        assert split_of(wording) == "train"
+        assert wording.riddles
         assert held == texts.semantic_truths(wording.spec, reading)
 
 
