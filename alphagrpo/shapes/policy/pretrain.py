@@ -43,10 +43,12 @@ from alphagrpo.shapes.world import CELL, SIZE
 
 log = logging.getLogger(__name__)
 
-POLICY_MINUTES, POLICY_STEPS = 45.0, 5000
-"""The first bound ends the run, so that a faster machine is done sooner and not with another model.
-With the autoencoder and the tables in between below 90 minutes."""
-CONTINUED_MINUTES = 32.0
+FROM_SCRATCH: tuple[float, int] = (45.0, 5000)
+"""Minutes and steps of the policy; the first bound ends the run, so that a faster machine is done
+sooner and not with another model. With the autoencoder and the tables in between below 90 minutes.
+"""
+CONTINUED: tuple[float, None] = (32.0, None)
+"""The same of a run that starts from trained weights."""
 CONTINUED_RATE = 1e-3
 """Learning rate of a run that starts from trained weights."""
 
@@ -130,8 +132,7 @@ def pretrain_policy(
     output, recipe = Path(output), recipe or PolicyRecipe()
     tokenizer = build_tokenizer()
     if minutes is None and steps is None:
-        minutes = POLICY_MINUTES if start is None else CONTINUED_MINUTES
-        steps = POLICY_STEPS if start is None else None
+        minutes, steps = FROM_SCRATCH if start is None else CONTINUED
 
     def tell(stage: str) -> Callable[[TrainProgress], None] | None:
         return None if progress is None else lambda state: progress(stage, state)
