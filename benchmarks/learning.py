@@ -46,6 +46,20 @@ class Setting:
     steps: int = 0
     """Optimizer steps; 0 for the base."""
     seeds: Sequence[int] = SEEDS
+    decays: bool = False
+    """Whether the rate falls to 0 over the run's steps."""
+
+    def experiment(self, row: str, seed: int, steps: int | None) -> Experiment:
+        """One run of it; ``steps`` in place of its own, except for the base, which has none."""
+        count = (steps or self.steps) if self.steps else 0
+        decay = {"optimizer.decay_steps": count} if self.decays else {}
+        return Experiment(
+            row=row,
+            seed=seed,
+            config="shapes-rt2i.yaml",
+            training={**RT2I_NO_THOUGHT, **self.changes, **decay},
+            steps=count,
+        )
 
 
 def rate(value: float) -> dict[str, Any]:
@@ -66,6 +80,7 @@ def tried(changes: Mapping[str, Any], steps: int = SHORT) -> Setting:
 SETTINGS: dict[str, Setting] = {
     "base": Setting(),
     "rate-15e-5": Setting(changes=rate(1.5e-4), steps=STEPS),
+    "decay": Setting(changes=rate(1.5e-4), steps=STEPS, seeds=SEEDS[:1], decays=True),
     "short": tried({}),
     "rate-5e-5": tried(rate(5.0e-5)),
     "batch-std": tried({"algorithm.advantage_std": "batch"}),
@@ -79,13 +94,7 @@ SETTINGS: dict[str, Setting] = {
 def experiments(steps: int | None, only: Sequence[str] | None) -> list[Experiment]:
     """The base and every setting tried, seed by seed; ``steps`` for all in place of their own."""
     return [
-        Experiment(
-            row=row,
-            seed=seed,
-            config="shapes-rt2i.yaml",
-            training={**RT2I_NO_THOUGHT, **setting.changes},
-            steps=(steps or setting.steps) if setting.steps else 0,
-        )
+        setting.experiment(row, seed, steps)
         for seed in SEEDS
         for row, setting in SETTINGS.items()
         if seed in setting.seeds and (not only or row in only)

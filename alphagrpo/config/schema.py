@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from alphagrpo.config.optimization import OptimizerConfig
 from alphagrpo.config.programs import ASKING_THE_SET, BUILT_IN_PROGRAMS, check_program_name
 from alphagrpo.config.refinement import RefinementConfig
 from alphagrpo.config.sampling import (
@@ -153,20 +154,6 @@ class RewardConfig(Section):
         return self
 
 
-class OptimizerConfig(Section):
-    """AdamW on the trainable parameters, with float32 masters."""
-
-    lr: float = Field(5e-5, gt=0)
-    generation_lr: float | None = Field(None, gt=0)
-    """Of the generation expert, which denoises, where it is to differ from that of the expert which
-    reads and thinks: thoughts learn from far fewer numbers than pictures do."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    grad_clip: float = Field(1.0, gt=0)
-    warmup_steps: int = Field(0, ge=0)
-
-
 class ServiceConfig(Section):
     """How the run reaches the two services."""
 
@@ -250,6 +237,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _possible(self) -> RunConfig:
         self.rollout.flow.check("rollout.flow")
+        self.optimizer.check(self.training.num_steps)
         self._check_refinement()
         if not self.task.think and self.reward.format_bonus:
             raise ValueError(

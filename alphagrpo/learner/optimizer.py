@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from alphagrpo.config.schema import OptimizerConfig
+from alphagrpo.config.optimization import OptimizerConfig
 from alphagrpo.errors import CheckpointError
 from alphagrpo.models.lora import of_generation_expert
 
@@ -55,9 +55,9 @@ class MasterAdamW:
         norm = float(torch.nn.utils.clip_grad_norm_(self._masters.values(), self._config.grad_clip))
         if norm != norm or norm == float("inf"):
             return norm
-        warm = (index + 1) / self._config.warmup_steps if self._config.warmup_steps else 1.0
+        factor = self._config.rate_factor(index)
         for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
-            group["lr"] = rate * min(1.0, warm)
+            group["lr"] = rate * factor
         self._adam.step()
         with torch.no_grad():
             for name, parameter in self._parameters.items():

@@ -27,7 +27,8 @@ def test_every_training_and_evaluation_is_a_valid_config(module: ModuleType) -> 
     assert len({experiment.name for experiment in found}) == len(found)
     for experiment in found:
         shared = {"name": experiment.name, "seed": experiment.seed}
-        trained = load(experiment.config, {**experiment.changes, **experiment.training, **shared})
+        training = {**experiment.training, "training.num_steps": max(1, experiment.steps)}
+        trained = load(experiment.config, {**experiment.changes, **training, **shared})
         judged = load(
             module.BENCH.evaluation_config,
             {**experiment.changes, **experiment.evaluation, **module.BENCH.evaluation, **shared},

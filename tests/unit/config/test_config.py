@@ -70,6 +70,7 @@ def test_the_released_recipe_is_the_default_of_every_section() -> None:
         ),
         ({"name": "no spaces here"}, "name"),
         ({"training": {"max_minutes": 0}}, "training.max_minutes"),
+        ({"optimizer": {"decay_steps": 3}, "training": {"num_steps": 4}}, "decay_steps .* 3 and 4"),
         ({"model": {"dtype": "float16"}}, "model.dtype"),
     ],
 )

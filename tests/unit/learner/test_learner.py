@@ -295,7 +295,7 @@ def test_broken_checkpoints_are_refused(tmp_path) -> None:
 
 
 def test_half_precision_weights_move_by_less_than_their_resolution() -> None:
-    from alphagrpo.config.schema import OptimizerConfig
+    from alphagrpo.config.optimization import OptimizerConfig
     from alphagrpo.learner.optimizer import MasterAdamW
 
     weight = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
@@ -307,7 +307,7 @@ def test_half_precision_weights_move_by_less_than_their_resolution() -> None:
 
 
 def test_each_expert_has_its_own_rate() -> None:
-    from alphagrpo.config.schema import OptimizerConfig
+    from alphagrpo.config.optimization import OptimizerConfig
     from alphagrpo.learner.optimizer import MasterAdamW
 
     names = ("layers.0.q_proj.weight", "layers.0.q_proj_moe_gen.weight")
@@ -323,8 +323,23 @@ def test_each_expert_has_its_own_rate() -> None:
     assert optimizer.learning_rate == pytest.approx(2e-3)
 
 
+def test_the_rate_falls_to_zero_over_decay_steps() -> None:
+    from alphagrpo.config.optimization import OptimizerConfig
+    from alphagrpo.learner.optimizer import MasterAdamW
+
+    weight = torch.nn.Parameter(torch.ones(2))
+    config = OptimizerConfig(lr=1e-3, warmup_steps=2, decay_steps=4, weight_decay=0.0)
+    optimizer = MasterAdamW({"w": weight}, config)
+    rates = []
+    for step in range(5):
+        weight.grad = torch.ones(2)
+        optimizer.step(step)
+        rates.append(optimizer.learning_rate)
+    assert rates == pytest.approx([5e-4, 7.5e-4, 5e-4, 2.5e-4, 0.0])
+
+
 def test_gradient_that_is_not_finite_leaves_the_weights() -> None:
-    from alphagrpo.config.schema import OptimizerConfig
+    from alphagrpo.config.optimization import OptimizerConfig
     from alphagrpo.learner.optimizer import MasterAdamW
 
     weight = torch.nn.Parameter(torch.ones(2))
