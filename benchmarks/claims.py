@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from alphagrpo.eval.paired import PairedDifference
 from benchmarks.outcomes import paired
 from benchmarks.tables import differences, interval, markdown, same_seed, spread
 
@@ -14,8 +15,12 @@ RIGHT = ("all_right",)
 CLAIMED = """
 Differences in points of the figure named, of the same seed and prompts: mean ± standard deviation
 over seeds, the 95 % interval of the paired difference over the prompts of all seeds (which says
-nothing of other seeds), and in how many seeds it is above 0. One seed shows a direction at most.
+nothing of other seeds), and in how many seeds it is above 0. "here" is "holds" where the whole
+interval and every one of three seeds are above 0, "the opposite" where all are below, and otherwise
+"not shown", or only which way the seeds point where there are fewer or no interval is known.
 """
+ENOUGH = 3
+"""Seeds from which on a claim may be said to hold."""
 Side = tuple[str, tuple[str, ...]]
 Claim = tuple[str, Side, Side]
 """What is claimed, (row, figure) that should be above, (row, figure) that should be below."""
@@ -111,7 +116,30 @@ def claims_table(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         pairs = same_seed(rows.get(above, []), rows.get(below, []))
         known = differences(pairs, path, other)
         wins = f"{sum(d > 0 for d in known)} of {len(known)}" if known else "not run"
-        over_prompts = interval(paired(pairs, path[1:], other[1:]))
-        lines.append([claim, f"{above} - {below}", spread(known), over_prompts, wins])
-    header = ["claim", "difference", "points", "95 % over prompts", "seeds above 0"]
+        over_prompts = paired(pairs, path[1:], other[1:])
+        lines.append(
+            [
+                claim,
+                f"{above} - {below}",
+                spread(known),
+                interval(over_prompts),
+                wins,
+                verdict(known, over_prompts),
+            ]
+        )
+    header = ["claim", "difference", "points", "95 % over prompts", "seeds above 0", "here"]
     return markdown(header, lines)
+
+
+def verdict(differences: Sequence[float], over_prompts: PairedDifference | None) -> str:
+    """What the seeds and the interval say of a claim, by the rule of :data:`CLAIMED`."""
+    if not differences:
+        return "-"
+    rises, falls = (all(sign * d > 0 for d in differences) for sign in (1, -1))
+    if over_prompts is None or len(differences) < ENOUGH:
+        return "points up" if rises else "points down" if falls else "seeds differ"
+    if rises and over_prompts.low > 0:
+        return "holds"
+    if falls and over_prompts.high < 0:
+        return "the opposite"
+    return "not shown"

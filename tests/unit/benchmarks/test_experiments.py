@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from alphagrpo.config import load_config
+from alphagrpo.eval.paired import PairedDifference
 from benchmarks import experiments, learning, method, running
+from benchmarks.claims import verdict
 from benchmarks.running import Bench, Experiment, RunFailed, settings
 from benchmarks.tables import spread
 
@@ -72,8 +74,28 @@ def test_claims_are_differences_of_the_same_seed() -> None:
             result("base", 3, 0.1),
         ]
     )
-    assert "| RT2I training helps, plain | rt2i - base | 10.0 | - | 1 of 1 |" in page
-    assert "| quality questions help, thought | rt2i - rt2i-semantic | - | - | not run |" in page
+    assert "| RT2I training helps, plain | rt2i - base | 10.0 | - | 1 of 1 | points up |" in page
+    semantic = "| quality questions help, thought | rt2i - rt2i-semantic | - | - | not run | - |"
+    assert semantic in page
+
+
+@pytest.mark.parametrize(
+    ("seeds", "low", "high", "says"),
+    [
+        ([], None, None, "-"),
+        ([0.1, 0.2], 0.05, 0.2, "points up"),
+        ([-0.1, -0.2, -0.1], None, None, "points down"),
+        ([0.1, -0.2], -0.1, 0.1, "seeds differ"),
+        ([0.1, 0.2, 0.1], 0.05, 0.2, "holds"),
+        ([0.1, 0.2, 0.1], -0.05, 0.2, "not shown"),
+        ([0.1, 0.2, -0.1], 0.01, 0.2, "not shown"),
+        ([-0.1, -0.2, -0.1], -0.2, -0.05, "the opposite"),
+    ],
+)
+def test_what_a_claim_needs_to_hold(seeds, low, high, says):
+    known = low is not None
+    over_prompts = PairedDifference(mean=0.0, low=low, high=high, n=9) if known else None
+    assert verdict(seeds, over_prompts) == says
 
 
 @pytest.fixture
