@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alphagrpo.eval.paired import PairedDifference
-from benchmarks.outcomes import paired
+from benchmarks.outcomes import paired, pooled
 from benchmarks.tables import differences, interval, markdown, same_seed, spread
 
-PLAIN, THOUGHT = ("evaluation", "plain"), ("evaluation", "thought")
+PLAIN, THOUGHT, ALL = (("evaluation", sort) for sort in ("plain", "thought", "all"))
 GATED, LAST = ("refined", "round1", "gated"), ("refined", "round1", "last")
 RIGHT = ("all_right",)
 CLAIMED = """
@@ -18,6 +18,7 @@ over seeds, the 95 % interval of the paired difference over the prompts of all s
 nothing of other seeds), and in how many seeds it is above 0. "here" is "holds" where the whole
 interval and every one of three seeds are above 0, "the opposite" where all are below, and otherwise
 "not shown", or only which way the seeds point where there are fewer or no interval is known.
+"all" is plain and thought prompts together.
 """
 ENOUGH = 3
 """Seeds from which on a claim may be said to hold."""
@@ -50,6 +51,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     within("a gated round helps the trained policy, plain", "srr", PLAIN_GATED, PLAIN_RIGHT),
     within("a gated round helps the trained policy, thought", "srr", THOUGHT_GATED, THOUGHT_RIGHT),
+    within("a gated round helps the trained policy, all", "srr", ALL + GATED + RIGHT, ALL + RIGHT),
     between(
         "SRR training makes refinements help more often, plain",
         "srr",
@@ -63,6 +65,12 @@ CLAIMS: tuple[Claim, ...] = (
         (*THOUGHT, *LAST, "improved"),
     ),
     between(
+        "SRR training makes refinements help more often, all",
+        "srr",
+        "base",
+        (*ALL, *LAST, "improved"),
+    ),
+    between(
         "SRR training makes refinements harm less often, plain",
         "base",
         "srr",
@@ -73,6 +81,12 @@ CLAIMS: tuple[Claim, ...] = (
         "base",
         "srr",
         (*THOUGHT, *LAST, "harmed"),
+    ),
+    between(
+        "SRR training makes refinements harm less often, all",
+        "base",
+        "srr",
+        (*ALL, *LAST, "harmed"),
     ),
     between(
         "SRR training makes reflections name real defects, plain",
@@ -111,6 +125,7 @@ CLAIMS: tuple[Claim, ...] = (
 
 def claims_table(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """One line per claim: the difference over the seeds that both sides have."""
+    rows = {row: [pooled(result) for result in found] for row, found in rows.items()}
     lines = []
     for claim, (above, path), (below, other) in CLAIMS:
         pairs = same_seed(rows.get(above, []), rows.get(below, []))

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.claims import CLAIMED, claims_table
 from benchmarks.experiments import finish, parser
+from benchmarks.outcomes import named_by_defect
 from benchmarks.running import Bench, Experiment
 from benchmarks.tables import at, by_row, markdown, spread
 
@@ -80,6 +81,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
         ]
     parts += ["## What one refinement does, plain prompts, in %", refinements(rows, "plain")]
     parts += ["## What one refinement does, thought prompts, in %", refinements(rows, "thought")]
+    parts += ["## Reflections naming a defect, plain prompts, in %", named(rows)]
     parts += ["## Editing, never trained, in %", edits(rows)]
     parts += ["## The paper's claims, here", CLAIMED.strip(), claims_table(rows)]
     parts += ["## Runs", runs(rows)]
@@ -133,6 +135,14 @@ def refinements(rows: Mapping[str, Sequence[Mapping[str, Any]]], sort: str) -> s
             for row in ROWS
             if row in rows
         ],
+    )
+
+
+def named(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    header = ["row", "of drafts with something unasked", "of other drafts"]
+    shares = {row: named_by_defect(rows[row], "plain") for row in ROWS if row in rows}
+    return markdown(
+        header, [[row, spread(s["extra"]), spread(s["other"])] for row, s in shares.items()]
     )
 
 

@@ -55,6 +55,47 @@ def paired(
     return paired_difference(old, new) if old else None
 
 
+def pooled(result: Mapping[str, Any]) -> dict[str, Any]:
+    """``result`` with a sort ``all``: the outcomes of its sorts in a row, and their shares."""
+    sorts = result.get("outcomes") or {}
+    if len(sorts) < 2:
+        return dict(result)
+    together = _concatenated(list(sorts.values()))
+    return {
+        **result,
+        "outcomes": {**sorts, "all": together},
+        "evaluation": {**result["evaluation"], "all": _shares(together)},
+    }
+
+
+def _concatenated(nodes: Sequence[Any]) -> Any:
+    if isinstance(nodes[0], str):
+        return "".join(nodes)
+    return {key: _concatenated([n[key] for n in nodes]) for key in nodes[0]}
+
+
+def _shares(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {key: _shares(value) for key, value in node.items()}
+    known = [int(c) for c in node if c != UNKNOWN]
+    return sum(known) / len(known) if known else None
+
+
+def named_by_defect(results: Iterable[Mapping[str, Any]], sort: str) -> dict[str, list[float]]:
+    """Share of reflections that name a defect, one number per result.
+
+    ``extra``: where the draft shows something unasked; ``other``: where it only lacks something.
+    """
+    found: dict[str, list[float]] = {"extra": [], "other": []}
+    for result in results:
+        named = lookup(result, "outcomes", sort, "refined", "round1", "last", "named") or ""
+        extra = lookup(result, "outcomes", sort, "extra") or ""
+        for key, wanted in (("extra", "1"), ("other", "0")):
+            some = [n for n, e in zip(named, extra, strict=False) if e == wanted and n != UNKNOWN]
+            found[key] += [some.count("1") / len(some)] if some else []
+    return found
+
+
 def _sort(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {key: _text(line[key] for line in lines) for key in HELD}
     rounds = min(len(line.get("rounds", ())) for line in lines)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.outcomes import outcomes, paired
+from benchmarks.outcomes import named_by_defect, outcomes, paired, pooled
 
 
 def line(sort: str, right: bool, tried: float | None, named: bool | None) -> dict[str, Any]:
@@ -68,3 +68,18 @@ def test_no_difference_of_outcomes_that_are_not_known(other: str) -> None:
     assert paired([(result(1, "111"), result(1, other))], PATH, PATH) is None
     assert paired([(result(1, "111"), {"seed": 1})], PATH, PATH) is None
     assert paired([], PATH, PATH) is None
+
+
+def test_sorts_are_pooled_by_prompt_not_by_share() -> None:
+    kept = {"all_right": "0-"}
+    one = {"outcomes": {"plain": {"all_right": "1110"}, "thought": kept}, "evaluation": {"plain": 1}}
+    found = pooled(one)
+    assert found["outcomes"]["all"] == {"all_right": "11100-"}
+    assert found["evaluation"] == {"plain": 1, "all": {"all_right": 0.6}}
+    assert pooled(result(1, "1")) == result(1, "1"), "one sort is all there is"
+
+
+def test_reflections_are_told_apart_by_what_the_draft_shows() -> None:
+    last = {"refined": {"round1": {"last": {"named": "101-0"}}}}
+    one = {"outcomes": {"plain": {"extra": "11001", **last}}}
+    assert named_by_defect([one, result(2, "1")], "plain") == {"extra": [1 / 3], "other": [1.0]}
