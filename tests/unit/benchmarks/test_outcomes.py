@@ -71,8 +71,8 @@ def test_no_difference_of_outcomes_that_are_not_known(other: str) -> None:
 
 
 def test_sorts_are_pooled_by_prompt_not_by_share() -> None:
-    kept = {"all_right": "0-"}
-    one = {"outcomes": {"plain": {"all_right": "1110"}, "thought": kept}, "evaluation": {"plain": 1}}
+    sorts = {"plain": {"all_right": "1110"}, "thought": {"all_right": "0-"}}
+    one = {"outcomes": sorts, "evaluation": {"plain": 1}}
     found = pooled(one)
     assert found["outcomes"]["all"] == {"all_right": "11100-"}
     assert found["evaluation"] == {"plain": 1, "all": {"all_right": 0.6}}
