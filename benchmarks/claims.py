@@ -11,6 +11,7 @@ from benchmarks.tables import differences, interval, markdown, same_seed, spread
 
 PLAIN, THOUGHT, ALL = (("evaluation", sort) for sort in ("plain", "thought", "all"))
 GATED, LAST = ("refined", "round1", "gated"), ("refined", "round1", "last")
+SECOND = ("refined", "round2", "gated")
 RIGHT = ("all_right",)
 CLAIMED = """
 Differences in points of the figure named, of the same seed and prompts: mean ± standard deviation
@@ -39,7 +40,7 @@ def within(claim: str, row: str, above: tuple[str, ...], below: tuple[str, ...])
 
 PLAIN_RIGHT, THOUGHT_RIGHT = PLAIN + RIGHT, THOUGHT + RIGHT
 PLAIN_GATED, THOUGHT_GATED = PLAIN + GATED + RIGHT, THOUGHT + GATED + RIGHT
-PLAIN_LAST = PLAIN + LAST + RIGHT
+PLAIN_LAST, ALL_LAST = PLAIN + LAST + RIGHT, ALL + LAST + RIGHT
 CLAIMS: tuple[Claim, ...] = (
     between("RT2I training helps, plain", "rt2i", "base", PLAIN_RIGHT),
     between("RT2I training helps, thought", "rt2i", "base", THOUGHT_RIGHT),
@@ -52,6 +53,20 @@ CLAIMS: tuple[Claim, ...] = (
     within("a gated round helps the trained policy, plain", "srr", PLAIN_GATED, PLAIN_RIGHT),
     within("a gated round helps the trained policy, thought", "srr", THOUGHT_GATED, THOUGHT_RIGHT),
     within("a gated round helps the trained policy, all", "srr", ALL + GATED + RIGHT, ALL + RIGHT),
+    within(
+        "a second gated round helps the untrained policy, all",
+        "base",
+        ALL + SECOND + RIGHT,
+        ALL + GATED + RIGHT,
+    ),
+    within(
+        "a second gated round helps the trained policy, all",
+        "srr",
+        ALL + SECOND + RIGHT,
+        ALL + GATED + RIGHT,
+    ),
+    within("a round without a gate helps the untrained policy, all", "base", ALL_LAST, ALL + RIGHT),
+    within("a round without a gate helps the trained policy, all", "srr", ALL_LAST, ALL + RIGHT),
     between(
         "SRR training makes refinements help more often, plain",
         "srr",
@@ -152,7 +167,7 @@ def verdict(differences: Sequence[float], over_prompts: PairedDifference | None)
         return "-"
     rises, falls = (all(sign * d > 0 for d in differences) for sign in (1, -1))
     if over_prompts is None or len(differences) < ENOUGH:
-        return "points up" if rises else "points down" if falls else "seeds differ"
+        return "points up" if rises else "points down" if falls else "undecided"
     if rises and over_prompts.low > 0:
         return "holds"
     if falls and over_prompts.high < 0:

@@ -168,7 +168,7 @@ def runs(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
                 row,
                 str(rows[row][0].get("steps", 0)),
                 spread(minutes, percent=False),
-                spread(pictures, percent=False),
+                spread(pictures, percent=False, digits=0),
                 ", ".join(str(r["seed"]) for r in rows[row]),
             ]
         )

@@ -40,12 +40,12 @@ def differences(pairs: Iterable[Pair], above: Sequence[str], below: Sequence[str
     return [a - b for a, b in sides if a is not None and b is not None]
 
 
-def spread(values: Sequence[float | None], *, percent: bool = True) -> str:
+def spread(values: Sequence[float | None], *, percent: bool = True, digits: int = 1) -> str:
     """``mean ± standard deviation`` over seeds; one seed alone has no spread to show."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    factor, digits = (100.0, 1) if percent else (1.0, 3)
+    factor = 100.0 if percent else 1.0
     mean = factor * statistics.fmean(known)
     if len(known) == 1:
         return f"{mean:.{digits}f}"

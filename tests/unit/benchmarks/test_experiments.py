@@ -85,7 +85,7 @@ def test_claims_are_differences_of_the_same_seed() -> None:
         ([], None, None, "-"),
         ([0.1, 0.2], 0.05, 0.2, "points up"),
         ([-0.1, -0.2, -0.1], None, None, "points down"),
-        ([0.1, -0.2], -0.1, 0.1, "seeds differ"),
+        ([0.1, -0.2], -0.1, 0.1, "undecided"),
         ([0.1, 0.2, 0.1], 0.05, 0.2, "holds"),
         ([0.1, 0.2, 0.1], -0.05, 0.2, "not shown"),
         ([0.1, 0.2, -0.1], 0.01, 0.2, "not shown"),
