@@ -92,7 +92,8 @@ INTRODUCTION = """
 Made by `make bench-method` (`python -m benchmarks.method`); the results of single runs lie in
 `method/`. Mean ± standard deviation over seeds where there are several; a number without ± is one
 seed. All rows of one seed are judged on the same held-out prompts with the same seeds. "gated"
-keeps the better of two pictures by DVReward, "last" the last one.
+keeps the better of two pictures by DVReward, "last" the last one. Training minutes are of several
+machines. `rt2i-no-thought` writes no reflections, so that none names a defect.
 """
 
 VARIANTS = (
