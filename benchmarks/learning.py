@@ -12,11 +12,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from alphagrpo.data import load_heldout
+from alphagrpo.shapes.splits import spec_of
 from benchmarks.curves import band_chart
 from benchmarks.experiments import finish, parser, results
 from benchmarks.outcomes import paired
 from benchmarks.running import Bench, Experiment
-from benchmarks.tables import at, by_row, differences, interval, markdown, same_seed, spread
+from benchmarks.tables import (
+    at,
+    by_row,
+    differences,
+    interval,
+    lookup,
+    markdown,
+    same_seed,
+    spread,
+)
 
 SEEDS = (1, 2, 3)
 STEPS = 300
@@ -77,9 +88,11 @@ def tried(changes: Mapping[str, Any], steps: int = SHORT) -> Setting:
     return Setting(changes={**rate(1.5e-4), **changes}, steps=steps, seeds=SEEDS[:1])
 
 
+CHOICE = "rate-15e-5"
+"""The setting that is tried with all seeds."""
 SETTINGS: dict[str, Setting] = {
     "base": Setting(),
-    "rate-15e-5": Setting(changes=rate(1.5e-4), steps=STEPS),
+    CHOICE: Setting(changes=rate(1.5e-4), steps=STEPS),
     "decay": Setting(changes=rate(1.5e-4), steps=STEPS, seeds=SEEDS[:1], decays=True),
     "short": tried({}),
     "rate-5e-5": tried(rate(5.0e-5)),
@@ -125,7 +138,34 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     header = ["setting", "seeds", "steps", "all right", "gain", "95 %", "strict gain"]
     header += ["unasked objects", "change", "95 %"]
     title = "# Learning on the picture side"
-    return "\n\n".join([title, INTRODUCTION.strip(), markdown(header, lines), CURVES]) + "\n"
+    parts = [title, INTRODUCTION.strip(), markdown(header, lines), CURVES]
+    parts += ["## By family of prompt, all right in %", by_family(found)]
+    return "\n\n".join(parts) + "\n"
+
+
+def by_family(found: Sequence[Mapping[str, Any]]) -> str:
+    """Base against the setting of choice by family of prompt: where the gain comes from."""
+    rows = by_row(found)
+    shares: dict[str, tuple[list[float], list[float]]] = {}
+    for pair in same_seed(rows.get(CHOICE, []), rows.get("base", [])):
+        lines = [lookup(result, "outcomes", "plain", "all_right") or "" for result in pair]
+        for family, places in families(pair[0]["seed"], len(lines[0])).items():
+            for kept, line in zip(shares.setdefault(family, ([], [])), lines, strict=True):
+                kept.append(sum(line[i] == "1" for i in places) / len(places))
+    body = [
+        [family, spread(base), spread(trained)]
+        for family, (trained, base) in sorted(shares.items())
+    ]
+    return markdown(["prompts", "base", CHOICE], body)
+
+
+def families(seed: int, num: int) -> dict[str, list[int]]:
+    """Which of the held-out plain prompts of ``seed`` are singles, counts, pairs, and so on."""
+    prompts = load_heldout("shapes:heldout", num_plain=num, num_thought=0, seed=seed)
+    found: dict[str, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        found.setdefault(str(spec_of(prompt).family), []).append(index)
+    return found
 
 
 def curves(found: Sequence[Mapping[str, Any]]) -> str:

@@ -59,6 +59,22 @@ def test_gains_are_against_the_base_of_the_same_seed() -> None:
     assert "| rate-15e-5 | 2 | 3 | 50.0 | 10.0 | - |" in page
 
 
+def test_gains_are_told_by_family_of_the_seeds_own_prompts() -> None:
+    num = 12
+    families = learning.families(1, num)
+    assert sorted(place for places in families.values() for place in places) == list(range(num))
+    family, places = next(iter(families.items()))
+    lines = {"base": "0" * num, "rate-15e-5": "".join("01"[i in places] for i in range(num))}
+    found = [
+        result(row, 1, 0.5) | {"outcomes": {"plain": {"all_right": line}}}
+        for row, line in lines.items()
+    ]
+    told = learning.by_family(found).splitlines()[2:]
+    assert f"| {family} | 0.0 | 100.0 |" in told
+    assert len(told) == len(families)
+    assert sum("| 0.0 | 0.0 |" in line for line in told) == len(families) - 1
+
+
 def test_one_seed_has_no_spread() -> None:
     assert spread([0.5]) == "50.0"
     assert spread([None, 0.5, 0.7]) == "60.0 ± 14.1"
