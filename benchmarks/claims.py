@@ -9,10 +9,11 @@ from alphagrpo.eval.paired import PairedDifference
 from benchmarks.outcomes import paired, pooled
 from benchmarks.tables import differences, interval, markdown, same_seed, spread
 
-PLAIN, THOUGHT, ALL = (("evaluation", sort) for sort in ("plain", "thought", "all"))
-GATED, LAST = ("refined", "round1", "gated"), ("refined", "round1", "last")
-SECOND = ("refined", "round2", "gated")
+PLAIN, THOUGHT, ALL = "plain", "thought", "all"
 RIGHT = ("all_right",)
+GATED, SECOND = (("refined", f"round{number}", "gated", *RIGHT) for number in (1, 2))
+LAST = ("refined", "round1", "last")
+LAST_RIGHT = (*LAST, *RIGHT)
 CLAIMED = """
 Differences in points of the figure named, of the same seed and prompts: mean ± standard deviation
 over seeds, the 95 % interval of the paired difference over the prompts of all seeds (which says
@@ -28,112 +29,77 @@ Claim = tuple[str, Side, Side]
 """What is claimed, (row, figure) that should be above, (row, figure) that should be below."""
 
 
-def between(claim: str, above: str, below: str, figure: tuple[str, ...]) -> Claim:
-    """The same figure of two rows."""
-    return claim, (above, figure), (below, figure)
+def of_sorts(
+    claim: str,
+    rows: tuple[str, str],
+    figure: tuple[str, ...],
+    than: tuple[str, ...] | None = None,
+    *,
+    sorts: Sequence[str] = (PLAIN, THOUGHT),
+) -> list[Claim]:
+    """One claim per sort: ``figure`` of one row is above ``than`` (else the same) of the other."""
+    above, below = rows
+    return [
+        (
+            f"{claim}, {sort}",
+            (above, ("evaluation", sort, *figure)),
+            (below, ("evaluation", sort, *(than or figure))),
+        )
+        for sort in sorts
+    ]
 
 
-def within(claim: str, row: str, above: tuple[str, ...], below: tuple[str, ...]) -> Claim:
-    """Two figures of the same row."""
-    return claim, (row, above), (row, below)
-
-
-PLAIN_RIGHT, THOUGHT_RIGHT = PLAIN + RIGHT, THOUGHT + RIGHT
-PLAIN_GATED, THOUGHT_GATED = PLAIN + GATED + RIGHT, THOUGHT + GATED + RIGHT
-PLAIN_LAST, ALL_LAST = PLAIN + LAST + RIGHT, ALL + LAST + RIGHT
+BASE, SRR, TRAINED = ("base", "base"), ("srr", "srr"), ("srr", "base")
+"""Rows compared: a policy with itself, before training or after it, or one with the other."""
+HELP = "SRR training makes refinements help more often"
+HARM = "SRR training makes refinements harm less often"
+EVERY = (PLAIN, THOUGHT, ALL)
 CLAIMS: tuple[Claim, ...] = (
-    between("RT2I training helps, plain", "rt2i", "base", PLAIN_RIGHT),
-    between("RT2I training helps, thought", "rt2i", "base", THOUGHT_RIGHT),
-    between("SRR training helps one pass, plain", "srr", "base", PLAIN_RIGHT),
-    between("SRR training helps one pass, thought", "srr", "base", THOUGHT_RIGHT),
-    within("a gated round helps the untrained policy, plain", "base", PLAIN_GATED, PLAIN_RIGHT),
-    within(
-        "a gated round helps the untrained policy, thought", "base", THOUGHT_GATED, THOUGHT_RIGHT
+    *of_sorts("RT2I training helps", ("rt2i", "base"), RIGHT),
+    *of_sorts("SRR training helps one pass", TRAINED, RIGHT),
+    *of_sorts("a gated round helps the untrained policy", BASE, GATED, RIGHT),
+    *of_sorts("a gated round helps the trained policy", SRR, GATED, RIGHT, sorts=EVERY),
+    *of_sorts("a second gated round helps the untrained policy", BASE, SECOND, GATED, sorts=[ALL]),
+    *of_sorts("a second gated round helps the trained policy", SRR, SECOND, GATED, sorts=[ALL]),
+    *of_sorts(
+        "a round without a gate helps the untrained policy", BASE, LAST_RIGHT, RIGHT, sorts=[ALL]
     ),
-    within("a gated round helps the trained policy, plain", "srr", PLAIN_GATED, PLAIN_RIGHT),
-    within("a gated round helps the trained policy, thought", "srr", THOUGHT_GATED, THOUGHT_RIGHT),
-    within("a gated round helps the trained policy, all", "srr", ALL + GATED + RIGHT, ALL + RIGHT),
-    within(
-        "a second gated round helps the untrained policy, all",
-        "base",
-        ALL + SECOND + RIGHT,
-        ALL + GATED + RIGHT,
+    *of_sorts(
+        "a round without a gate helps the trained policy", SRR, LAST_RIGHT, RIGHT, sorts=[ALL]
     ),
-    within(
-        "a second gated round helps the trained policy, all",
-        "srr",
-        ALL + SECOND + RIGHT,
-        ALL + GATED + RIGHT,
+    *of_sorts(HELP, TRAINED, (*LAST, "improved"), sorts=EVERY),
+    *of_sorts(HARM, ("base", "srr"), (*LAST, "harmed"), sorts=EVERY),
+    *of_sorts(
+        "SRR training makes reflections name real defects",
+        TRAINED,
+        (*LAST, "named"),
+        sorts=[PLAIN],
     ),
-    within("a round without a gate helps the untrained policy, all", "base", ALL_LAST, ALL + RIGHT),
-    within("a round without a gate helps the trained policy, all", "srr", ALL_LAST, ALL + RIGHT),
-    between(
-        "SRR training makes refinements help more often, plain",
-        "srr",
-        "base",
-        (*PLAIN, *LAST, "improved"),
+    *of_sorts("mixed training beats RT2I alone after one gated round", ("mixed", "rt2i"), GATED),
+    *of_sorts("questions beat a holistic grade", ("rt2i", "rt2i-holistic"), RIGHT),
+    *of_sorts("confidence beats hard yes or no", ("rt2i", "rt2i-binary"), RIGHT, sorts=[THOUGHT]),
+    *of_sorts("quality questions help", ("rt2i", "rt2i-semantic"), RIGHT, sorts=[THOUGHT]),
+    *of_sorts(
+        "rectification (max) beats none, last of one round",
+        ("srr", "srr-fpr-off"),
+        LAST_RIGHT,
+        sorts=[PLAIN],
     ),
-    between(
-        "SRR training makes refinements help more often, thought",
-        "srr",
-        "base",
-        (*THOUGHT, *LAST, "improved"),
+    *of_sorts(
+        "rectification (max) beats the group's minimum, last of one round",
+        ("srr", "srr-fpr-min"),
+        LAST_RIGHT,
+        sorts=[PLAIN],
     ),
-    between(
-        "SRR training makes refinements help more often, all",
-        "srr",
-        "base",
-        (*ALL, *LAST, "improved"),
+    (
+        "thinking helps prompts that need a thought",
+        ("rt2i", ("evaluation", THOUGHT, *RIGHT)),
+        ("rt2i-no-thought", ("evaluation", THOUGHT, *RIGHT)),
     ),
-    between(
-        "SRR training makes refinements harm less often, plain",
-        "base",
-        "srr",
-        (*PLAIN, *LAST, "harmed"),
-    ),
-    between(
-        "SRR training makes refinements harm less often, thought",
-        "base",
-        "srr",
-        (*THOUGHT, *LAST, "harmed"),
-    ),
-    between(
-        "SRR training makes refinements harm less often, all",
-        "base",
-        "srr",
-        (*ALL, *LAST, "harmed"),
-    ),
-    between(
-        "SRR training makes reflections name real defects, plain",
-        "srr",
-        "base",
-        (*PLAIN, *LAST, "named"),
-    ),
-    between(
-        "mixed training beats RT2I alone after one gated round, plain", "mixed", "rt2i", PLAIN_GATED
-    ),
-    between(
-        "mixed training beats RT2I alone after one gated round, thought",
-        "mixed",
-        "rt2i",
-        THOUGHT_GATED,
-    ),
-    between("questions beat a holistic grade, plain", "rt2i", "rt2i-holistic", PLAIN_RIGHT),
-    between("questions beat a holistic grade, thought", "rt2i", "rt2i-holistic", THOUGHT_RIGHT),
-    between("confidence beats hard yes or no, thought", "rt2i", "rt2i-binary", THOUGHT_RIGHT),
-    between("quality questions help, thought", "rt2i", "rt2i-semantic", THOUGHT_RIGHT),
-    between(
-        "rectification (max) beats none, last of one round, plain", "srr", "srr-fpr-off", PLAIN_LAST
-    ),
-    between(
-        "rectification (max) beats the group's minimum, last of one round, plain",
-        "srr",
-        "srr-fpr-min",
-        PLAIN_LAST,
-    ),
-    between("thinking helps prompts that need a thought", "rt2i", "rt2i-no-thought", THOUGHT_RIGHT),
-    between(
-        "SRR training transfers to editing", "srr", "base", ("evaluation", "edits", "edit.both")
+    (
+        "SRR training transfers to editing",
+        ("srr", ("evaluation", "edits", "edit.both")),
+        ("base", ("evaluation", "edits", "edit.both")),
     ),
 )
 
