@@ -20,8 +20,8 @@ class OptimizerConfig(Section):
     grad_clip: float = Field(1.0, gt=0)
     warmup_steps: int = Field(0, ge=0)
     decay_steps: int | None = Field(None, ge=1)
-    """Steps from the run's first in which the rates fall linearly to 0; None (the release): constant
-    after the warm-up."""
+    """Steps from the run's first in which the rates fall linearly to 0; None (the release):
+    constant after the warm-up."""
 
     def rate_factor(self, index: int) -> float:
         """What the rates are multiplied with at step ``index`` (from 0), in [0, 1]."""
