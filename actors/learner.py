@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -15,6 +15,7 @@ from actors.weights import KEPT_VERSIONS, find_registry
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import EnvironmentProblem
 from alphagrpo.ports import UpdateReport
+from alphagrpo.training_batch import TrainingBatch
 from alphagrpo.types import WeightsManifest
 
 
@@ -30,7 +31,7 @@ class LearnerActor:
         import torch
 
         from alphagrpo.learner.learner import GRPOLearner
-        from alphagrpo.rollout.policy import load_policy
+        from alphagrpo.policy.loading import load_policy
 
         torch.set_num_threads(config.rollout.threads)
         self._learner = GRPOLearner(load_policy(config).model, config)
@@ -38,9 +39,10 @@ class LearnerActor:
         # An object dies with its owner's references: these keep published chunks alive.
         self._published: deque[tuple[int, list[Any]]] = deque(maxlen=KEPT_VERSIONS)
 
-    def update(self, groups: list[Any]) -> UpdateReport:
-        """One GRPO step on the groups behind these references, fetched one after the other."""
-        return self._learner.update([ray.get(group) for group in groups])
+    def update(self, batch: TrainingBatch) -> UpdateReport:
+        """One GRPO step on the groups behind the references, fetched one after the other."""
+        groups = tuple(replace(g, reference=ray.get(g.reference)) for g in batch.groups)
+        return self._learner.update(replace(batch, groups=groups))
 
     def publish(self) -> WeightsManifest:
         """Put the current parameters into the object store and tell the registry."""
@@ -87,9 +89,9 @@ class RayLearner:
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
 
-    async def update(self, groups: Sequence[Any]) -> UpdateReport:
+    async def update(self, batch: TrainingBatch) -> UpdateReport:
         """One GRPO step; the references travel, the groups do not."""
-        return await self._ask(self.handle.update.remote(list(groups)))
+        return await self._ask(self.handle.update.remote(batch))
 
     async def publish(self) -> WeightsManifest:
         """Publish the current parameters as a new version."""

@@ -27,9 +27,9 @@ class RolloutActor:
         # Imported here, so that the driver that describes this actor needs no torch.
         import torch
 
-        from alphagrpo.rollout.policy import load_policy
+        from alphagrpo.policy.loading import load_policy
+        from alphagrpo.policy.worker import RolloutWorker
         from alphagrpo.rollout.runner import GroupRunner
-        from alphagrpo.rollout.worker import RolloutWorker
 
         torch.set_num_threads(config.rollout.threads)
         policy = load_policy(config)

@@ -28,10 +28,11 @@ from typing import Any
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import PolicyDataError
 from alphagrpo.ports import Decomposer, GroupReport, Learner, RolloutPool
-from alphagrpo.rollout.feed import PromptFeed, Visit
-from alphagrpo.rollout.recipe import task_of
-from alphagrpo.rollout.scoring import configured_program
-from alphagrpo.rollout.tally import invalid_reasons, step_metrics
+from alphagrpo.prompt_iterator import PromptFeed, Visit
+from alphagrpo.rewards.programs import configured_program
+from alphagrpo.step_metrics import invalid_reasons, step_metrics
+from alphagrpo.tasks import task_of
+from alphagrpo.training_batch import TrainingGroup, training_batch
 from alphagrpo.types import Prompt, RolloutJob, WeightsManifest
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class StepReport:
     """The weights published at its end."""
     groups: tuple[GroupReport, ...]
     """In prompt order; dropped ones included."""
+    training: tuple[TrainingGroup | None, ...]
+    """What the learner was given of each group, without its reference; None of dropped ones."""
     metrics: Mapping[str, float]
     """``area/name`` to value."""
 
@@ -96,7 +99,8 @@ class TrainingLoop:
         self._refuse_unscored(batch.groups, usable)
         self._draw_ahead(batch.next_position)
         learning = perf_counter()
-        update = await self.learner.update([group.reference for group in usable])
+        training = training_batch(usable, self.config)
+        update = await self.learner.update(training)
         learned = perf_counter()
         self.step, self.position, self.manifest = self.step + 1, batch.next_position, None
         manifest = await self.ensure_published()
@@ -109,8 +113,14 @@ class TrainingLoop:
         )
         metrics |= {"prompts/set_aside": float(len(self.feed.set_aside)), **update.metrics}
         # The bytes behind the references have been trained on and may go.
-        groups = tuple(replace(group, reference=None) for group in batch.groups)
-        return StepReport(step=self.step, version=manifest.version, groups=groups, metrics=metrics)
+        trained = dict(zip(map(id, usable), training.groups, strict=True))
+        return StepReport(
+            step=self.step,
+            version=manifest.version,
+            groups=tuple(replace(group, reference=None) for group in batch.groups),
+            training=tuple(_without_bytes(trained.get(id(group))) for group in batch.groups),
+            metrics=metrics,
+        )
 
     async def ensure_published(self) -> WeightsManifest:
         """The version to draw with: published now if the last step did not get that far."""
@@ -222,6 +232,10 @@ class TrainingLoop:
         self.feed.load_state_dict(state["feed"])
         self.step, self.position = int(state["step"]), int(state["position"])
         self.manifest = None
+
+
+def _without_bytes(group: TrainingGroup | None) -> TrainingGroup | None:
+    return None if group is None else replace(group, reference=None)
 
 
 def _raise_first_failure(tasks: Sequence[asyncio.Task[GroupReport]]) -> None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from alphagrpo.training_batch import TrainingBatch
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
@@ -168,8 +170,8 @@ class RolloutPool(Protocol):
 class Learner(Protocol):
     """Owns the policy's trainable parameters."""
 
-    async def update(self, groups: Sequence[Any]) -> UpdateReport:
-        """One GRPO step on the groups behind these references."""
+    async def update(self, batch: TrainingBatch) -> UpdateReport:
+        """One GRPO step on the groups behind the batch's references, with its advantages."""
         ...
 
     async def publish(self) -> WeightsManifest:

@@ -95,8 +95,10 @@ class Score:
     """Mean P(yes) over the quality questions; in [0, 1]. None where the program asks none: then it
     is no part of the reward.
     """
-    reward: float
-    """What the program makes of both; DVReward: their geometric mean, in [0, 1]."""
+    value: float
+    """What the program makes of both; DVReward: their geometric mean, in [0, 1]. A sample's reward
+    is made of it: rectified in a refinement, plus the task's bonuses.
+    """
     verdicts: tuple[Verdict, ...]
     program: str = "dvreward"
     aggregate: str = ""
@@ -109,6 +111,11 @@ class Score:
     """What the questions are from: the question set's revision, or the program's and a hash of its
     templates.
     """
+
+    def answers(self) -> tuple[tuple[Question, Verdict], ...]:
+        """Each question that was answered, in the order they were asked, with its verdict."""
+        by_id = {verdict.question_id: verdict for verdict in self.verdicts}
+        return tuple((q, by_id[q.id]) for q in self.questions if q.id in by_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,35 +24,35 @@ from alphagrpo.cli.serving import serving
 from alphagrpo.config import load_config
 from alphagrpo.data import load_heldout
 from alphagrpo.ports import Picture, PictureRequest
-from alphagrpo.rollout.rounds import Judge, round_seed
+from alphagrpo.rollout.rounds import ScorePicture, round_seed
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = (0, 1, 2)
 
 
 async def take(
-    policy: LocalPolicy, requests: Sequence[PictureRequest], rounds: int, judge: Judge | None
+    policy: LocalPolicy, requests: Sequence[PictureRequest], rounds: int, score: ScorePicture | None
 ) -> float:
     """Seconds to draw a batch and refine it ``rounds`` times; every picture is judged if asked."""
 
-    async def judged(pictures: Sequence[Picture]) -> None:
-        if judge is not None:
-            await asyncio.gather(*(judge(p.prompt, p.pixels) for p in pictures))
+    async def scored(pictures: Sequence[Picture]) -> None:
+        if score is not None:
+            await asyncio.gather(*(score(p.prompt, p.pixels) for p in pictures))
 
     started = time.perf_counter()
     pictures = await policy.draw(requests, version=-1)
-    await judged(pictures if rounds else ())
+    await scored(pictures if rounds else ())
     for index in range(1, rounds + 1):
         again = [
             replace(request, seed=round_seed(request.seed, index), start=picture.as_start())
             for request, picture in zip(requests, pictures, strict=True)
         ]
         pictures = await policy.draw(again, version=-1)
-        await judged(pictures)
+        await scored(pictures)
     return time.perf_counter() - started
 
 
-async def measure(policy: LocalPolicy, batch: int, turns: int, judge: Judge) -> Table:
+async def measure(policy: LocalPolicy, batch: int, turns: int, score: ScorePicture) -> Table:
     prompts = load_heldout("shapes:heldout", num_plain=batch * turns, num_thought=0, seed=7)
     cases = [(rounds, gate) for rounds in ROUNDS for gate in (False, True) if rounds or not gate]
     seconds: dict[tuple[int, bool], list[float]] = {case: [] for case in cases}
@@ -64,7 +64,7 @@ async def measure(policy: LocalPolicy, batch: int, turns: int, judge: Judge) -> 
                 PictureRequest(prompt=p, seed=1000 * (turn + 2) + 100 * rounds + 50 * gate + i)
                 for i, p in enumerate(part)
             ]
-            spent = await take(policy, requests, rounds, judge if gate else None)
+            spent = await take(policy, requests, rounds, score if gate else None)
             if turn >= 0:
                 seconds[rounds, gate].append(spent)
     return as_table(seconds, batch)
@@ -99,10 +99,10 @@ def main() -> None:
     serve_config = ROOT / "deploy/serve/shapes.yaml"
     with serving(serve_config, Narrator(), ("decomposer", "verifier")):
         # Imported here, not before: Ray reads its authentication mode once, when it is imported.
-        from services.judging import connect_judge
+        from services.scoring import connect_scorer
 
-        judge = connect_judge(config.services, config.reward)
-        table = asyncio.run(measure(policy, args.batch, args.turns, judge))
+        score = connect_scorer(config.services, config.reward)
+        table = asyncio.run(measure(policy, args.batch, args.turns, score))
     print(f"{args.batch} held-out prompts a batch, medians of {args.turns} turns")
     Console().print(table)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from alphagrpo.report.versions import package_versions
-from alphagrpo.runfolder import RunFolder
+from alphagrpo.record.folder import RunFolder
+from alphagrpo.record.versions import package_versions
 from benchmarks.outcomes import outcomes
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from alphagrpo.judging.images import encode_png_base64
+from alphagrpo.images import encode_png_base64
 from alphagrpo.types import Question
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from alphagrpo.config.schema import ServiceConfig
 from alphagrpo.errors import ServiceError
-from alphagrpo.judging.images import check_pixels, encode_png_base64
+from alphagrpo.images import check_pixels, encode_png_base64
 from alphagrpo.judging.questions import questions_from_records, questions_to_records
 from alphagrpo.judging.store import QuestionStore
 from alphagrpo.types import Prompt, Question, QuestionSet, Verdict

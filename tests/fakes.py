@@ -15,7 +15,9 @@ from alphagrpo import seeds
 from alphagrpo.config import RunConfig, parse_config
 from alphagrpo.errors import NoQuestions, ServiceUnavailable
 from alphagrpo.ports import GroupReport, Picture, PictureRequest, Sample, Timings, UpdateReport
+from alphagrpo.training_batch import TrainingBatch, training_batch
 from alphagrpo.types import (
+    Group,
     Prompt,
     Question,
     QuestionSet,
@@ -147,7 +149,7 @@ class FakePool:
             job=job,
             questions=questions,
             samples=samples,
-            reference=(job, tuple(sample.reward for sample in samples)),
+            reference=job,
             runner=f"runner-{len(self.jobs) % self._runners}",
             timings=Timings(draw_s=0.001, verify_s=0.001),
         )
@@ -160,7 +162,7 @@ class FakePool:
             return Sample(
                 id=name, thought="", score=None, reward=None, invalid_reason="verifier down"
             )
-        score = Score(semantic=value, quality=value, reward=value, verdicts=())
+        score = Score(semantic=value, quality=value, value=value, verdicts=())
         return Sample(
             id=name, thought="", score=score, reward=value, png=b"png" if picture else None
         )
@@ -177,12 +179,12 @@ class FakeLearner:
     """Counts steps and versions and keeps what it was given."""
 
     def __init__(self) -> None:
-        self.updates: list[list[Any]] = []
+        self.updates: list[TrainingBatch] = []
         self.version = -1
 
-    async def update(self, groups: Sequence[Any]) -> UpdateReport:
-        self.updates.append(list(groups))
-        flat = all(len(set(rewards)) == 1 for _, rewards in groups)
+    async def update(self, batch: TrainingBatch) -> UpdateReport:
+        self.updates.append(batch)
+        flat = not any(value for group in batch.groups for value in group.samples.advantages)
         return UpdateReport(
             step=len(self.updates), skipped=flat, metrics={"learner/skipped": float(flat)}
         )
@@ -247,3 +249,25 @@ def make_job(prompt: Prompt, config: RunConfig, version: int = 0, visit: int = 0
         policy_version=version,
         seed=config.seed,
     )
+
+
+def batch_of(groups: Sequence[Group], config: RunConfig) -> TrainingBatch:
+    """What the loop would hand to the learner of these scored groups."""
+    return training_batch([report_of(group) for group in groups], config)
+
+
+def report_of(group: Group) -> GroupReport:
+    """A scored group's report, as far as its rewards go."""
+    drafts = group.draft_group.rewards if group.draft_group else ()
+    return GroupReport(
+        job=group.job,
+        questions=make_questions(group.job.prompt.text),
+        samples=tuple(_rewarded(reward) for reward in group.rewards),
+        reference=group,
+        runner="none",
+        drafts=tuple(_rewarded(reward) for reward in drafts),
+    )
+
+
+def _rewarded(reward: float | None) -> Sample:
+    return Sample(id="sample", thought="", score=None, reward=reward)

@@ -7,22 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
-from alphagrpo.algorithms.rewards import reward_program
 from alphagrpo.config import RunConfig, load_config
 from alphagrpo.data import load_heldout, load_prompts
 from alphagrpo.eval.heldout import HeldOutJudges, evaluate
 from alphagrpo.eval.oracles import shapes_oracle
+from alphagrpo.images import encode_png, image_hash
 from alphagrpo.loop import StepReport
 from alphagrpo.ports import GroupReport, Picture, PictureRequest, Sample
-from alphagrpo.report.recorder import Recorder
-from alphagrpo.rollout.scoring import as_png, picture_hash
-from alphagrpo.runfolder import RunFolder
+from alphagrpo.record.folder import RunFolder
+from alphagrpo.record.recorder import Recorder
+from alphagrpo.rewards.programs import reward_program
 from alphagrpo.shapes.language import thought
 from alphagrpo.shapes.oracle import answer, read
 from alphagrpo.shapes.questions import reference_question_set
 from alphagrpo.shapes.render import render
 from alphagrpo.shapes.specs import sample_scene, sample_spec
 from alphagrpo.shapes.splits import spec_of
+from alphagrpo.training_batch import training_batch
 from alphagrpo.types import (
     Prompt,
     Question,
@@ -147,7 +148,13 @@ async def _step(step: int, steps: int, config: RunConfig) -> StepReport:
         "parity/image_max_abs_log_ratio": 0.0,
         "parity/text_max_abs_log_ratio": 0.0,
     }
-    return StepReport(step=step, version=step, groups=groups, metrics=metrics)
+    return StepReport(
+        step=step,
+        version=step,
+        groups=groups,
+        training=training_batch(groups, config).groups,
+        metrics=metrics,
+    )
 
 
 async def _group(step: int, prompt: Prompt, skill: float, config: RunConfig) -> GroupReport:
@@ -164,9 +171,9 @@ async def _group(step: int, prompt: Prompt, skill: float, config: RunConfig) -> 
                 id=f"{step}/{index}",
                 thought=picture.thought,
                 score=score,
-                reward=None if score is None else score.reward + 0.2,
-                png=as_png(picture.pixels),
-                picture_hash=picture_hash(picture.pixels),
+                reward=None if score is None else score.value + 0.2,
+                png=encode_png(picture.pixels),
+                picture_hash=image_hash(picture.pixels),
                 invalid_reason="" if score else "verifier was late",
             )
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alphagrpo.cli.console import make_console, print_json, print_table
-from alphagrpo.report.versions import package_versions
+from alphagrpo.record.versions import package_versions
 
 HELP = "check versions, memory, ports, Ray and model folders"
 GIB = 2**30
@@ -131,7 +131,7 @@ def _models() -> list[Finding]:
         folder = Path("deploy/models") / name
         weights = sorted(folder.glob("*.safetensors"))
         size = sum(path.stat().st_size for path in weights) / 1e6
-        remedy = "" if weights else f"make it: alphagrpo shapes pretrain {name}"
+        remedy = "" if weights else f"make it: python -m miniature pretrain {name}"
         value = f"{size:.1f} MB" if weights else "absent"
         found.append(Finding(f"model {name}", value, "ok" if weights else "note", remedy))
     return found

@@ -6,19 +6,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from alphagrpo.cli.arithmetic import (
-    MemoryPlan,
-    ModelSize,
-    memory_plan,
-    model_size,
-    trained_tasks,
-)
 from alphagrpo.cli.placement import Placement, plan_placement
 from alphagrpo.cli.prechecks import check_checkpoint, check_geometry
 from alphagrpo.config import RunConfig
 from alphagrpo.data import check_source
 from alphagrpo.data.prompts import WORLD_PREFIX
-from alphagrpo.rollout.recipe import Recipe, refinement_of
+from alphagrpo.policy.memory import (
+    MemoryPlan,
+    ModelSize,
+    memory_plan,
+    model_size,
+)
+from alphagrpo.policy.recipe import Recipe
+from alphagrpo.tasks import refinement_of, trained_tasks
 from alphagrpo.types import TaskName
 
 GB = 1e9

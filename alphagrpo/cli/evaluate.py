@@ -67,7 +67,7 @@ def judges_of(config: RunConfig, *, services: bool) -> HeldOutJudges:
     """Oracle of the held-out world; with ``services`` also decomposer and verifier."""
     from alphagrpo.eval.heldout import HeldOutJudges
     from alphagrpo.eval.oracles import oracle_for, reflection_oracle_for
-    from alphagrpo.rollout.scoring import configured_program
+    from alphagrpo.rewards.programs import configured_program
 
     source = config.data.heldout
     oracle, reflection = oracle_for(source), reflection_oracle_for(source)
@@ -132,7 +132,7 @@ def _edits(
             "--edits needs a world with an oracle, the run's held-out prompts are "
             f"{config.data.heldout}; leave --edits out"
         )
-    from alphagrpo.shapes.policy.evaluate_skills import edit_benchmark
+    from alphagrpo.eval.edits import edit_benchmark
 
     with narrator.stage(f"judging {args.edits} edits"):
         return edit_benchmark(policy.model, policy.tokenizer, args.edits, config.seed)

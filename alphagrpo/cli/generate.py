@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from alphagrpo.rollout.rounds import check_rounds
 
     _check(args)
-    check_rounds(args.refine, args.gate, most=MAX_ROUNDS, can_judge=True)
+    check_rounds(args.refine, args.gate, most=MAX_ROUNDS, can_score=True)
     overrides = list(args.overrides)
     if args.steps is not None:
         overrides.append(f"evaluation.num_points={args.steps + 1}")
@@ -101,7 +101,7 @@ def _request(args: argparse.Namespace, config: RunConfig, policy: LocalPolicy) -
     prompt = Prompt(id="prompt", text=args.text.strip())
     if args.image is None:
         return PictureRequest(prompt=prompt, seed=args.seed)
-    from alphagrpo.judging.images import decode_image
+    from alphagrpo.images import decode_image
 
     try:
         pixels = decode_image(args.image.read_bytes())
@@ -120,18 +120,18 @@ async def _rounds(
 ) -> list[Round]:
     from alphagrpo.rollout.rounds import draw_rounds
 
-    judge = None
+    score = None
     if args.refine and args.gate == "dvreward":
-        from services.judging import connect_judge
+        from services.scoring import connect_scorer
 
-        judge = connect_judge(config.services, config.reward)
+        score = connect_scorer(config.services, config.reward)
     found: list[Round] = []
     async for one in draw_rounds(
         request,
         rounds=args.refine,
         gate=args.gate,
         draw=lambda requests: policy.draw(requests, version=-1),
-        judge=judge,
+        score=score,
     ):
         found.append(one)
         if not args.json:
@@ -144,15 +144,12 @@ def _tell(args: argparse.Namespace, one: Round, narrator: Narrator) -> None:
     if args.refine:
         name = "draft" if one.index == 0 else f"round {one.index}, from {_name(one.refined_from)}"
         verdict = "" if one.index == 0 else (" - kept" if one.kept else " - not kept")
-        score = f"  {one.judged.score.reward:.3f}" if one.judged else ""
+        score = f"  {one.score.value:.3f}" if one.score else ""
         say.print(f"\n{name}{score}{verdict}", markup=False, style="bold")
     say.print(one.picture.thought or "(no thought)", markup=False)
-    if one.judged is not None:
-        answers = {v.question_id: v for v in one.judged.score.verdicts}
-        for question in one.judged.questions:
-            answer = answers[question.id]
-            told = f"{answer.p_yes:.3f}" if answer.grade is None else f"{answer.grade} of 10"
-            say.print(f"  {told}  {question.text}", markup=False)
+    for question, answer in one.score.answers() if one.score else ():
+        p_yes = f"{answer.p_yes:.3f}" if answer.grade is None else f"{answer.grade} of 10"
+        say.print(f"  {p_yes}  {question.text}", markup=False)
 
 
 def _name(index: int | None) -> str:
@@ -196,7 +193,7 @@ def _as_json(args: argparse.Namespace, rounds: Sequence[Round]) -> dict[str, Any
                 "kept": one.kept,
                 "refined_from": one.refined_from,
                 "picture": str(_beside(args.output, one.index) if args.refine else args.output),
-                "score": one.judged.score.reward if one.judged else None,
+                "score": one.score.value if one.score else None,
                 "verdicts": _verdicts(one),
             }
             for one in rounds
@@ -205,15 +202,14 @@ def _as_json(args: argparse.Namespace, rounds: Sequence[Round]) -> dict[str, Any
 
 
 def _verdicts(one: Round) -> list[dict[str, Any]]:
-    if one.judged is None:
+    if one.score is None:
         return []
-    answers = {v.question_id: v for v in one.judged.score.verdicts}
     return [
         {
             "question": question.text,
             "kind": question.kind,
-            "p_yes": answers[question.id].p_yes,
-            "grade": answers[question.id].grade,
+            "p_yes": verdict.p_yes,
+            "grade": verdict.grade,
         }
-        for question in one.judged.questions
+        for question, verdict in one.score.answers()
     ]

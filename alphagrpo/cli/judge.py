@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from alphagrpo.algorithms.rewards import RewardProgram
+    from alphagrpo.rewards.programs import RewardProgram
     from alphagrpo.types import Question, Score, Verdict
 
 HELP = "ask the verifier about a picture"
@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
     """Print P(yes) or grade per question and, with ``--prompt``, the score."""
     if not args.prompt and not args.question:
         raise ConfigError("judge needs something to ask, got neither --prompt nor --question")
-    from alphagrpo.algorithms.rewards import asks_the_set, load_reward_program
-    from alphagrpo.judging.images import decode_image
+    from alphagrpo.images import decode_image
+    from alphagrpo.rewards.programs import asks_the_set, load_reward_program
 
     program = load_reward_program(args.program) if args.prompt else None
     try:
@@ -52,73 +52,70 @@ def run(args: argparse.Namespace) -> int:
     decomposed = program is not None and asks_the_set(program)
     apps = ["decomposer", "verifier"] if decomposed else ["verifier"]
     with serving(args.serve_config, narrator, apps):
-        questions, verdicts, score = asyncio.run(_ask(args, pixels, program))
-    _show(args, questions, verdicts, score, narrator)
+        answers, score = asyncio.run(_ask(args, pixels, program))
+    _show(args, answers, score, narrator)
     return 0
 
 
 async def _ask(
     args: argparse.Namespace, pixels: NDArray[np.uint8], program: RewardProgram | None
-) -> tuple[tuple[Question, ...], tuple[Verdict, ...], Score | None]:
-    from alphagrpo.algorithms.rewards import asks_the_set
-    from alphagrpo.types import Prompt, Question, QuestionSet
+) -> tuple[tuple[tuple[Question, Verdict], ...], Score | None]:
+    """Questions with their verdicts, and with a program the score they make."""
+    from alphagrpo.rewards.judging import judge_picture, questions_for
+    from alphagrpo.types import Prompt, Question
     from services.client import connect_decomposer, connect_verifier
 
-    own = tuple(
-        Question(id=f"s{index}", text=text, kind="semantic", tag="Asked")
-        for index, text in enumerate(args.question)
-    )
     verifier = connect_verifier()
     if program is None:
-        return own, await verifier.verify(pixels, own), None
-    if asks_the_set(program):
-        made = await connect_decomposer().decompose(Prompt(id="prompt", text=args.prompt))
-    else:
-        made = QuestionSet(prompt=args.prompt, questions=(), revision="none")
-    asked = program.questions(made)
-    verdicts = await verifier.verify(pixels, asked)
-    return asked, verdicts, program.score(made, verdicts)
+        questions = tuple(
+            Question(id=f"s{index}", text=text, kind="semantic", tag="Asked")
+            for index, text in enumerate(args.question)
+        )
+        verdicts = await verifier.verify(pixels, questions)
+        return tuple(zip(questions, verdicts, strict=True)), None
+    prompt = Prompt(id="prompt", text=args.prompt)
+    question_set = await questions_for(program, prompt, connect_decomposer())
+    score = await judge_picture(program, question_set, pixels, verifier)
+    return score.answers(), score
 
 
 def _show(
     args: argparse.Namespace,
-    questions: tuple[Question, ...],
-    verdicts: tuple[Verdict, ...],
+    answers: tuple[tuple[Question, Verdict], ...],
     score: Score | None,
     narrator: Narrator,
 ) -> None:
-    pairs = list(zip(questions, verdicts, strict=True))
+    judge = answers[0][1].judge
     if args.json:
-        answers = [
+        records = [
             {
-                "question": q.text,
-                "kind": q.kind,
-                "form": q.form,
-                "p_yes": v.p_yes,
-                "grade": v.grade,
+                "question": question.text,
+                "kind": question.kind,
+                "form": question.form,
+                "p_yes": verdict.p_yes,
+                "grade": verdict.grade,
             }
-            for q, v in pairs
+            for question, verdict in answers
         ]
         value = None
         if score is not None:
             value = {
                 "semantic": score.semantic,
                 "quality": score.quality,
-                "reward": score.reward,
+                "reward": score.value,
                 "program": score.program,
                 "aggregate": score.aggregate,
                 "revision": score.revision,
             }
-        print_json({"answers": answers, "score": value, "judge": verdicts[0].judge})
+        print_json({"answers": records, "score": value, "judge": judge})
         return
-    rows = [(_answer(v), _bar(v.p_yes), q.tag, q.text) for q, v in pairs]
-    title = f"{args.image}  ({verdicts[0].judge})"
+    rows = [(_answer(v), _bar(v.p_yes), q.tag, q.text) for q, v in answers]
+    title = f"{args.image}  ({judge})"
     print_table(narrator.console, title, rows, ("answer", "", "aspect", "question"))
     if score is not None:
         quality = "not asked" if score.quality is None else f"{score.quality:.3f}"
         narrator.console.print(
-            f"{score.program} {score.reward:.3f}  "
-            f"(semantic {score.semantic:.3f}, quality {quality})"
+            f"{score.program} {score.value:.3f}  (semantic {score.semantic:.3f}, quality {quality})"
         )
 
 

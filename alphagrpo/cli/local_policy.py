@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from alphagrpo.cli.prechecks import check_checkpoint, check_geometry
 from alphagrpo.errors import ConfigError
-from alphagrpo.runfolder import find_learner
+from alphagrpo.record.folder import find_learner
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +29,8 @@ class LocalPolicy:
 
         from alphagrpo.learner.learner import GRPOLearner
         from alphagrpo.learner.state import load_learner
-        from alphagrpo.rollout.policy import load_policy
-        from alphagrpo.rollout.worker import RolloutWorker
+        from alphagrpo.policy.loading import load_policy
+        from alphagrpo.policy.worker import RolloutWorker
 
         torch.set_num_threads(config.rollout.threads)
         policy = load_policy(config)
@@ -69,7 +69,7 @@ class LocalPolicy:
 
         Raises BadImage where it is not of the run's size.
         """
-        from alphagrpo.rollout.starts import encode_start
+        from alphagrpo.policy.starts import encode_start
 
         return encode_start(self._worker.model, pixels, self._config.task)
 

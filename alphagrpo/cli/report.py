@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write ``report.html`` and print where it is."""
+    from alphagrpo.record.folder import RunFolder
     from alphagrpo.report.render import write_report
-    from alphagrpo.runfolder import RunFolder
 
     print(write_report(RunFolder.open(args.run_folder)))
     return 0

@@ -9,19 +9,19 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from alphagrpo.cli.console import Narrator
+from alphagrpo.cli.launch import Plan, precheck
 from alphagrpo.cli.memory import MemoryGauge
 from alphagrpo.cli.mesh import Mesh, start_mesh
 from alphagrpo.cli.outcome import tell_outcome
 from alphagrpo.cli.placement import read_serve_config
-from alphagrpo.cli.plan import Plan, precheck
 from alphagrpo.cli.ray_session import ray_session
 from alphagrpo.cli.serving import deployed
 from alphagrpo.cli.stopping import Stopped, StopSwitch
 from alphagrpo.data import load_heldout
 from alphagrpo.data.prompts import sort_of
 from alphagrpo.eval.heldout import SORTS, evaluate, summarise
-from alphagrpo.report.recorder import Recorder
-from alphagrpo.runfolder import RunFolder, step_of
+from alphagrpo.record.folder import RunFolder, step_of
+from alphagrpo.record.recorder import Recorder
 
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 BUILT_IN_PROGRAMS = ("dvreward", "dvreward_binary", "holistic", "single_question")
-"""What :mod:`alphagrpo.algorithms.rewards` registers; a test holds both to each other."""
+"""What :mod:`alphagrpo.rewards.programs` registers; a test holds both to each other."""
 
 ASKING_THE_SET = ("dvreward", "dvreward_binary")
 """Those that ask the decomposer's questions, and so can leave the quality questions out."""

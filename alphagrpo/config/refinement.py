@@ -40,7 +40,7 @@ class RefinementConfig(Section):
     are trained under the advantage of the last.
     """
     rectification: Literal["off", "max", "group_min"] = "max"
-    """False-positive rectification, see ``alphagrpo.algorithms.rectification``."""
+    """False-positive rectification, see ``alphagrpo.rewards.rectification``."""
     format_bonus: float = Field(0.0, ge=0)
     """As ``reward.format_bonus``, for refinements; added after rectification."""
     text_weight: float = Field(0.2, ge=0)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from alphagrpo.data import sort_of
-from alphagrpo.eval.judges import HeldOutJudges, PictureJudge
+from alphagrpo.eval.opinions import HeldOutJudges, PictureJudge
 from alphagrpo.eval.paired import paired_difference, share_interval
 from alphagrpo.eval.rounds import Refining, summarise_rounds
+from alphagrpo.images import encode_png, image_hash
 from alphagrpo.ports import PictureRequest
-from alphagrpo.rollout.scoring import as_png, picture_hash
 from alphagrpo.seeds import derive
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ async def evaluate(
 
     def keep_some(prompt: Prompt, picture: Picture) -> None:
         if keep is not None and prompt.id in kept:
-            keep(picture_hash(picture.pixels), as_png(picture.pixels))
+            keep(image_hash(picture.pixels), encode_png(picture.pixels))
 
     async def of_chunk(chunk: Sequence[Prompt]) -> list[dict[str, Any]]:
         nonlocal finished

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from alphagrpo.eval.judges import PictureJudge
+from alphagrpo.eval.opinions import PictureJudge
 from alphagrpo.eval.paired import paired_difference, share_interval
 from alphagrpo.ports import PictureRequest
 from alphagrpo.rollout.rounds import round_seed

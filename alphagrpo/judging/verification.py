@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from alphagrpo.errors import ConfigError
+from alphagrpo.images import check_pixels, image_hash
 from alphagrpo.judging.cache import LruCache
 from alphagrpo.judging.engine import Engine
 from alphagrpo.judging.grades import BEST, CHOICES, MAX_TOKENS, parse_grade
-from alphagrpo.judging.images import check_pixels, image_hash
 from alphagrpo.judging.templates import (
     TemplateName,
     resolve,

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import ParityError, PolicyDataError
 from alphagrpo.learner.diagnostics import Diagnostics
+from alphagrpo.training_batch import TrainingBatch, TrainingGroup
 from alphagrpo.types import Group, Trajectory
 
 
 def refuse_unfit(
-    groups: Sequence[Group], version: int, config: RunConfig, visits: Mapping[str, int]
+    batch: TrainingBatch, version: int, config: RunConfig, visits: Mapping[str, int]
 ) -> None:
     """Raise PolicyDataError for groups that may not be trained on.
 
     Args:
-        groups: of one optimizer step.
+        batch: of one optimizer step, each group itself in the place of its reference.
         version: the newest published version.
         config: group size and the lag allowed.
         visits: last visit of each prompt that was trained on.
     """
+    groups: list[Group] = [group.reference for group in batch.groups]
     if not groups:
         raise PolicyDataError("an optimizer step needs at least one group, got none")
+    for training in batch.groups:
+        _refuse_weights(training)
     turns = [(group.job.prompt.id, group.job.visit) for group in groups]
     for group, (prompt, visit) in zip(groups, turns, strict=True):
         if visit <= visits.get(prompt, -1) or turns.count((prompt, visit)) > 1:
@@ -90,6 +94,19 @@ def _refuse_form(group: Group, group_size: int) -> None:
         )
     if any(reward is not None and not math.isfinite(reward) for reward in group.rewards):
         raise PolicyDataError(f"rewards must be finite, prompt {group.job.prompt.id} has others")
+
+
+def _refuse_weights(training: TrainingGroup) -> None:
+    """The loop weighs what the group holds: a weight of 1 exactly where there is a reward."""
+    whole: Group = training.reference
+    for group, weights in ((whole.draft_group, training.drafts), (whole, training.samples)):
+        scored = None if group is None else tuple(float(valid) for valid in group.valid)
+        if scored != (None if weights is None else weights.weights):
+            raise PolicyDataError(
+                f"a group is trained on with a weight of 1 for each sample with a reward, prompt "
+                f"{whole.job.prompt.id} has rewards at {scored} and weights "
+                f"{None if weights is None else weights.weights}; compute both from one report"
+            )
 
 
 def _refuse_numbers(trajectory: Trajectory) -> None:

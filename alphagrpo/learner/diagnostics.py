@@ -6,8 +6,8 @@ from collections import defaultdict
 
 from torch import Tensor
 
-from alphagrpo.algorithms import Objective
-from alphagrpo.rollout.contexts import ReadThoughts
+from alphagrpo.algorithms.objective import Objective
+from alphagrpo.policy.contexts import ReadThoughts
 
 
 class Diagnostics:

@@ -10,7 +10,8 @@ from alphagrpo.learner.learner import GRPOLearner
 from alphagrpo.learner.state import load_learner, save_learner
 from alphagrpo.models.weights import Chunk
 from alphagrpo.ports import UpdateReport
-from alphagrpo.types import Group, WeightsManifest
+from alphagrpo.training_batch import TrainingBatch
+from alphagrpo.types import WeightsManifest
 
 
 class LocalStore:
@@ -43,9 +44,9 @@ class LocalLearner:
     def __init__(self, learner: GRPOLearner, store: LocalStore) -> None:
         self._learner, self._store = learner, store
 
-    async def update(self, groups: Sequence[Group]) -> UpdateReport:
+    async def update(self, batch: TrainingBatch) -> UpdateReport:
         """One GRPO step, in a thread, so that verdicts can arrive meanwhile."""
-        return await asyncio.to_thread(self._learner.update, groups)
+        return await asyncio.to_thread(self._learner.update, batch)
 
     async def publish(self) -> WeightsManifest:
         """Publish the current parameters."""

@@ -10,31 +10,28 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from alphagrpo.algorithms import (
-    Objective,
-    image_kl,
-    image_loss,
-    loss_weights,
-    step_advantages,
-    text_loss,
-)
+from alphagrpo.algorithms.combine import loss_weights
+from alphagrpo.algorithms.image import image_kl, image_loss
+from alphagrpo.algorithms.objective import Objective
+from alphagrpo.algorithms.text import text_loss
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import ConfigError, PolicyDataError
 from alphagrpo.learner import checks
 from alphagrpo.learner.backward import Term, backpropagate
 from alphagrpo.learner.diagnostics import Diagnostics
 from alphagrpo.learner.optimizer import MasterAdamW
-from alphagrpo.learner.replay import GroupReplay, replay_group
 from alphagrpo.models import weights
 from alphagrpo.models.lora import disabled, trainable_parameters
 from alphagrpo.models.unified import UnifiedModel
+from alphagrpo.policy.recipe import Recipe
+from alphagrpo.policy.replay import GroupReplay, replay_group
 from alphagrpo.ports import UpdateReport
-from alphagrpo.rollout.recipe import Recipe
+from alphagrpo.training_batch import TrainingBatch, TrainingGroup
 from alphagrpo.types import Group, WeightsManifest
 
 
@@ -45,7 +42,7 @@ class GRPOLearner:
 
         learner = GRPOLearner(model, config)
         manifest, chunks = learner.export()      # version 0
-        report = learner.update(groups)          # groups drawn and scored with version 0
+        report = learner.update(batch)           # groups generated and scored with version 0
     """
 
     def __init__(self, model: UnifiedModel, config: RunConfig) -> None:
@@ -71,40 +68,34 @@ class GRPOLearner:
                 f"model.trainable {config.model.trainable!r}: set it to lora or the KL weights to 0"
             )
 
-    def update(self, groups: Sequence[Group]) -> UpdateReport:
+    def update(self, batch: TrainingBatch) -> UpdateReport:
         """One GRPO step on scored groups (AlphaGRPO, objective; method: section 1.2).
 
         Per group one text backward, then one backward per window step, so that at most one forward
         is held at a time (``learner.groups_at_once``, on a CPU). Nothing has changed where this
         raises.
 
+        Args:
+            batch: each group itself in the place of its reference, and what its samples weigh.
+
         Raises:
             PolicyDataError: for groups that are stale, unscored, not finite, or trained before.
             ParityError: before the first step, where replay and rollout disagree.
         """
         started = perf_counter()
-        checks.refuse_unfit(groups, self.version, self.config, self.visits)
-        groups = [part for group in groups for part in (group.draft_group, group) if part]
-        rewards, valid = _rewards(groups)
-        advantages = step_advantages(
-            rewards,
-            valid,
-            [group.job.task for group in groups],
-            std=self.config.algorithm.advantage_std,
-            prompts=self.config.algorithm.advantage_prompts,
-            epsilon=self.config.algorithm.advantage_epsilon,
-        )
-        diagnostics = Diagnostics(rewards[valid], advantages.values[valid])
-        skipped = not bool(advantages.values.any()) and not self._kl
+        checks.refuse_unfit(batch, self.version, self.config, self.visits)
+        parts = [part for group in batch.groups for part in _parts(group)]
+        advantages = torch.tensor([part.advantages for part in parts])
+        weights = torch.tensor([part.weights for part in parts])
+        valid = weights > 0
+        diagnostics = Diagnostics(_rewards(parts)[valid], advantages[valid])
+        skipped = not bool(advantages.any()) and not self._kl
         if not skipped:
             self.optimizer.zero_grad()
-            total = float(advantages.weights.sum())
             backpropagate(
                 [
-                    partial(self._terms, group, values, sample_weights, total)
-                    for group, values, sample_weights in zip(
-                        groups, advantages.values, advantages.weights, strict=True
-                    )
+                    partial(self._terms, part.group, values, sample_weights, batch.denominator)
+                    for part, values, sample_weights in zip(parts, advantages, weights, strict=True)
                     if self._kl or bool(values.any())
                 ],
                 list(self.parameters.values()),
@@ -114,12 +105,13 @@ class GRPOLearner:
             if self.step == 0:
                 checks.parity_gate(diagnostics, self.config)
             self._apply(diagnostics)
-        self.visits.update((group.job.prompt.id, group.job.visit) for group in groups)
+        jobs = [part.group.job for part in parts]
+        self.visits.update((job.prompt.id, job.visit) for job in jobs)
         metrics = diagnostics.metrics() | {
             "learner/skipped": float(skipped),
             "learner/step": float(self.step),
             "learner/update_s": perf_counter() - started,
-            "learner/lag": float(self.version - min(g.job.policy_version for g in groups)),
+            "learner/lag": float(self.version - min(job.policy_version for job in jobs)),
         }
         return UpdateReport(step=self.step, skipped=skipped, metrics=metrics)
 
@@ -223,9 +215,23 @@ class GRPOLearner:
         self._changed = True
 
 
-def _rewards(groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
-    """Rewards [P, G] in float64 (0 where there is none) and which are there."""
-    table = [[math.nan if r is None else r for r in group.rewards] for group in groups]
-    rewards = torch.tensor(table, dtype=torch.float64)
-    valid = ~rewards.isnan()
-    return torch.where(valid, rewards, 0.0), valid
+class _Part(NamedTuple):
+    """A group with what its G samples weigh."""
+
+    group: Group
+    advantages: tuple[float, ...]
+    weights: tuple[float, ...]
+
+
+def _parts(group: TrainingGroup) -> Iterator[_Part]:
+    """The trained drafts of a refinement, if any, and then the group itself."""
+    whole: Group = group.reference
+    if group.drafts is not None and whole.draft_group is not None:
+        yield _Part(whole.draft_group, group.drafts.advantages, group.drafts.weights)
+    yield _Part(whole, group.samples.advantages, group.samples.weights)
+
+
+def _rewards(parts: Sequence[_Part]) -> Tensor:
+    """Rewards [P, G] in float64; 0 where there is none."""
+    table = [[reward or 0.0 for reward in part.group.rewards] for part in parts]
+    return torch.tensor(table, dtype=torch.float64)

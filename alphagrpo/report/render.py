@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from alphagrpo.record.folder import write_atomically
 from alphagrpo.report.view import build_view
-from alphagrpo.runfolder import write_atomically
 
 if TYPE_CHECKING:
-    from alphagrpo.runfolder import RunFolder
+    from alphagrpo.record.folder import RunFolder
 
 
 def render_report(folder: RunFolder) -> str:

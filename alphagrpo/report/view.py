@@ -23,7 +23,7 @@ from alphagrpo.report.figures import (
 )
 
 if TYPE_CHECKING:
-    from alphagrpo.runfolder import RunFolder
+    from alphagrpo.record.folder import RunFolder
 
 NUM_GROUPS = 3
 """Sample groups shown: an early, a middle and a late one."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from alphagrpo import seeds
 from alphagrpo.config.refinement import DraftConfig
+from alphagrpo.images import encode_png, image_hash
 from alphagrpo.ports import Picture, Sample
-from alphagrpo.rollout.scoring import as_png, picture_hash
 from alphagrpo.types import GivenImage, Group, ImageSegment, RolloutJob, Score
 
 
@@ -34,7 +34,7 @@ class Drafts:
         A draft whose score could not be had may not seed training. ``worst`` takes the lowest
         reward, the first of equals; ``sampled`` draws by softmax(1 - r), from the job alone.
         """
-        scored = [(i, s.score.reward) for i, s in enumerate(self.samples) if s.score is not None]
+        scored = [(i, s.score.value) for i, s in enumerate(self.samples) if s.score is not None]
         if not scored:
             return None
         if how.pick == "worst":
@@ -64,8 +64,8 @@ def drawn_drafts(
                 thought=picture.thought,
                 score=answer if isinstance(answer, Score) else None,
                 reward=None,
-                png=as_png(picture.pixels) if keep_pictures else None,
-                picture_hash=picture_hash(picture.pixels),
+                png=encode_png(picture.pixels) if keep_pictures else None,
+                picture_hash=image_hash(picture.pixels),
                 invalid_reason=answer if isinstance(answer, str) else "",
             )
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from alphagrpo.errors import ConfigError
 from alphagrpo.ports import Picture, PictureRequest
 from alphagrpo.seeds import derive
-from alphagrpo.types import Prompt, Question, Score
+from alphagrpo.types import Prompt, Score
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,16 +24,8 @@ Gate = Literal["dvreward", "none"]
 
 Draw = Callable[[Sequence[PictureRequest]], Awaitable[Sequence[Picture]]]
 """Draws the requested pictures, in order."""
-Judge = Callable[[Prompt, "NDArray[np.uint8]"], Awaitable["Judged"]]
-"""Scores a picture of a prompt; raises ServiceError where no score could be had."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """A score and the questions it was made of."""
-
-    score: Score
-    questions: tuple[Question, ...]
+ScorePicture = Callable[[Prompt, "NDArray[np.uint8]"], Awaitable[Score]]
+"""Scores a picture [H, W, 3] of a prompt; raises ServiceError where no score could be had."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +35,8 @@ class Round:
     index: int
     seed: int
     picture: Picture
-    judged: Judged | None
-    """None without a judge."""
+    score: Score | None
+    """None where nobody scores."""
     kept: bool
     """Whether it is what the chain holds now."""
     refined_from: int | None
@@ -56,11 +48,11 @@ def round_seed(seed: int, index: int) -> int:
     return derive("round", seed, index)
 
 
-def check_rounds(rounds: int, gate: Gate, *, most: int, can_judge: bool) -> None:
-    """Raise ConfigError for rounds out of bounds, or a gate without anybody to judge."""
+def check_rounds(rounds: int, gate: Gate, *, most: int, can_score: bool) -> None:
+    """Raise ConfigError for rounds out of bounds, or a gate without anybody to score."""
     if not 0 <= rounds <= most:
         raise ConfigError(f"0 to {most} refinements may be asked for, got {rounds}; ask for fewer")
-    if gate == "dvreward" and rounds and not can_judge:
+    if gate == "dvreward" and rounds and not can_score:
         raise ConfigError(
             "the DVReward gate needs decomposer and verifier, there are none; serve them, or set "
             "the gate to none to keep the last picture"
@@ -73,9 +65,9 @@ async def draw_rounds(
     rounds: int,
     gate: Gate,
     draw: Draw,
-    judge: Judge | None = None,
+    score: ScorePicture | None = None,
 ) -> AsyncIterator[Round]:
-    """Yield the draft and then each refinement, as soon as it is drawn and judged.
+    """Yield the draft and then each refinement, as soon as it is drawn and scored.
 
     With the gate a refinement is kept where its score is higher than that of the picture it began
     from, and the next one begins from the better of the two; without it the last is kept. The draw
@@ -86,17 +78,17 @@ async def draw_rounds(
         rounds: refinements after it.
         gate: which picture is held after a round.
         draw: who draws.
-        judge: who scores; needed for the gate, otherwise scores are only told.
+        score: who scores; needed for the gate, otherwise scores are only told.
 
     Raises:
-        ServiceError: from ``judge``: a picture without a score is not let through a gate unseen.
+        ServiceError: from ``score``: a picture without a score is not let through a gate unseen.
     """
     (picture,) = await draw([request])
     held = Round(
         index=0,
         seed=request.seed,
         picture=picture,
-        judged=await judge(request.prompt, picture.pixels) if judge else None,
+        score=await score(request.prompt, picture.pixels) if score else None,
         kept=True,
         refined_from=None,
     )
@@ -105,20 +97,20 @@ async def draw_rounds(
         seed = round_seed(request.seed, index)
         again = replace(request, seed=seed, start=held.picture.as_start(), purpose="refine")
         (picture,) = await draw([again])
-        judged = await judge(request.prompt, picture.pixels) if judge else None
+        new_score = await score(request.prompt, picture.pixels) if score else None
         tried = Round(
             index=index,
             seed=seed,
             picture=picture,
-            judged=judged,
-            kept=gate == "none" or _is_better(judged, held.judged),
+            score=new_score,
+            kept=gate == "none" or _is_better(new_score, held.score),
             refined_from=held.index,
         )
         held = tried if tried.kept else held
         yield tried
 
 
-def _is_better(new: Judged | None, old: Judged | None) -> bool:
-    assert new is not None, "checked: a gate has a judge"
-    assert old is not None, "checked: a gate has a judge"
-    return new.score.reward > old.score.reward
+def _is_better(new: Score | None, old: Score | None) -> bool:
+    assert new is not None, "checked: a gate needs scores"
+    assert old is not None, "checked: a gate needs scores"
+    return new.value > old.value

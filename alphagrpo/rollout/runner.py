@@ -23,14 +23,11 @@ from alphagrpo.ports import (
     Verifier,
     WeightStore,
 )
-from alphagrpo.rollout.recipe import refinement_of
+from alphagrpo.rewards.judging import judge_pictures
+from alphagrpo.rewards.programs import configured_program
 from alphagrpo.rollout.refining import Drafts, drawn_drafts, trained_drafts
-from alphagrpo.rollout.scoring import (
-    ScoredGroup,
-    configured_program,
-    score_group,
-    score_pictures,
-)
+from alphagrpo.rollout.scoring import ScoredGroup, score_group
+from alphagrpo.tasks import refinement_of
 from alphagrpo.types import (
     GivenImage,
     Group,
@@ -50,7 +47,7 @@ KEPT_GROUPS = 2
 
 
 class Worker(Protocol):
-    """What a runner needs of :class:`alphagrpo.rollout.worker.RolloutWorker`."""
+    """What a runner needs of :class:`alphagrpo.policy.worker.RolloutWorker`."""
 
     @property
     def manifest(self) -> WeightsManifest | None:
@@ -231,11 +228,11 @@ class GroupRunner:
         if not order.pictures:
             order.pictures = await self._drawn(order, self._worker.drafts, job)
         started = perf_counter()
-        answers = await score_pictures(
-            [picture.pixels for picture in order.pictures],
+        answers = await judge_pictures(
+            self._program,
             order.questions,
-            verifier=self._verifier,
-            program=self._program,
+            [picture.pixels for picture in order.pictures],
+            self._verifier,
             known=[sample.score for sample in known.samples] if known else (),
         )
         order.verify_s += perf_counter() - started

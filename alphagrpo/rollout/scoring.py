@@ -1,29 +1,19 @@
-"""From a drawn group to rewards: one verification call per picture, all of them at once."""
+"""From a generated group to rewards: one verification call per picture, all of them at once."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-
-from alphagrpo.algorithms import RewardProgram, configure, load_reward_program, rectify
-from alphagrpo.algorithms.rectification import Rectification
 from alphagrpo.config import RunConfig
-from alphagrpo.config.schema import RewardConfig
-from alphagrpo.errors import ServiceError
+from alphagrpo.images import encode_png, image_hash
 from alphagrpo.ports import Sample, Verifier
-from alphagrpo.rollout.recipe import refinement_of
+from alphagrpo.rewards.judging import judge_pictures
+from alphagrpo.rewards.programs import RewardProgram
+from alphagrpo.rewards.rectification import rectify
+from alphagrpo.tasks import refinement_of
 from alphagrpo.types import Group, QuestionSet, Score, Trajectory
-
-NOT_ALL_ANSWERED = "the verifier answered only some of the picture's questions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,47 +24,6 @@ class ScoredGroup:
     samples: tuple[Sample, ...]
     verify_s: float
     """From the first call to the last answer."""
-
-
-def configured_program(config: RewardConfig) -> RewardProgram:
-    """The reward program a run asks for, by name or import path, set up as it says."""
-    return configure(
-        load_reward_program(config.program), aggregate=config.aggregate, kinds=config.kinds
-    )
-
-
-async def score_pictures(
-    pictures: Sequence[NDArray[np.uint8]],
-    questions: QuestionSet,
-    *,
-    verifier: Verifier,
-    program: RewardProgram,
-    known: Sequence[Score | None] = (),
-) -> list[Score | str]:
-    """The score of each picture [H, W, 3], or why it could not be had; never 0 for a failure.
-
-    One verification call per picture, all at once; identical pictures are asked about once, those
-    with a ``known`` score not at all (AlphaGRPO, DVReward; method: section 11, 10).
-
-    Raises:
-        NoQuestions: if the program has nothing to ask.
-    """
-    asked = program.questions(questions)
-    have = known or [None] * len(pictures)
-    hashes = [picture_hash(pixels) for pixels in pictures]
-
-    async def ask(pixels: NDArray[np.uint8]) -> Score | str:
-        try:
-            score = program.score(questions, await verifier.verify(pixels, asked))
-        except ServiceError as error:
-            return f"{type(error).__name__}: {error}"
-        return NOT_ALL_ANSWERED if score is None else score
-
-    triples = zip(hashes, pictures, have, strict=True)
-    unknown = {name: pixels for name, pixels, score in triples if score is None}
-    answers = dict(zip(unknown, await asyncio.gather(*map(ask, unknown.values())), strict=True))
-    pairs = zip(hashes, have, strict=True)
-    return [answers[name] if score is None else score for name, score in pairs]
 
 
 async def score_group(
@@ -105,21 +54,21 @@ async def score_group(
         NoQuestions: if the program has nothing to ask.
     """
     started = perf_counter()
-    answers = await score_pictures(
-        [trajectory.image.pixels for trajectory in group.trajectories],
+    answers = await judge_pictures(
+        program,
         questions,
-        verifier=verifier,
-        program=program,
+        [trajectory.image.pixels for trajectory in group.trajectories],
+        verifier,
         known=group.scores,
     )
     verify_s = perf_counter() - started
     scores = tuple(answer if isinstance(answer, Score) else None for answer in answers)
-    weight, values = config.reward.format_bonus, [s.reward if s else None for s in scores]
+    weight, values = config.reward.format_bonus, [s.value if s else None for s in scores]
     if group.job.task == "srr":
         how = refinement_of(config)
         assert group.draft_score is not None, "only a scored draft is refined"
         weight = how.format_bonus
-        values = rectified(values, group.draft_score.reward, how.rectification)
+        values = rectify(values, group.draft_score.value, how.rectification)
     samples = []
     for index, (trajectory, answer) in enumerate(zip(group.trajectories, answers, strict=True)):
         value = values[index]
@@ -130,8 +79,8 @@ async def score_group(
                 thought=describe(trajectory),
                 score=scores[index],
                 reward=None if value is None else value + bonus,
-                png=as_png(trajectory.image.pixels) if index < keep_pictures else None,
-                picture_hash=picture_hash(trajectory.image.pixels),
+                png=encode_png(trajectory.image.pixels) if index < keep_pictures else None,
+                picture_hash=image_hash(trajectory.image.pixels),
                 invalid_reason=answer if isinstance(answer, str) else "",
             )
         )
@@ -142,25 +91,3 @@ async def score_group(
         rewards=tuple(sample.reward for sample in samples),
     )
     return ScoredGroup(group=scored, samples=tuple(samples), verify_s=verify_s)
-
-
-def rectified(
-    values: Sequence[float | None], initial: float, mode: Rectification
-) -> list[float | None]:
-    """:func:`alphagrpo.algorithms.rectify` of a group, absent rewards left absent."""
-    valid = torch.tensor([value is not None for value in values])
-    rewards = torch.tensor([value or 0.0 for value in values], dtype=torch.float64)
-    found = rectify(rewards, initial, mode, valid).tolist()
-    return [None if value is None else found[i] for i, value in enumerate(values)]
-
-
-def picture_hash(pixels: NDArray[np.uint8]) -> str:
-    """sha256 of the pixels [H, W, 3], hex: the picture's name in the run folder."""
-    return hashlib.sha256(pixels.tobytes()).hexdigest()
-
-
-def as_png(pixels: NDArray[np.uint8]) -> bytes:
-    """A picture [H, W, 3] as PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -11,6 +11,8 @@ from alphagrpo.shapes.world import BACKGROUND_NAMES, COLOUR_NAMES, KINDS, Scene
 
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+SYSTEM_PROMPT = "think , then draw"
+"""What a run of the miniature reads before the prompt; asks for a thought."""
 
 _VALUES = {word: value for value, word in NUMBERS.items()} | {"a": 1, "an": 1}
 KIND_OF = {name: kind for kind in KINDS for name in (kind, kind + "s", kind + "es")}

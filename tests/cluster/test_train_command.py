@@ -15,10 +15,10 @@ from alphagrpo.config import RunConfig
 from alphagrpo.eval.heldout import HeldOutJudges
 from alphagrpo.eval.oracles import shapes_oracle
 from alphagrpo.models.bagel import random_bagel, save_bagel, tiny_config
-from alphagrpo.rollout.scoring import configured_program
-from alphagrpo.runfolder import RunFolder
-from alphagrpo.shapes.policy.pretrain import special_ids
-from alphagrpo.shapes.tokenizer import build_tokenizer
+from alphagrpo.record.folder import RunFolder
+from alphagrpo.rewards.programs import configured_program
+from miniature.policy.pretrain import special_ids
+from miniature.tokenizer import build_tokenizer
 from tests.fakes import make_config
 from tests.synthetic_run import OracleDecomposer, OracleVerifier
 

@@ -27,9 +27,9 @@ def make_random(name: str, folder: Path) -> None:
     """Write a miniature judge with random weights."""
     import torch
 
-    from alphagrpo.shapes.judges.judge_tokenizer import judge_tokenizer
-    from alphagrpo.shapes.judges.pretrain_decomposer import decomposer_model, save_decomposer
-    from alphagrpo.shapes.judges.verifier_model import save_verifier, verifier_model
+    from miniature.decomposer import decomposer_model, save_decomposer
+    from miniature.judge_tokenizer import judge_tokenizer
+    from miniature.verifier.model import save_verifier, verifier_model
 
     torch.manual_seed(0)
     tokenizer = judge_tokenizer()

@@ -11,12 +11,12 @@ import psutil
 import pytest
 import torch
 
-from alphagrpo.algorithms.rewards import Holistic
 from alphagrpo.errors import ConfigError, ServiceError, ServiceUnavailable
+from alphagrpo.images import image_hash
 from alphagrpo.judging.engine import folder_revision
-from alphagrpo.judging.images import image_hash
 from alphagrpo.judging.verification import VerificationProgram
 from alphagrpo.judging.yesno import answer_tokens
+from alphagrpo.rewards.programs import Holistic
 from alphagrpo.types import Question, QuestionSet
 from services.engine_vllm import VllmEngine, engine_arguments
 from services.settings import EngineSettings

@@ -20,10 +20,10 @@ from alphagrpo.errors import (
     ServiceError,
     ServiceUnavailable,
 )
-from alphagrpo.judging.images import encode_png_base64
+from alphagrpo.images import encode_png_base64
 from alphagrpo.types import Prompt, Question, QuestionSet, Verdict
 from services.client import DecomposerClient, VerifierClient
-from services.gateway import create_app
+from services.gateway.app import create_app
 from services.settings import GatewaySettings
 from services.transport import HttpTransport
 
@@ -225,7 +225,7 @@ async def test_openapi_is_valid_and_shows_examples():
 
 
 async def test_the_examples_image_is_accepted():
-    from services.gateway_models import EXAMPLE_IMAGE
+    from services.gateway.models import EXAMPLE_IMAGE
 
     async with _http(FakeServices()) as http:
         body = {"image": EXAMPLE_IMAGE, "questions": ["is it red ?"]}

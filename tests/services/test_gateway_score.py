@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from alphagrpo.errors import ConfigError
-from alphagrpo.judging.images import encode_png_base64
+from alphagrpo.images import encode_png_base64
 from alphagrpo.types import Prompt, Question, QuestionSet, Verdict
 from services.client import VerifierClient
-from services.gateway import create_app
+from services.gateway.app import create_app
 from services.settings import GatewaySettings
 from services.transport import HttpTransport
 from tests.fakes import FakeVerifier, make_questions

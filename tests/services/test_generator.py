@@ -21,18 +21,17 @@ from alphagrpo.errors import (
     Overloaded,
     ServiceUnavailable,
 )
-from alphagrpo.judging.images import decode_base64_image, encode_png_base64
+from alphagrpo.images import decode_base64_image, encode_png_base64
 from alphagrpo.learner.learner import GRPOLearner
 from alphagrpo.learner.state import save_learner
 from alphagrpo.models.bagel import random_bagel, save_bagel, tiny_config
-from alphagrpo.rollout.rounds import Judged
-from alphagrpo.runfolder import RunFolder
-from alphagrpo.shapes.policy.pretrain import special_ids
-from alphagrpo.shapes.tokenizer import build_tokenizer
+from alphagrpo.record.folder import RunFolder
 from alphagrpo.types import Prompt, Question, Score, Verdict
-from services.gateway import create_app
-from services.generate_models import DoneEvent, GenerateRequest, RoundEvent, StageEvent
-from services.generating import Generating, newest_weights, open_studio
+from miniature.policy.pretrain import special_ids
+from miniature.tokenizer import build_tokenizer
+from services.gateway.app import create_app
+from services.generator.generating import Generating, newest_weights, open_studio
+from services.generator.models import DoneEvent, GenerateRequest, RoundEvent, StageEvent
 from services.settings import GatewaySettings, GeneratorSettings
 from tests.fakes import make_config
 from tests.services.test_gateway import FakeServices
@@ -67,19 +66,24 @@ def settings(run: Mapping[str, Any], **changes: Any) -> GeneratorSettings:
     return GeneratorSettings(config=str(run["path"]), **changes)
 
 
-class FakeJudge:
+class FakeScorer:
     """Rewards in the order of asking."""
 
     def __init__(self, *rewards: float, error: Exception | None = None) -> None:
         self.rewards, self.error = list(rewards), error
 
-    async def __call__(self, prompt: Prompt, pixels: np.ndarray) -> Judged:
+    async def __call__(self, prompt: Prompt, pixels: np.ndarray) -> Score:
         if self.error:
             raise self.error
         value = self.rewards.pop(0)
         verdict = Verdict(question_id="s0", p_yes=value, judge="fake@1")
-        score = Score(semantic=value, quality=value, reward=value, verdicts=(verdict,))
-        return Judged(score=score, questions=(QUESTION,))
+        return Score(
+            semantic=value,
+            quality=value,
+            value=value,
+            verdicts=(verdict,),
+            questions=(QUESTION,),
+        )
 
 
 @pytest.fixture
@@ -94,7 +98,7 @@ async def events_of(generating: Generating, **fields: Any) -> list[Any]:
 
 
 async def test_rounds_are_told_as_they_happen_and_the_better_is_kept(run, studio) -> None:
-    generating = Generating(studio, settings(run), FakeJudge(0.5, 0.9, 0.2))
+    generating = Generating(studio, settings(run), FakeScorer(0.5, 0.9, 0.2))
     events = await events_of(generating, prompt="a red circle", seed=3, rounds=2)
     kinds = [f"{e.stage}{e.round}" if isinstance(e, StageEvent) else f"{e.event}" for e in events]
     assert kinds == [
@@ -113,7 +117,7 @@ async def test_rounds_are_told_as_they_happen_and_the_better_is_kept(run, studio
 
 
 async def test_one_picture_needs_no_judge_and_the_same_seed_gives_it_again(run, studio) -> None:
-    generating = Generating(studio, settings(run), FakeJudge(error=ServiceUnavailable("gone")))
+    generating = Generating(studio, settings(run), FakeScorer(error=ServiceUnavailable("gone")))
     first, again, other = [
         (await events_of(generating, prompt="a red circle", seed=seed))[1].picture
         for seed in (1, 1, 2)
@@ -122,10 +126,10 @@ async def test_one_picture_needs_no_judge_and_the_same_seed_gives_it_again(run, 
 
 
 async def test_a_lost_judge_and_a_late_answer_end_the_request(run, studio) -> None:
-    gone = Generating(studio, settings(run), FakeJudge(error=ServiceUnavailable("gone; wait")))
+    gone = Generating(studio, settings(run), FakeScorer(error=ServiceUnavailable("gone; wait")))
     with pytest.raises(ServiceUnavailable):
         await events_of(gone, prompt="a red circle", rounds=1)
-    late = Generating(studio, settings(run, deadline_s=0.0001), FakeJudge())
+    late = Generating(studio, settings(run, deadline_s=0.0001), FakeScorer())
     with pytest.raises(DeadlineExceeded, match="fewer rounds"):
         await events_of(late, prompt="a red circle")
 
@@ -156,13 +160,13 @@ async def test_a_lost_judge_and_a_late_answer_end_the_request(run, studio) -> No
 async def test_requests_out_of_bounds_are_refused_before_drawing(
     run, studio, fields: dict[str, Any], error: type[Exception], words: str
 ) -> None:
-    generating = Generating(studio, settings(run, max_prompt_chars=40), FakeJudge())
+    generating = Generating(studio, settings(run, max_prompt_chars=40), FakeScorer())
     with pytest.raises(error, match=words):
         await events_of(generating, **fields)
 
 
 async def test_an_edit_begins_from_the_picture_it_is_given(run, studio) -> None:
-    generating = Generating(studio, settings(run), FakeJudge())
+    generating = Generating(studio, settings(run), FakeScorer())
     pictures = [
         (
             await events_of(
@@ -195,7 +199,7 @@ async def test_newer_weights_are_followed_without_a_restart(run, tmp_path) -> No
     folder = tmp_path / "runs" / "r"
     (folder / "checkpoints").mkdir(parents=True)
     studio = open_studio(settings(run, weights=str(folder)))
-    generating = Generating(studio, settings(run), FakeJudge())
+    generating = Generating(studio, settings(run), FakeScorer())
     before = (await events_of(generating, prompt="a red circle"))[1]
     assert not await studio.refresh(), "a run without a checkpoint has nothing to follow yet"
     write_checkpoint(run, folder, 3)

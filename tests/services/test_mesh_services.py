@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from alphagrpo.errors import NoQuestions
-from alphagrpo.judging.images import encode_png_base64
+from alphagrpo.images import encode_png_base64
 from alphagrpo.shapes.render import render
 from alphagrpo.shapes.world import Scene, SceneObject
 from alphagrpo.types import Prompt, Question

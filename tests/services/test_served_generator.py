@@ -16,7 +16,7 @@ import yaml
 
 from alphagrpo.errors import ConfigError
 from services.deploying import ensure_deployed, undeploy
-from services.generator_client import GeneratorClient, connect_generator
+from services.generator.client import GeneratorClient, connect_generator
 from tests.services.test_generator import run, write_checkpoint
 
 __all__ = ["run"]  # a fixture

@@ -41,7 +41,22 @@ def test_there_is_a_library_to_check() -> None:
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_library_never_imports_ray_nor_the_shells(path: Path) -> None:
-    assert not top_level(path) & {"ray", "actors", "services"}
+    assert not top_level(path) & {"ray", "actors", "services", "miniature", "transformers"}
+
+
+def test_the_learner_imports_nothing_of_the_rollout() -> None:
+    guilty = {
+        str(path): name
+        for path in modules("alphagrpo/learner")
+        for name in imports(path)
+        if name.startswith("alphagrpo.rollout")
+    }
+    assert not guilty
+
+
+@pytest.mark.parametrize("shell", ["actors", "services", "alphagrpo/cli"])
+def test_nothing_that_is_shipped_imports_the_factory_of_the_miniatures(shell: str) -> None:
+    assert not [str(path) for path in modules(shell) if "miniature" in top_level(path)]
 
 
 @pytest.mark.parametrize(("shell", "other"), [("actors", "services"), ("services", "actors")])
@@ -83,7 +98,7 @@ def test_commands_import_ray_and_the_shells_only_inside_a_command() -> None:
         ("alphagrpo.errors", {"torch", "ray"}),
         ("alphagrpo.cli.main", {"torch", "ray", "vllm", "transformers", "diffusers"}),
         ("alphagrpo.cli.prechecks", {"torch", "ray"}),
-        ("alphagrpo.runfolder", {"torch", "ray"}),
+        ("alphagrpo.record.folder", {"torch", "ray"}),
     ],
 )
 def test_light_modules_stay_light(module: str, unwanted: set[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from alphagrpo.errors import ConfigError, PolicyDataError, ServiceUnavailable
 from alphagrpo.loop import StepReport, TrainingLoop
-from alphagrpo.rollout.feed import PromptFeed
+from alphagrpo.prompt_iterator import PromptFeed
 from tests.fakes import FakeDecomposer, FakeLearner, FakePool, make_config, make_prompts
 
 
@@ -34,7 +34,9 @@ async def test_step_draws_trains_and_publishes() -> None:
     loop = make_loop(learner=learner, pool=pool)
     report = await loop.run_step()
     assert (report.step, report.version) == (1, 1)
-    assert [reference[0] for reference in learner.updates[0]] == [g.job for g in report.groups]
+    assert [group.reference for group in learner.updates[0].groups] == [
+        g.job for g in report.groups
+    ]
     assert report.metrics["samples/drawn"] == report.metrics["samples/trained"] == 12
     assert pool.peak == 2
 
@@ -164,7 +166,7 @@ async def test_group_that_stays_unscored_is_dropped_and_counted() -> None:
     pool = FakePool(reward=lambda job, i: None if job.prompt.id == first else float(i))
     report = await make_loop(config=config, pool=pool, learner=learner).run_step()
     assert report.metrics["groups/dropped"] == 1
-    assert len(learner.updates[0]) == 2
+    assert len(learner.updates[0].groups) == 2
     assert sum(job.prompt.id == first for job in pool.jobs) == 2
 
 

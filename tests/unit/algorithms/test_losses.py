@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from alphagrpo.algorithms import combine, image_kl, image_loss, loss_weights, text_loss
+from alphagrpo.algorithms.combine import combine, loss_weights
+from alphagrpo.algorithms.image import image_kl, image_loss
+from alphagrpo.algorithms.text import text_loss
 
 LEVELS = ["sequence", "token"]
 

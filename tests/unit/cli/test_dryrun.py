@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from alphagrpo.cli.arithmetic import (
+from alphagrpo.cli.main import main
+from alphagrpo.config import load_config
+from alphagrpo.policy.memory import (
     kv_bytes,
     lora_weights,
     model_size,
     picture_tokens,
     released_config,
 )
-from alphagrpo.cli.main import main
-from alphagrpo.config import load_config
 
 ROOT = Path(__file__).parents[3]
 BAGEL = ROOT / "deploy/configs/bagel-7b-rt2i.yaml"

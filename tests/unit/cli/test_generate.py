@@ -13,8 +13,8 @@ from PIL import Image
 
 from alphagrpo.cli.main import main
 from alphagrpo.models.bagel import random_bagel, save_bagel, tiny_config
-from alphagrpo.shapes.policy.pretrain import special_ids
-from alphagrpo.shapes.tokenizer import build_tokenizer
+from miniature.policy.pretrain import special_ids
+from miniature.tokenizer import build_tokenizer
 from tests.fakes import make_config
 
 

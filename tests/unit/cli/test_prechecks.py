@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from alphagrpo.cli import prechecks
+from alphagrpo.cli.launch import check_reward, precheck
 from alphagrpo.cli.main import main
 from alphagrpo.cli.placement import plan_placement
-from alphagrpo.cli.plan import check_reward, precheck
 from alphagrpo.cli.ray_session import wanted_address
 from alphagrpo.config import RunConfig, load_config
 from alphagrpo.errors import CheckpointError, ConfigError, EnvironmentProblem, PromptFileError

@@ -21,14 +21,6 @@ SURFACE = {
     "doctor": {"--json"},
     "report": {"run_folder"},
     "shapes": {"action"},
-    "shapes pretrain": {
-        "model", "--output", "--minutes", "--steps", "--start", "--no-copies", "--seed",
-        "--threads", "--resume",
-    },
-    "shapes evaluate": {
-        "model", "--folder", "--num", "--seed", "--skills", "--policy", "--pictures", "--json",
-    },
-    "shapes oracle": {"--num", "--seed", "--json"},
     "shapes sheet": {"--output", "--num", "--seed"},
 }  # fmt: skip
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from alphagrpo.algorithms.rewards import reward_program
 from alphagrpo.cli import evaluate as evaluate_command
 from alphagrpo.cli.console import Narrator
 from alphagrpo.cli.stopping import Stopped, StopSwitch
@@ -23,7 +22,8 @@ from alphagrpo.eval.heldout import HeldOutJudges
 from alphagrpo.eval.oracles import shapes_oracle
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.ports import Picture, PictureRequest
-from alphagrpo.runfolder import RunFolder
+from alphagrpo.record.folder import RunFolder
+from alphagrpo.rewards.programs import reward_program
 from tests.fakes import FakeDecomposer, FakeLearner, FakePool, make_config, make_prompts
 from tests.synthetic_run import OracleDecomposer, OracleVerifier, RenderingPool
 

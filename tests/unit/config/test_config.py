@@ -128,7 +128,7 @@ def test_a_config_survives_being_written_and_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["shapes-rt2i", "smoke"])
 def test_the_miniature_reads_the_system_prompt_it_was_trained_on(name: str) -> None:
-    from alphagrpo.shapes.policy.corpus import SYSTEM_PROMPT
+    from alphagrpo.shapes.language import SYSTEM_PROMPT
 
     config = load_config(next(path for path in CONFIGS if path.stem == name))
     assert config.task.system_prompt == SYSTEM_PROMPT

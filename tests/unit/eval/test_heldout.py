@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alphagrpo.algorithms.rewards import reward_program
 from alphagrpo.data import load_heldout
 from alphagrpo.errors import NoQuestions
 from alphagrpo.eval.heldout import HeldOutJudges, differences, evaluate, summarise
 from alphagrpo.eval.oracles import oracle_for, shapes_oracle
+from alphagrpo.rewards.programs import reward_program
 from alphagrpo.types import Prompt, QuestionSet
 from tests.fakes import FakePool, FakeVerifier, make_prompts
 from tests.synthetic_run import OracleDecomposer, OracleVerifier, RenderingPool

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alphagrpo.algorithms import reward_program
 from alphagrpo.eval.heldout import HeldOutJudges, evaluate, summarise
 from alphagrpo.eval.oracles import Opinion, shapes_reflection
 from alphagrpo.eval.rounds import summarise_rounds
 from alphagrpo.ports import Picture, PictureRequest
+from alphagrpo.rewards.programs import reward_program
 from alphagrpo.shapes.language import canonical
 from alphagrpo.shapes.render import render
 from alphagrpo.shapes.specs import Item, Spec

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alphagrpo.errors import BadImage, ConfigError, ServiceError, ServiceUnavailable
-from alphagrpo.judging.images import image_hash
+from alphagrpo.images import image_hash
 from alphagrpo.judging.templates import AUDITOR, GRADER
 from alphagrpo.judging.verification import VerificationProgram
 from alphagrpo.types import Question

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +13,10 @@ from alphagrpo.config import RunConfig
 from alphagrpo.errors import CheckpointError, ConfigError, ParityError, PolicyDataError
 from alphagrpo.learner.learner import GRPOLearner
 from alphagrpo.learner.state import load_learner, save_learner
-from alphagrpo.rollout.worker import RolloutWorker
+from alphagrpo.policy.worker import RolloutWorker
+from alphagrpo.ports import UpdateReport
 from alphagrpo.types import Group, Trajectory
-from tests.fakes import FakeTokenizer, make_config, make_job, make_model, make_prompts
+from tests.fakes import FakeTokenizer, batch_of, make_config, make_job, make_model, make_prompts
 
 Reward = Callable[[Trajectory], float | None]
 
@@ -37,6 +38,9 @@ class Bench:
     def sync(self) -> None:
         self.worker.apply_weights(*self.learner.export())
 
+    def update(self, groups: Sequence[Group]) -> UpdateReport:
+        return self.learner.update(batch_of(groups, self.config))
+
     def draw(self, reward: Reward = by_index, visit: int = 0, count: int = 2) -> list[Group]:
         groups = [
             self.worker.draw(make_job(p, self.config, self.worker.version, visit))
@@ -57,7 +61,7 @@ def changed(before: dict[str, torch.Tensor], learner: GRPOLearner) -> bool:
 def test_first_step_has_exact_parity_and_changes_weights(trainable: str) -> None:
     bench = Bench(make_config(model={"trainable": trainable, "lora": {"rank": 4, "alpha": 8}}))
     before = parameters(bench.learner)
-    report = bench.learner.update(bench.draw())
+    report = bench.update(bench.draw())
     assert report.metrics["parity/image_max_abs_log_ratio"] == 0.0
     assert report.metrics["parity/text_max_abs_log_ratio"] == 0.0
     assert (report.step, report.skipped) == (1, False)
@@ -77,7 +81,7 @@ def gradients(at_once: int) -> tuple[dict[str, torch.Tensor | None], dict[str, f
         return 1.0
 
     bench.learner.optimizer.step = look  # type: ignore[method-assign]
-    report = bench.learner.update(bench.draw(count=4))
+    report = bench.update(bench.draw(count=4))
     return found, {k: v for k, v in report.metrics.items() if not k.endswith("_s")}
 
 
@@ -118,7 +122,7 @@ def test_learner_raises_the_chance_of_what_is_rewarded() -> None:
     for visit in range(8):
         groups = bench.draw(even, visit)
         shares.append(np.mean([group.rewards for group in groups]))
-        bench.learner.update(groups)
+        bench.update(groups)
         bench.sync()
     assert np.mean(shares[-2:]) > np.mean(shares[:2]) + 0.25, shares
 
@@ -126,7 +130,7 @@ def test_learner_raises_the_chance_of_what_is_rewarded() -> None:
 def test_equal_rewards_are_skipped_and_keep_the_version() -> None:
     bench = Bench()
     before = parameters(bench.learner)
-    report = bench.learner.update(bench.draw(lambda t: 0.5))
+    report = bench.update(bench.draw(lambda t: 0.5))
     assert report.skipped
     assert report.step == 0
     assert not changed(before, bench.learner)
@@ -147,8 +151,8 @@ def test_invalid_samples_change_nothing() -> None:
         )
         for g in groups
     ]
-    one.learner.update(groups)
-    other.learner.update(scrambled)
+    one.update(groups)
+    other.update(scrambled)
     pairs = zip(one.learner.parameters.values(), other.learner.parameters.values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
@@ -165,9 +169,9 @@ def test_step_does_not_depend_on_how_samples_are_spread_over_groups() -> None:
     """The mean runs over all samples of the step: two groups are not two steps."""
     bench = Bench()
     groups = bench.draw(count=3)
-    report = bench.learner.update(groups)
+    report = bench.update(groups)
     twin = Bench()
-    report_again = twin.learner.update(list(reversed(twin.draw(count=3))))
+    report_again = twin.update(list(reversed(twin.draw(count=3))))
     for name, value in bench.learner.parameters.items():
         torch.testing.assert_close(value, twin.learner.parameters[name], atol=1e-7, rtol=1e-4)
     assert report.metrics["text/loss"] == pytest.approx(report_again.metrics["text/loss"], abs=1e-6)
@@ -180,7 +184,7 @@ def test_replay_that_disagrees_is_refused_before_any_step() -> None:
     trajectories = (groups[0].trajectories[0], broken, *groups[0].trajectories[2:])
     before = parameters(bench.learner)
     with pytest.raises(ParityError, match=r"text part has .*rollout\.threads"):
-        bench.learner.update([replace(groups[0], trajectories=trajectories), groups[1]])
+        bench.update([replace(groups[0], trajectories=trajectories), groups[1]])
     assert not changed(before, bench.learner)
     assert bench.learner.step == 0
 
@@ -188,26 +192,26 @@ def test_replay_that_disagrees_is_refused_before_any_step() -> None:
 def test_groups_are_trained_once() -> None:
     bench = Bench()
     groups = bench.draw()
-    bench.learner.update(groups)
+    bench.update(groups)
     with pytest.raises(PolicyDataError, match="trained on once"):
-        bench.learner.update(groups)
+        bench.update(groups)
     fresh = Bench()
     with pytest.raises(PolicyDataError, match="trained on once"):
-        fresh.learner.update([fresh.draw()[0]] * 2)
+        fresh.update([fresh.draw()[0]] * 2)
 
 
 def test_stale_groups_are_refused_unless_lag_is_allowed() -> None:
     bench = Bench()
     old = bench.draw(visit=1)
-    bench.learner.update(bench.draw())
+    bench.update(bench.draw())
     bench.learner.export()
     with pytest.raises(PolicyDataError, match="at most 0 versions behind 1"):
-        bench.learner.update(old)
+        bench.update(old)
     lagging = Bench(make_config(model={"trainable": "experts"}, rollout={"max_lag": 1}))
     old = lagging.draw(visit=1)
-    lagging.learner.update(lagging.draw())
+    lagging.update(lagging.draw())
     lagging.learner.export()
-    report = lagging.learner.update(old)
+    report = lagging.update(old)
     assert report.metrics["learner/lag"] == 1.0
     assert report.metrics["image/max_abs_log_ratio"] > 0
 
@@ -221,9 +225,9 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
     segments = (*bad.segments[:3], replace(bad.image, latents=latents))
     trajectories = (replace(bad, segments=segments), *groups[0].trajectories[1:])
     with pytest.raises(PolicyDataError, match="finite"):
-        bench.learner.update([replace(groups[0], trajectories=trajectories)])
+        bench.update([replace(groups[0], trajectories=trajectories)])
     with pytest.raises(PolicyDataError, match="rewards must be finite"):
-        bench.learner.update(bench.draw(lambda t: float("inf")))
+        bench.update(bench.draw(lambda t: float("inf")))
 
 
 def test_unscored_and_short_groups_are_refused() -> None:
@@ -231,9 +235,9 @@ def test_unscored_and_short_groups_are_refused() -> None:
     group = bench.draw()[0]
     for unfit in (replace(group, rewards=()), replace(group, trajectories=group.trajectories[1:])):
         with pytest.raises(PolicyDataError, match="4 samples with a reward"):
-            bench.learner.update([unfit])
+            bench.update([unfit])
     with pytest.raises(PolicyDataError, match="at least one group"):
-        bench.learner.update([])
+        bench.update([])
 
 
 def test_kl_needs_adapters_and_pulls_towards_the_model_without_them() -> None:
@@ -248,7 +252,7 @@ def test_kl_needs_adapters_and_pulls_towards_the_model_without_them() -> None:
     bench = Bench(config)
     kls = []
     for visit in range(12):
-        report = bench.learner.update(bench.draw(lambda t: 1.0, visit))
+        report = bench.update(bench.draw(lambda t: 1.0, visit))
         kls.append((report.metrics["text/kl"], report.metrics["image/kl"]))
         bench.sync()
     assert not report.skipped, "equal rewards teach nothing, the KL term does"
@@ -259,11 +263,11 @@ def test_kl_needs_adapters_and_pulls_towards_the_model_without_them() -> None:
 
 def test_state_restores_the_exact_continuation(tmp_path) -> None:
     bench = Bench()
-    bench.learner.update(bench.draw())
+    bench.update(bench.draw())
     bench.sync()
     save_learner(bench.learner, tmp_path)
     groups = bench.draw(visit=1)
-    expected = bench.learner.update(groups)
+    expected = bench.update(groups)
 
     model = make_model("experts")
     with torch.no_grad():
@@ -273,8 +277,11 @@ def test_state_restores_the_exact_continuation(tmp_path) -> None:
     manifest, _ = restored.export()
     assert manifest == bench.worker.manifest
     with pytest.raises(PolicyDataError, match="trained on once"):
-        restored.update(bench.draw(visit=0))
-    assert restored.update(groups).metrics["text/loss"] == expected.metrics["text/loss"]
+        restored.update(batch_of(bench.draw(visit=0), bench.config))
+    assert (
+        restored.update(batch_of(groups, bench.config)).metrics["text/loss"]
+        == expected.metrics["text/loss"]
+    )
     pairs = zip(restored.parameters.values(), bench.learner.parameters.values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 

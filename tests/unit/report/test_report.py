@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from alphagrpo.record.folder import RunFolder
 from alphagrpo.report.charts import Series, line_chart, moving_average, stacked_chart, ticks
 from alphagrpo.report.figures import refinement_rows
 from alphagrpo.report.render import render_report, write_report
 from alphagrpo.report.view import build_view
-from alphagrpo.runfolder import RunFolder
 from tests.synthetic_run import make_run, synthetic_config
 
 

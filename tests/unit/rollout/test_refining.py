@@ -14,14 +14,15 @@ from alphagrpo.config import RunConfig, load_config, parse_config
 from alphagrpo.config.refinement import DraftConfig
 from alphagrpo.errors import BadImage, ConfigError, PolicyDataError
 from alphagrpo.learner.learner import GRPOLearner
-from alphagrpo.learner.replay import replay_group
+from alphagrpo.policy.recipe import Recipe
+from alphagrpo.policy.replay import replay_group
+from alphagrpo.policy.starts import encode_start
+from alphagrpo.policy.worker import RolloutWorker
 from alphagrpo.ports import PictureRequest, Sample
-from alphagrpo.rollout.recipe import Recipe, task_of
 from alphagrpo.rollout.refining import Drafts
-from alphagrpo.rollout.starts import encode_start
-from alphagrpo.rollout.worker import RolloutWorker
+from alphagrpo.tasks import task_of
 from alphagrpo.types import GivenImage, GivenText, Group, RolloutJob, Score
-from tests.fakes import FakeTokenizer, make_config, make_job, make_model, make_prompts
+from tests.fakes import FakeTokenizer, batch_of, make_config, make_job, make_model, make_prompts
 
 PROMPTS = make_prompts(4)
 REFINEMENT: dict[str, Any] = {
@@ -175,7 +176,8 @@ def test_every_round_trains_at_parity_with_the_text_weight_of_refinements() -> N
         learner.export()
         learner.version = group.job.policy_version
         named = [replace(t, policy_version=learner.version) for t in group.trajectories]
-        report = learner.update([replace(group, rewards=rewards, trajectories=tuple(named))])
+        scored = replace(group, rewards=rewards, trajectories=tuple(named))
+        report = learner.update(batch_of([scored], config))
         gradients[weight] = report.metrics["learner/grad_norm"]
         assert report.metrics["parity/image_max_abs_log_ratio"] == 0.0
         assert report.metrics["parity/text_max_abs_log_ratio"] == 0.0
@@ -242,7 +244,7 @@ def draft_samples(*rewards: float | None) -> Drafts:
     def score(value: float | None) -> Score | None:
         if value is None:
             return None
-        return Score(semantic=value, quality=value, reward=value, verdicts=())
+        return Score(semantic=value, quality=value, value=value, verdicts=())
 
     samples = [
         Sample(id=str(i), thought="", score=score(value), reward=None)

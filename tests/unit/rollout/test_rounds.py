@@ -9,7 +9,7 @@ import pytest
 
 from alphagrpo.errors import ConfigError, ServiceUnavailable
 from alphagrpo.ports import Picture, PictureRequest
-from alphagrpo.rollout.rounds import Judged, Round, check_rounds, draw_rounds, round_seed
+from alphagrpo.rollout.rounds import Round, check_rounds, draw_rounds, round_seed
 from alphagrpo.types import Prompt, Score
 
 PROMPT = Prompt(id="p", text="a red circle")
@@ -35,14 +35,12 @@ class Chain:
             )
         ]
 
-    async def judge(self, prompt: Prompt, pixels: np.ndarray) -> Judged:
+    async def score(self, prompt: Prompt, pixels: np.ndarray) -> Score:
         value = self.rewards[int(pixels[0, 0, 0])]
-        return Judged(
-            score=Score(semantic=value, quality=value, reward=value, verdicts=()), questions=()
-        )
+        return Score(semantic=value, quality=value, value=value, verdicts=())
 
 
-async def rounds_of(chain: Chain, gate: str, count: int = 3, judge: bool = True) -> list[Round]:
+async def rounds_of(chain: Chain, gate: str, count: int = 3, scored: bool = True) -> list[Round]:
     return [
         one
         async for one in draw_rounds(
@@ -50,7 +48,7 @@ async def rounds_of(chain: Chain, gate: str, count: int = 3, judge: bool = True)
             rounds=count,
             gate=gate,
             draw=chain.draw,
-            judge=chain.judge if judge else None,
+            score=chain.score if scored else None,
         )
     ]
 
@@ -72,9 +70,9 @@ async def test_without_the_gate_the_last_is_kept_whatever_it_is_worth() -> None:
     found = await rounds_of(chain, "none")
     assert all(one.kept for one in found)
     assert begun_from(chain) == [None, 0, 1, 2]
-    assert [one.judged.score.reward for one in found] == [0.9, 0.1, 0.2, 0.0]
-    silent = await rounds_of(Chain(), "none", judge=False)
-    assert [one.judged for one in silent] == [None] * 4
+    assert [one.score.value for one in found] == [0.9, 0.1, 0.2, 0.0]
+    silent = await rounds_of(Chain(), "none", scored=False)
+    assert [one.score for one in silent] == [None] * 4
 
 
 async def test_seeds_depend_on_request_and_round_alone() -> None:
@@ -87,13 +85,13 @@ async def test_seeds_depend_on_request_and_round_alone() -> None:
 async def test_pictures_come_as_they_are_made_and_a_lost_judge_is_told() -> None:
     chain = Chain(0.5)
 
-    async def judge(prompt: Prompt, pixels: np.ndarray) -> Judged:
+    async def score(prompt: Prompt, pixels: np.ndarray) -> Score:
         if pixels[0, 0, 0]:
             raise ServiceUnavailable("gone; wait")
-        return await chain.judge(prompt, pixels)
+        return await chain.score(prompt, pixels)
 
     request = PictureRequest(prompt=PROMPT, seed=5)
-    stream = draw_rounds(request, rounds=2, gate="dvreward", draw=chain.draw, judge=judge)
+    stream = draw_rounds(request, rounds=2, gate="dvreward", draw=chain.draw, score=score)
     assert (await anext(stream)).index == 0
     assert len(chain.requests) == 1, "nothing is drawn ahead of the caller"
     with pytest.raises(ServiceUnavailable):
@@ -101,12 +99,12 @@ async def test_pictures_come_as_they_are_made_and_a_lost_judge_is_told() -> None
 
 
 def test_rounds_out_of_bounds_and_a_gate_without_a_judge_are_refused() -> None:
-    check_rounds(2, "dvreward", most=2, can_judge=True)
-    check_rounds(0, "dvreward", most=2, can_judge=False)
-    check_rounds(2, "none", most=2, can_judge=False)
+    check_rounds(2, "dvreward", most=2, can_score=True)
+    check_rounds(0, "dvreward", most=2, can_score=False)
+    check_rounds(2, "none", most=2, can_score=False)
     with pytest.raises(ConfigError, match="got 3"):
-        check_rounds(3, "none", most=2, can_judge=True)
+        check_rounds(3, "none", most=2, can_score=True)
     with pytest.raises(ConfigError, match="got -1"):
-        check_rounds(-1, "none", most=2, can_judge=True)
+        check_rounds(-1, "none", most=2, can_score=True)
     with pytest.raises(ConfigError, match="gate"):
-        check_rounds(1, "dvreward", most=2, can_judge=False)
+        check_rounds(1, "dvreward", most=2, can_score=False)

@@ -16,9 +16,9 @@ from alphagrpo.learner.learner import GRPOLearner
 from alphagrpo.loop import TrainingLoop
 from alphagrpo.models import weights
 from alphagrpo.models.lora import trainable_parameters
+from alphagrpo.policy.worker import RolloutWorker
 from alphagrpo.rollout.inprocess import LocalPool
 from alphagrpo.rollout.runner import GroupRunner
-from alphagrpo.rollout.worker import RolloutWorker
 from tests.fakes import (
     FakeDecomposer,
     FakeTokenizer,

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alphagrpo.algorithms import rectify
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import PolicyDataError
 from alphagrpo.learner.inprocess import LocalLearner, LocalStore
@@ -16,11 +15,12 @@ from alphagrpo.learner.learner import GRPOLearner
 from alphagrpo.loop import TrainingLoop
 from alphagrpo.models import weights
 from alphagrpo.models.lora import trainable_parameters
-from alphagrpo.report.ledger import read_ledger, rows_of_group, write_ledger
-from alphagrpo.report.recorder import advantages_of
+from alphagrpo.policy.worker import RolloutWorker
+from alphagrpo.record.ledger import read_ledger, rows_of_group, write_ledger
+from alphagrpo.rewards.rectification import rectify
 from alphagrpo.rollout.inprocess import LocalPool
 from alphagrpo.rollout.runner import GroupRunner
-from alphagrpo.rollout.worker import RolloutWorker
+from alphagrpo.training_batch import SampleWeights, TrainingGroup
 from tests.fakes import (
     FakeDecomposer,
     FakeTokenizer,
@@ -73,24 +73,18 @@ async def test_the_worst_draft_seeds_and_rewards_are_rectified(mode: str) -> Non
     config = refining(rectification=mode, format_bonus=0.0)
     runner = await make_runner(config, FakeVerifier())
     done = await roll_out(runner, config)
-    scores = [sample.score.reward for sample in done.drafts]
+    scores = [sample.score.value for sample in done.drafts]
     assert len(scores) == 3
     assert done.draft == int(np.argmin(scores))
     assert np.array_equal(
         runner.worker.draft.latents, runner.worker.drafts(job_of(config))[done.draft].latents
     )
-    raw = [sample.score.reward for sample in done.samples]
-    expected = rectify(np_tensor(raw), min(scores), mode).tolist()
+    raw = [sample.score.value for sample in done.samples]
+    expected = rectify(raw, min(scores), mode)
     assert [sample.reward for sample in done.samples] == pytest.approx(expected)
-    assert done.group.draft_score.reward == min(scores)
+    assert done.group.draft_score.value == min(scores)
     assert done.group.draft_group is None
     assert all(draft.png for draft in done.drafts)
-
-
-def np_tensor(values: list[float]) -> Any:
-    import torch
-
-    return torch.tensor(values, dtype=torch.float64)
 
 
 async def test_a_draft_without_a_score_is_never_refined() -> None:
@@ -137,7 +131,7 @@ async def test_trained_drafts_are_a_group_of_their_own() -> None:
     assert (group.job.task, done.group.job.task) == ("rt2i", "srr")
     assert len(done.drafts) == config.rollout.group_size
     assert [draft.reward for draft in done.drafts] == list(group.rewards)
-    worst = min(group.scores, key=lambda score: score.reward)
+    worst = min(group.scores, key=lambda score: score.value)
     assert done.group.draft_score == worst
 
 
@@ -177,12 +171,21 @@ async def test_the_loop_trains_refinements_at_exact_parity(
         if step == 0:
             for part in ("image", "text"):
                 assert report.metrics[f"parity/{part}_max_abs_log_ratio"] == 0.0
-        found, drafts = advantages_of(report.groups, config)
-        assert all(sum(row) == pytest.approx(0.0, abs=1e-4) for row in found)
-        trained = bool(changes.get("drafts"))
-        assert all(bool(row) == trained for row in drafts)
+        for group in report.training:
+            assert sum(group.samples.advantages) == pytest.approx(0.0, abs=1e-4)
+            assert (group.drafts is not None) == bool(changes.get("drafts"))
     assert set(tasks) == ({"srr", "rt2i"} if kind == "mixed" else {"srr"})
-    assert 0.0 <= report.metrics.get("refine/improved_share", 0.5) <= 1.0
+    last = [group for group in report.groups if group.job.task == "srr"]
+    starts = [group.drafts[group.draft].score.value for group in last]
+    gains = [
+        sample.score.value - start
+        for group, start in zip(last, starts, strict=True)
+        for sample in group.samples
+    ]
+    if gains:
+        improved = sum(gain > 0 for gain in gains) / len(gains)
+        assert report.metrics["refine/improved_share"] == improved
+        assert report.metrics["refine/gain"] == pytest.approx(sum(gains) / len(gains))
     await loop.close()
 
 
@@ -208,7 +211,9 @@ async def test_the_ledger_traces_a_refinement_to_its_draft(tmp_path: Any) -> Non
     config = refining()
     done = await roll_out(await make_runner(config, FakeVerifier()), config)
     report = done.report(QUESTIONS, "runner", None)
-    rows = rows_of_group(4, 0, report, [0.5] * len(report.samples))
+    size = len(report.samples)
+    weights = SampleWeights((0.5,) * size, (1.0,) * size)
+    rows = rows_of_group(4, 0, report, TrainingGroup(reference=None, samples=weights))
     write_ledger(tmp_path / "ledger.parquet", rows)
     read = read_ledger(tmp_path / "ledger.parquet")
     drafts = [row for row in read if row["stage"] == "draft"]
@@ -217,7 +222,7 @@ async def test_the_ledger_traces_a_refinement_to_its_draft(tmp_path: Any) -> Non
     assert len(drafts) == 3 * len(QUESTIONS.questions)
     assert {row["draft"] for row in samples} == {chosen.picture_hash}
     for row in samples:
-        assert row["draft_score"] == pytest.approx(chosen.score.reward)
+        assert row["draft_score"] == pytest.approx(chosen.score.value)
     assert {row["task"] for row in samples} == {"srr"}
     assert all(row["advantage"] is None and row["reward"] is None for row in drafts)
     assert chosen.picture_hash in {row["picture"] for row in drafts}

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from alphagrpo.errors import NoQuestions
-from alphagrpo.rollout.scoring import ScoredGroup, configured_program, picture_hash, score_group
+from alphagrpo.images import image_hash
+from alphagrpo.rewards.programs import configured_program
+from alphagrpo.rollout.scoring import ScoredGroup, score_group
 from alphagrpo.types import Group, ImageSegment, Question, TextSegment, Trajectory
 from tests.fakes import FakeVerifier, make_config, make_job, make_prompts, make_questions
 
@@ -109,7 +111,7 @@ async def test_partial_and_contradictory_verdicts_are_no_score() -> None:
 
     scored = await score(make_group([1, 2]), Lazy())
     assert scored.group.rewards == (None, None)
-    assert "only some" in scored.samples[0].invalid_reason
+    assert "left some unanswered" in scored.samples[0].invalid_reason
     assert "twice" in scored.samples[1].invalid_reason
 
 
@@ -127,5 +129,5 @@ async def test_pictures_are_kept_where_asked() -> None:
 
 def test_picture_hash_is_of_the_pixels() -> None:
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-    assert picture_hash(pixels) == picture_hash(np.array(pixels, order="F"))
-    assert picture_hash(pixels) != picture_hash(pixels + 1)
+    assert image_hash(pixels) == image_hash(np.array(pixels, order="F"))
+    assert image_hash(pixels) != image_hash(pixels + 1)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from alphagrpo.errors import BadImage, ConfigError
-from alphagrpo.shapes.corrupt import CORRUPTIONS, corrupt, random_corruption
 from alphagrpo.shapes.grammar import QUALITY_TEXT, parse_question
 from alphagrpo.shapes.oracle import all_right, judge, judge_many, read, read_many
-from alphagrpo.shapes.oracle_check import OVERALL, check_oracle
 from alphagrpo.shapes.render import render, render_many
 from alphagrpo.shapes.specs import Item, Spec, random_scene, sample_scene, sample_spec
 from alphagrpo.shapes.world import COLOUR_NAMES, KINDS, Scene, SceneObject
+from miniature.corrupt import CORRUPTIONS, corrupt, random_corruption
+from miniature.oracle_check import OVERALL, check_oracle
 
 
 def test_the_oracle_is_right_on_clean_renders() -> None:

@@ -1,0 +1,60 @@
+"""What a run will do, decided and checked before anything is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alphagrpo.cli import prechecks
+from alphagrpo.cli.placement import Placement, plan_placement, read_serve_config
+from alphagrpo.cli.ray_session import check_ports, wanted_address
+from alphagrpo.policy.memory import memory_plan, model_size
+from alphagrpo.record.folder import RunFolder
+
+if TYPE_CHECKING:
+    from alphagrpo.config import RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the prechecks found out."""
+
+    address: str | None
+    """The cluster to join; None to start a private one."""
+    placement: Placement
+    resume: bool
+
+
+def precheck(config: RunConfig, *, resume: bool) -> Plan:
+    """Everything that can be wrong is found here, before anything is started.
+
+    Raises ConfigError and EnvironmentProblem.
+    """
+    folder = RunFolder(config.folder)
+    if resume:
+        RunFolder.open(config.folder)
+    else:
+        folder.check_unused()
+    prechecks.check_prompts(config)
+    check_reward(config)
+    shape = prechecks.check_checkpoint(Path(config.model.path))
+    prechecks.check_geometry(config, shape)
+    if config.services.serve_config is not None:
+        read_serve_config(config.services.serve_config)
+    placement = plan_placement(config)
+    address = wanted_address()
+    if address is None:
+        _, size = model_size(config)
+        sizes = memory_plan(config, shape, size)
+        holders = sizes.learner + sizes.runner * config.rollout.num_runners
+        prechecks.check_memory(config, placement, holders)
+        check_ports(placement.http_port)
+    return Plan(address, placement, resume)
+
+
+def check_reward(config: RunConfig) -> None:
+    """The reward program can be made here; ConfigError for an import path that leads nowhere."""
+    from alphagrpo.rewards.programs import configured_program
+
+    configured_program(config.reward)

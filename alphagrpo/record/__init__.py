@@ -1,0 +1,1 @@
+"""What a run writes down of itself: its folder, ledger, metrics and summary. Free of torch."""

@@ -1,1 +1,0 @@
-"""The miniature judges: decomposer and verifier, their pre-training and their figures."""

@@ -1,1 +1,0 @@
-"""The miniature policy: its corpus, its autoencoder, its pre-training and its figures."""

@@ -1,0 +1,110 @@
+"""The figures of one step, from the reports of its groups."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from alphagrpo.ports import GroupReport
+
+MAX_REASONS = 3
+"""Different reasons for a missing score that a message names."""
+
+
+def step_metrics(
+    groups: Sequence[GroupReport],
+    usable: Sequence[GroupReport],
+    *,
+    collect_s: float,
+    learn_s: float,
+    sync_s: float,
+) -> dict[str, float]:
+    """``samples/*``, ``reward/*`` and ``time/*`` of a step.
+
+    The four times add up to the step's wall time: ``rollout_s`` is what the busiest runner drew,
+    ``sync_s`` publishing and that runner's pull, ``verify_wait_s`` what is left of the collecting.
+    """
+    samples = [sample for group in groups for sample in group.samples]
+    scored = [s for s in samples if s.reward is not None]
+    trained = sum(group.num_valid for group in usable)
+    drawing, pulling = _busiest(groups, collect_s)
+    metrics = {
+        "samples/drawn": float(len(samples)),
+        "samples/scored": float(len(scored)),
+        "samples/invalid": float(len(samples) - len(scored)),
+        "samples/trained": float(trained),
+        "samples/valid_share": len(scored) / len(samples),
+        "groups/drawn": float(len(groups)),
+        "groups/dropped": float(len(groups) - len(usable)),
+        "time/rollout_s": drawing,
+        "time/verify_wait_s": max(0.0, collect_s - drawing - pulling),
+        "time/learn_s": learn_s,
+        "time/sync_s": sync_s + pulling,
+    }
+    step_s = collect_s + learn_s + sync_s
+    metrics["time/step_s"] = step_s
+    metrics["samples/per_second"] = len(samples) / step_s if step_s else 0.0
+    rewards = [s.reward for s in scored if s.reward is not None]
+    scores = [s.score for s in scored if s.score is not None]
+    if rewards and scores:
+        metrics["reward/mean"] = statistics.fmean(rewards)
+        metrics["reward/std"] = statistics.pstdev(rewards)
+        metrics["reward/score"] = statistics.fmean(score.value for score in scores)
+        for half in ("semantic", "quality"):
+            known = [value for s in scores if (value := getattr(s, half)) is not None]
+            if known:
+                metrics[f"reward/{half}"] = statistics.fmean(known)
+        metrics["reward/bonus"] = metrics["reward/mean"] - metrics["reward/score"]
+    return metrics | refinement_metrics(groups)
+
+
+def refinement_metrics(groups: Sequence[GroupReport]) -> dict[str, float]:
+    """``refine/*`` of the step's refinements: what became of their drafts; empty without any.
+
+    Shares are of refined pictures with a score, against the draft they began from.
+    """
+    refined = [group for group in groups if group.job.task == "srr"]
+    if not refined:
+        return {}
+    drafts = [sample for group in refined for sample in group.drafts]
+    metrics = {
+        "refine/groups": float(len(refined)),
+        "refine/drafts": float(len(drafts)),
+        "refine/drafts_unscored": float(sum(sample.score is None for sample in drafts)),
+    }
+    gains, starts = [], []
+    for group in refined:
+        start = None if group.draft is None else group.drafts[group.draft].score
+        if start is not None:
+            starts.append(start.value)
+            gains += [s.score.value - start.value for s in group.samples if s.score is not None]
+    if gains:
+        metrics["refine/draft_score"] = statistics.fmean(starts)
+        metrics["refine/gain"] = statistics.fmean(gains)
+        metrics["refine/improved_share"] = sum(gain > 0 for gain in gains) / len(gains)
+        metrics["refine/harmed_share"] = sum(gain < 0 for gain in gains) / len(gains)
+    return metrics
+
+
+def invalid_reasons(groups: Sequence[GroupReport]) -> list[str]:
+    """The commonest reasons for missing scores, with their counts."""
+    reasons = Counter(
+        sample.invalid_reason or "unknown"
+        for group in groups
+        for sample in group.samples
+        if sample.reward is None
+    )
+    return [f"{count} x {reason}" for reason, count in reasons.most_common(MAX_REASONS)]
+
+
+def _busiest(groups: Sequence[GroupReport], collect_s: float) -> tuple[float, float]:
+    """Seconds the busiest runner spent drawing and pulling, at most the collecting's wall time."""
+    drawing: defaultdict[str, float] = defaultdict(float)
+    pulling: defaultdict[str, float] = defaultdict(float)
+    for group in groups:
+        drawing[group.runner] += group.timings.draw_s
+        pulling[group.runner] += group.timings.pull_s
+    runner = max(drawing, key=lambda name: drawing[name] + pulling[name])
+    pulled = min(pulling[runner], collect_s)
+    return min(drawing[runner], collect_s - pulled), pulled

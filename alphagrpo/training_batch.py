@@ -1,0 +1,110 @@
+"""What the loop hands to the learner: groups by reference, and what each sample weighs.
+
+Advantages are computed here, once, from the rewards in the groups' reports. The learner uses these
+numbers and the ledger records them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from alphagrpo.algorithms.advantages import Rewards, step_advantages
+from alphagrpo.errors import PolicyDataError
+
+if TYPE_CHECKING:
+    from alphagrpo.config import RunConfig
+    from alphagrpo.ports import GroupReport, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class SampleWeights:
+    """What the losses weigh the G samples of a group by."""
+
+    advantages: tuple[float, ...]
+    """Float32 values; exactly 0 without a reward and where all rewards of the group are equal."""
+    weights: tuple[float, ...]
+    """1 for a sample with a reward, 0 for one without."""
+
+    def trained_advantages(self) -> tuple[float | None, ...]:
+        """The advantages of samples that are trained on, None of the others: for the ledger."""
+        pairs = zip(self.advantages, self.weights, strict=True)
+        return tuple(advantage if weight > 0 else None for advantage, weight in pairs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingGroup:
+    """One group of an optimizer step."""
+
+    reference: Any
+    """The :class:`alphagrpo.types.Group`, or an object-store reference to it."""
+    samples: SampleWeights
+    drafts: SampleWeights | None = None
+    """Of the drafts a refinement began from, where they are trained on too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingBatch:
+    """The groups of one optimizer step, in prompt order."""
+
+    groups: tuple[TrainingGroup, ...]
+    denominator: float
+    """How many samples share the step's mean, trained drafts included."""
+
+
+def training_batch(reports: Sequence[GroupReport], config: RunConfig) -> TrainingBatch:
+    """The groups of ``reports``, all of which have samples enough to train on, with advantages.
+
+    Trained drafts are a group of their own, of the task text-to-image, in the place before their
+    refinements. Raises PolicyDataError for a reward that is not finite.
+    """
+    rewards: list[Rewards] = []
+    tasks: list[str] = []
+    for report in reports:
+        if trains_drafts(report, config):
+            rewards.append(_finite_rewards(report, report.drafts))
+            tasks.append("rt2i")
+        rewards.append(_finite_rewards(report, report.samples))
+        tasks.append(report.job.task)
+    algorithm = config.algorithm
+    advantages = step_advantages(
+        rewards,
+        tasks,
+        std=algorithm.advantage_std,
+        prompts=algorithm.advantage_prompts,
+        epsilon=algorithm.advantage_epsilon,
+    )
+    parts = iter(
+        [
+            SampleWeights(values, tuple(float(reward is not None) for reward in group))
+            for values, group in zip(advantages, rewards, strict=True)
+        ]
+    )
+    groups = []
+    for report in reports:
+        drafts = next(parts) if trains_drafts(report, config) else None
+        groups.append(TrainingGroup(reference=report.reference, samples=next(parts), drafts=drafts))
+    weights = (weight for group in groups for weight in _weights(group))
+    return TrainingBatch(groups=tuple(groups), denominator=math.fsum(weights))
+
+
+def trains_drafts(report: GroupReport, config: RunConfig) -> bool:
+    """Whether the group's drafts carry rewards (``refinement.drafts.trained``), and enough."""
+    return sum(sample.reward is not None for sample in report.drafts) >= config.min_valid
+
+
+def _finite_rewards(report: GroupReport, samples: Sequence[Sample]) -> Rewards:
+    rewards = [sample.reward for sample in samples]
+    if not all(math.isfinite(reward) for reward in rewards if reward is not None):
+        raise PolicyDataError(
+            f"rewards must be finite, prompt {report.job.prompt.id} has {rewards}; fix the reward "
+            "program: a score that could not be had is None"
+        )
+    return rewards
+
+
+def _weights(group: TrainingGroup) -> tuple[float, ...]:
+    drafts = group.drafts.weights if group.drafts else ()
+    return (*group.samples.weights, *drafts)

@@ -1,0 +1,1 @@
+"""The miniature BAGEL: its corpus, its pre-training, and what it can do."""

@@ -1,0 +1,1 @@
+"""The miniature verifier: a small Idefics3 that learns to answer questions about scenes."""

@@ -1,0 +1,252 @@
+"""The gateway: the services over HTTP, for people and for trainers in other clusters.
+
+``import_path: services.gateway:build``. It holds no model: it reaches the other applications
+by handle and gives their errors as HTTP statuses, each with rule, value and remedy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Mapping
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from ray import serve
+from ray.serve.exceptions import BackPressureError
+
+from alphagrpo import ports
+from alphagrpo.errors import (
+    BadImage,
+    ConfigError,
+    DeadlineExceeded,
+    MeshError,
+    NoQuestions,
+    Overloaded,
+    ServiceError,
+    ServiceUnavailable,
+)
+from alphagrpo.images import ImageLimits, decode_base64_image
+from alphagrpo.rewards.judging import judge_picture
+from alphagrpo.rewards.programs import load_reward_program, reward_program, reward_programs
+from services.client import connect_decomposer, connect_verifier
+from services.gateway import models
+from services.gateway.generate import Generator, add_generate
+from services.gateway.guard import Guard
+from services.gateway.score import (
+    as_prompt,
+    as_questions,
+    question_models,
+    question_set,
+    score_response,
+    verdict_models,
+)
+from services.generator.client import connect_generator
+from services.settings import GatewaySettings, parse_settings
+
+_STATUS: tuple[tuple[type[MeshError], int, str], ...] = (
+    (BadImage, 400, "bad_image"),
+    (NoQuestions, 422, "no_questions"),
+    (ConfigError, 422, "invalid_request"),
+    (DeadlineExceeded, 504, "deadline_exceeded"),
+    (ServiceUnavailable, 503, "unavailable"),
+    (ServiceError, 502, "service_error"),
+)
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": models.ErrorResponse} for status in (400, 401, 413, 422, 429, 502, 503, 504)
+}
+_PROBE_S = 5.0
+
+
+class Decomposer(ports.Decomposer, Protocol):
+    """The port, and who is behind it."""
+
+    async def info(self) -> Mapping[str, Any]:
+        """Model and revision."""
+        ...
+
+
+class Verifier(ports.Verifier, Protocol):
+    """The port, and who is behind it."""
+
+    async def info(self) -> Mapping[str, Any]:
+        """Model and revision."""
+        ...
+
+
+def create_app(
+    decomposer: Decomposer,
+    verifier: Verifier,
+    settings: GatewaySettings,
+    generator: Generator | None = None,
+) -> FastAPI:
+    """The HTTP application over any services.
+
+    Raises ConfigError for a missing token and an unknown reward program.
+    """
+    app = FastAPI(
+        title="AlphaGRPO judges",
+        summary="Questions from prompts, verdicts on pictures, rewards from both.",
+        version="1",
+    )
+    limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+    _add_routes(app, decomposer, verifier, settings, limits)
+    add_generate(app, generator, _ERRORS, _mesh_error)
+    _add_probes(app, decomposer, verifier, settings)
+    _add_error_handlers(app)
+    app.add_middleware(
+        Guard,
+        token=_token(settings),
+        max_body_bytes=settings.max_body_bytes,
+        max_concurrency=settings.max_concurrency,
+    )
+    return app
+
+
+def _token(settings: GatewaySettings) -> str | None:
+    if settings.token_variable is None:
+        return None
+    token = os.environ.get(settings.token_variable, "")
+    if not token:
+        raise ConfigError(
+            f"token_variable names an environment variable with the gateway's token, "
+            f"{settings.token_variable!r} is not set; set it where the gateway runs"
+        )
+    return token
+
+
+def _add_routes(
+    app: FastAPI,
+    decomposer: Decomposer,
+    verifier: Verifier,
+    settings: GatewaySettings,
+    limits: ImageLimits,
+) -> None:
+    own = load_reward_program(settings.reward_program)
+
+    @app.post("/v1/decompose", responses=_ERRORS)
+    async def decompose(request: models.DecomposeRequest) -> models.DecomposeResponse:
+        """Atomic yes/no questions of a prompt."""
+        made = await decomposer.decompose(as_prompt(request.prompt))
+        return models.DecomposeResponse(
+            prompt=made.prompt, questions=question_models(made.questions), revision=made.revision
+        )
+
+    @app.post("/v1/verify", responses=_ERRORS)
+    async def verify(request: models.VerifyRequest) -> models.VerifyResponse:
+        """P(yes) or the grade of every question about a picture, in one call."""
+        pixels = decode_base64_image(request.image, limits)
+        questions = as_questions(request.questions, settings.max_questions)
+        return models.VerifyResponse(
+            verdicts=verdict_models(await verifier.verify(pixels, questions))
+        )
+
+    @app.post("/v1/score", responses=_ERRORS)
+    async def score(request: models.ScoreRequest) -> models.ScoreResponse:
+        """The reward of a picture under its prompt, by the program the caller names."""
+        pixels = decode_base64_image(request.image, limits)
+        # By name only: a path in a request would import code of the caller's choice.
+        program = own if request.program is None else reward_program(request.program)
+        made = await question_set(
+            program, request.prompt, request.questions, decomposer, settings.max_questions
+        )
+        return score_response(await judge_picture(program, made, pixels, verifier), made)
+
+
+def _add_probes(
+    app: FastAPI, decomposer: Decomposer, verifier: Verifier, settings: GatewaySettings
+) -> None:
+    @app.get("/v1/info", responses=_ERRORS)
+    async def info() -> models.InfoResponse:
+        """Model and revision behind each service, and the reward programs there are."""
+        asked = await asyncio.gather(decomposer.info(), verifier.info())
+        rewards = {"default": settings.reward_program, "programs": list(reward_programs())}
+        return {"decomposer": dict(asked[0]), "verifier": dict(asked[1]), "rewards": rewards}
+
+    @app.get(
+        "/healthz",
+        response_model=models.HealthResponse,
+        responses={503: {"model": models.HealthResponse}},
+    )
+    async def healthz() -> JSONResponse:
+        """200 where both services answer, 503 with the reason where one does not."""
+        found = await asyncio.gather(_probe(decomposer.info()), _probe(verifier.info()))
+        well = all(fine for fine, _ in found)
+        body = models.HealthResponse(
+            status="ok" if well else "degraded",
+            services={"decomposer": found[0][1], "verifier": found[1][1]},
+        )
+        return JSONResponse(body.model_dump(), 200 if well else 503)
+
+
+async def _probe(asked: Awaitable[Mapping[str, Any]]) -> tuple[bool, str]:
+    try:
+        async with asyncio.timeout(_PROBE_S):
+            return True, str((await asked)["revision"])
+    except (MeshError, TimeoutError) as error:
+        return False, f"{type(error).__name__}: {error}"
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(MeshError)
+    async def mesh_error(_: Request, error: MeshError) -> JSONResponse:
+        return _mesh_error(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        issues = [
+            f"{'.'.join(str(part) for part in issue['loc'][1:]) or 'body'}: {issue['msg']}, got "
+            f"{str(issue.get('input'))[:80]!r}"
+            for issue in error.errors()
+        ]
+        malformed = any(issue["type"] == "json_invalid" for issue in error.errors())
+        code, status = ("malformed_json", 400) if malformed else ("invalid_request", 422)
+        return _error(status, code, "; ".join(issues) + "; see /docs for the form")
+
+
+def _mesh_error(error: MeshError) -> JSONResponse:
+    if isinstance(error, Overloaded) or isinstance(error.__cause__, BackPressureError):
+        return _error(429, "too_many_requests", str(error), {"retry-after": "1"})
+    for kind, status, code in _STATUS:
+        if isinstance(error, kind):
+            return _error(status, code, str(error))
+    return _error(500, "internal", str(error))
+
+
+def _error(
+    status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+
+
+def _served_app(args: dict[str, Any]) -> FastAPI:
+    """The application as a replica makes it, over Serve handles."""
+    settings = parse_settings(GatewaySettings, args, "gateway")
+    patience: dict[str, Any] = {
+        "max_concurrency": settings.max_concurrency,
+        "deadline_s": settings.deadline_s,
+        "max_attempts": settings.max_attempts,
+    }
+    return create_app(
+        connect_decomposer(app=settings.decomposer_app, **patience),
+        connect_verifier(app=settings.verifier_app, **patience),
+        settings,
+        connect_generator(app=settings.generator_app) if settings.generator_app else None,
+    )
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """The application of a Serve config's ``args`` (:class:`GatewaySettings`).
+
+    Raises ConfigError for wrong keys and an unknown program, before anything is started.
+    """
+    load_reward_program(parse_settings(GatewaySettings, args, "gateway").reward_program)
+
+    def served_app() -> FastAPI:
+        return _served_app(args)
+
+    replica = serve.ingress(served_app)()
+    deployment = serve.deployment(name="Gateway", max_ongoing_requests=256)(replica)
+    return deployment.bind()

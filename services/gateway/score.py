@@ -1,0 +1,84 @@
+"""Questions, verdicts and scores between the gateway's models and the mesh's records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from alphagrpo.errors import ConfigError
+from alphagrpo.judging.questions import questions_from_records, questions_to_records
+from alphagrpo.ports import Decomposer
+from alphagrpo.rewards.judging import questions_for
+from alphagrpo.rewards.programs import RewardProgram, asks_the_set
+from alphagrpo.types import Prompt, Question, QuestionSet, Score, Verdict
+from services.gateway import models
+
+
+def as_prompt(text: str) -> Prompt:
+    """A caller's prompt."""
+    return Prompt(id="gateway", text=text)
+
+
+async def question_set(
+    program: RewardProgram,
+    prompt: str,
+    given: Sequence[models.QuestionModel] | None,
+    decomposer: Decomposer,
+    most: int,
+) -> QuestionSet:
+    """What ``program`` chooses its questions from: the caller's, or the decomposer's.
+
+    Raises:
+        ConfigError: for an empty prompt, for questions that cannot be asked, and for questions
+            given to a program that would not ask them.
+    """
+    if given is None:
+        return await questions_for(program, as_prompt(prompt), decomposer)
+    if not asks_the_set(program):
+        raise ConfigError(
+            f"{program.name} words its own questions, got {len(given)} beside it; leave questions "
+            "out or choose another program"
+        )
+    return QuestionSet(prompt=prompt, questions=as_questions(given, most), revision="given")
+
+
+def as_questions(given: Sequence[models.QuestionModel | str], most: int) -> tuple[Question, ...]:
+    """At most ``most`` questions with ids of their own; ConfigError for others."""
+    if len(given) > most:
+        raise ConfigError(f"a picture is asked at most {most} questions, got {len(given)}; split")
+    records = [
+        item.model_dump()
+        if isinstance(item, models.QuestionModel)
+        else {"id": f"s{i}", "text": item, "kind": "semantic", "tag": "Existence"}
+        for i, item in enumerate(given)
+    ]
+    questions = questions_from_records(records)
+    if len({question.id for question in questions}) < len(questions):
+        raise ConfigError("questions have ids of their own, some share one; rename them")
+    return questions
+
+
+def question_models(questions: Sequence[Question]) -> list[models.QuestionModel]:
+    """Questions as they are sent."""
+    return [models.QuestionModel(**record) for record in questions_to_records(questions)]
+
+
+def verdict_models(verdicts: Sequence[Verdict]) -> list[models.VerdictModel]:
+    """Verdicts as they are sent."""
+    return [
+        models.VerdictModel(question_id=v.question_id, p_yes=v.p_yes, judge=v.judge, grade=v.grade)
+        for v in verdicts
+    ]
+
+
+def score_response(score: Score, made: QuestionSet) -> models.ScoreResponse:
+    """A score as it is sent, with all it is made of."""
+    return models.ScoreResponse(
+        reward=score.value,
+        semantic=score.semantic,
+        quality=score.quality,
+        program=score.program,
+        aggregate=score.aggregate,
+        questions=question_models(score.questions),
+        verdicts=verdict_models(score.verdicts),
+        revision=score.revision or made.revision,
+    )

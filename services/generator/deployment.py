@@ -1,0 +1,104 @@
+"""The generator as a Serve application: ``import_path: services.generator:build``.
+
+It serves a trained policy: drafts, refinements behind the DVReward gate, edits. New weights are
+picked up between two batches, from the run folder it follows or from ``user_config``; every picture
+says which version drew it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from ray import serve
+from ray.serve.config import BackpressureConfig
+
+from alphagrpo.config import load_config
+from services.generator.generating import Generating, PolicyStudio, open_studio
+from services.generator.models import GenerateRequest, RoundEvent
+from services.metrics import GeneratorMetrics
+from services.paths import project_root
+from services.settings import GeneratorSettings, parse_settings
+
+log = logging.getLogger("ray.serve")
+
+
+@serve.deployment(
+    name="Generator",
+    max_ongoing_requests=32,
+    max_queued_requests=64,
+    backpressure_config=BackpressureConfig(status_code=429, retry_after_s=2.0),
+    health_check_period_s=15.0,
+    health_check_timeout_s=300.0,
+    graceful_shutdown_timeout_s=300.0,
+    max_constructor_retry_count=2,
+)
+class GeneratorDeployment:
+    """One replica: a policy, its queue, and the rounds of :mod:`alphagrpo.rollout.rounds`."""
+
+    async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]
+        settings = parse_settings(GeneratorSettings, args, "generator")
+        self.studio: PolicyStudio = await asyncio.to_thread(open_studio, settings)
+        self.generating = Generating(self.studio, settings)
+        self.metrics = GeneratorMetrics()
+        self._settings = settings
+        self._following = asyncio.create_task(self._follow())
+        log.info("generator is ready, weights %s", self.studio.weights)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """``user_config: {weights: FOLDER}``: another run or checkpoint, without a restart."""
+        weights = user_config.get("weights")
+        if weights is not None:
+            self.studio.source = str(weights)
+            await self.studio.refresh()
+
+    async def generate(self, request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Events of :mod:`services.generator.models` as JSON values, as they happen.
+
+        Raises ConfigError and BadImage for requests out of bounds before anything is drawn,
+        Overloaded, DeadlineExceeded, and what decomposer or verifier raise.
+        """
+        with self.metrics.request():
+            async for event in self.generating.events(GenerateRequest.model_validate(request)):
+                if isinstance(event, RoundEvent):
+                    self.metrics.picture(event.weights.version, event.round)
+                yield event.model_dump(mode="json")
+
+    async def info(self) -> dict[str, Any]:
+        """Which weights draw, what is waiting, and the limits of requests."""
+        return {
+            "model": self.studio.model_name,
+            "revision": f"{self.studio.model_name}@v{self.studio.weights.version}",
+            "weights": self.studio.weights.model_dump(),
+            "queued": self.studio.queued,
+            "max_rounds": self._settings.max_rounds,
+            "size": list(self.studio.size),
+        }
+
+    async def check_health(self) -> None:
+        """Serve replaces this replica when following its weights has ended by an error of ours."""
+        if self._following.done():
+            self._following.result()
+
+    async def _follow(self) -> None:
+        """Look for newer weights every ``poll_s``; weights that cannot be read are left alone."""
+        while True:
+            await asyncio.sleep(self._settings.poll_s)
+            await self.studio.refresh()
+
+    def __del__(self) -> None:
+        if studio := getattr(self, "studio", None):
+            studio.close()
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """The application of a Serve config's ``args`` (:class:`GeneratorSettings`).
+
+    Raises ConfigError for wrong keys and for a run config that is missing or wrong, before anything
+    is started.
+    """
+    settings = parse_settings(GeneratorSettings, args, "generator")
+    load_config(project_root() / settings.config, list(settings.overrides))
+    return GeneratorDeployment.bind(args)  # type: ignore[attr-defined]

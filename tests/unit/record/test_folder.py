@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from alphagrpo.config import RunConfig, load_config
+from alphagrpo.errors import ConfigError
+from alphagrpo.ports import GroupReport, Sample
+from alphagrpo.record.folder import RunFolder, write_atomically
+from alphagrpo.training_batch import SampleWeights, TrainingGroup
+from alphagrpo.types import Prompt, RolloutJob, Score, Verdict
+from tests.fakes import make_config, make_questions
+
+
+def config_in(output: Path) -> RunConfig:
+    return make_config(output=str(output))
+
+
+def group(reward: float | None) -> GroupReport:
+    prompt = Prompt(id="p0", text="a red circle")
+    verdicts = (
+        Verdict(question_id="s0", p_yes=0.9, judge="j@1"),
+        Verdict(question_id="q0", p_yes=0.4, judge="j@1"),
+    )
+    score = Score(semantic=0.9, quality=0.4, value=0.6, verdicts=verdicts)
+    job = RolloutJob(run="fake", prompt=prompt, visit=0, group_size=2, policy_version=7, seed=1)
+    return GroupReport(
+        job=job,
+        questions=make_questions(prompt.text),
+        samples=(
+            Sample(id="0", thought="<think> x </think>", score=score, reward=0.6, png=b"png",
+                   picture_hash="ab"),
+            Sample(id="1", thought="", score=None, reward=reward, invalid_reason="late"),
+        ),
+        reference=None,
+        runner="r",
+    )  # fmt: skip
+
+
+def trained(advantages: tuple[float, ...], weights: tuple[float, ...]) -> TrainingGroup:
+    return TrainingGroup(reference=None, samples=SampleWeights(advantages, weights))
+
+
+def test_a_new_folder_holds_a_config_that_can_be_run_again(tmp_path: Path) -> None:
+    folder = RunFolder.create(config_in(tmp_path))
+    assert folder.path == tmp_path / "fake"
+    again = load_config(folder.path / "config.yaml")
+    assert again.versions["torch"]
+    assert again.model_copy(update={"versions": {}}) == config_in(tmp_path)
+
+
+def test_a_second_run_into_the_same_folder_is_refused(tmp_path: Path) -> None:
+    RunFolder.create(config_in(tmp_path))
+    with pytest.raises(ConfigError, match=r"already holds one.*--resume"):
+        RunFolder.create(config_in(tmp_path))
+
+
+def test_what_is_no_run_folder_cannot_be_opened_or_resumed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        RunFolder.open(tmp_path)
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        RunFolder.resume(config_in(tmp_path))
+
+
+def test_metrics_survive_a_line_that_a_crash_cut(tmp_path: Path) -> None:
+    folder = RunFolder.create(config_in(tmp_path))
+    folder.append_metrics(1, {"reward/mean": 0.5})
+    folder.append_metrics(2, {"reward/mean": None})
+    with folder.metrics_path.open("a") as file:
+        file.write('{"step": 3, "rew')
+    assert [line["step"] for line in folder.metrics()] == [1, 2]
+    assert folder.metrics()[1]["reward/mean"] is None
+
+
+def test_ledger_has_a_row_per_question_and_nulls_where_nothing_could_be_had(tmp_path: Path) -> None:
+    folder = RunFolder.create(config_in(tmp_path))
+    folder.record_step(4, [group(None)], [trained((1.25, 0.0), (1.0, 0.0))])
+    rows = folder.ledger(4)
+    assert len(rows) == 4
+    first, last = rows[0], rows[-1]
+    assert (first["question_id"], first["kind"], first["judge"]) == ("s0", "semantic", "j@1")
+    assert first["p_yes"] == pytest.approx(0.9)
+    assert first["advantage"] == pytest.approx(1.25)
+    assert (first["prompt"], first["policy_version"]) == ("a red circle", 7)
+    assert last["p_yes"] is None
+    assert last["reward"] is None
+    assert last["advantage"] is None
+    assert not last["valid"]
+    assert last["invalid_reason"] == "late"
+    assert folder.picture("ab") == b"png"
+    assert folder.picture("cd") is None
+    assert folder.picture("") is None
+
+
+def test_a_failed_checkpoint_leaves_the_old_ones_and_nothing_half_done(tmp_path: Path) -> None:
+    folder = RunFolder.create(config_in(tmp_path))
+
+    def interrupted() -> None:
+        with folder.checkpoint(2) as path:
+            (path / "state.json").write_text("{")
+            raise KeyboardInterrupt
+
+    with folder.checkpoint(1) as path:
+        (path / "state.json").write_text("{}")
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [path.name for path in folder.checkpoints()] == ["step-000001"]
+    _, newest = RunFolder.resume(config_in(tmp_path))
+    assert newest == folder.checkpoints_path / "step-000001"
+    assert [path.name for path in folder.checkpoints_path.iterdir()] == ["step-000001"]
+
+
+def test_resuming_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    folder = RunFolder.create(config_in(tmp_path))
+    for step in (1, 2, 3):
+        folder.append_metrics(step, {"x": step})
+        folder.record_step(step, [group(0.1)], [None])
+    with folder.checkpoint(2):
+        pass
+    resumed, newest = RunFolder.resume(config_in(tmp_path))
+    assert newest is not None
+    assert [line["step"] for line in resumed.metrics()] == [1, 2]
+    assert {row["step"] for row in resumed.ledger()} == {1, 2}
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    folder = RunFolder.create(config_in(tmp_path))
+    for step in (10, 20, 30):
+        with folder.checkpoint(step):
+            pass
+    folder.prune_checkpoints(2)
+    assert [path.name for path in folder.checkpoints()] == ["step-000020", "step-000030"]
+
+
+def test_atomic_writing_replaces_and_leaves_no_other_file(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "summary.json"
+    write_atomically(path, json.dumps({"a": 1}))
+    write_atomically(path, json.dumps({"a": 2}))
+    assert yaml.safe_load(path.read_text()) == {"a": 2}
+    assert [entry.name for entry in path.parent.iterdir()] == ["summary.json"]
