@@ -1,44 +1,104 @@
-"""The front door: AlphaGRPO as an RLlib algorithm, for ``train()``, checkpoints and Tune.
+"""AlphaGRPO as an RLlib algorithm, for ``train()``, checkpoints and Tune.
 
-RLlib gives the outer shell (config, iterations, metrics, callbacks, Tune). Everything inside a step
-is ours: :class:`alphagrpo.loop.TrainingLoop` over the actors of :mod:`actors.mesh`. RLlib's own
-environment runners, learner group and weight sync are not used: they drop calls to busy actors and
-write pickles.
+RLlib gives the outer shell (config, iterations, metrics, callbacks, Tune) round a
+:class:`actors.run.MeshRun`, which does not need it. RLlib's own environment runners, learner group
+and weight sync are not used: they drop calls to busy actors and write pickles.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ray.exceptions import ObjectLostError, RayTaskError
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.callbacks.utils import make_callback
 from ray.tune import PlacementGroupFactory
 
-from actors.config import AlphaGRPOConfig
-from actors.learner import LearnerDied
-from actors.mesh import EventLoop, Mesh
-from actors.metrics import StepGauges
-from alphagrpo.config import RunConfig
-from alphagrpo.data import load_prompts
-from alphagrpo.errors import CheckpointError, ConfigError
-from alphagrpo.loop import StepReport, TrainingLoop
+from actors.parts import Part
+from actors.run import MeshRun, read_state
+from alphagrpo.config import RunConfig, parse_config
+from alphagrpo.errors import ConfigError
+from alphagrpo.loop import StepReport
 from alphagrpo.ports import Picture, PictureRequest
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from typing import Self
 
-STATE, LEARNER = "mesh.json", "learner"
-FORMAT = 1
-"""Raised whenever a checkpoint of an older format can no longer be read."""
-STEP_ATTEMPTS = 3
-"""How often a step is begun again after a process or an object was lost under it."""
+T = TypeVar("T")
+
+
+class AlphaGRPOConfig(AlgorithmConfig):
+    """``AlphaGRPOConfig().mesh(run=...)``; all other sections are RLlib's own.
+
+    Holds JSON values only, so that a checkpoint of it needs no pickle.
+    """
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class=algo_class or AlphaGRPO)
+        self.mesh_run: dict[str, Any] = {}
+        self.mesh_overrides: dict[str, Any] = {}
+        self.mesh_decomposer: dict[str, Any] = {}
+        self.mesh_verifier: dict[str, Any] = {}
+        # There is no environment runner whose connectors RLlib could synchronise.
+        self._dont_auto_sync_env_runner_states = True
+
+    def mesh(
+        self,
+        *,
+        run: RunConfig | Mapping[str, Any] | Any = NotProvided,
+        overrides: Mapping[str, Any] | Any = NotProvided,
+        decomposer: Part | Mapping[str, Any] | Any = NotProvided,
+        verifier: Part | Mapping[str, Any] | Any = NotProvided,
+    ) -> Self:
+        """Set what the mesh runs.
+
+        Args:
+            run: the run config.
+            overrides: dotted keys of the run config to values, which Tune may search over:
+                ``{"optimizer.lr": tune.grid_search([1e-5, 5e-5])}``.
+            decomposer: makes an :class:`alphagrpo.ports.Decomposer` in the driver; default the
+                project's client over the run's ``services`` section.
+            verifier: makes an :class:`alphagrpo.ports.Verifier` in each runner; default likewise.
+        """
+        if run is not NotProvided:
+            self.mesh_run = run.model_dump(mode="json") if isinstance(run, RunConfig) else dict(run)
+        if overrides is not NotProvided:
+            self.mesh_overrides = dict(overrides)
+        if decomposer is not NotProvided:
+            self.mesh_decomposer = _as_record(decomposer)
+        if verifier is not NotProvided:
+            self.mesh_verifier = _as_record(verifier)
+        return self
+
+    def validate(self) -> None:
+        """RLlib's checks, then the run config's."""
+        super().validate()
+        self.run_config()
+
+    def run_config(self) -> RunConfig:
+        """The run config with the overrides applied; ConfigError where it is not valid."""
+        if not self.mesh_run:
+            raise ConfigError("AlphaGRPO needs a run config; call AlphaGRPOConfig().mesh(run=...)")
+        raw = parse_config(dict(self.mesh_run)).model_dump(mode="json")
+        for key, value in self.mesh_overrides.items():
+            *parents, leaf = key.split(".")
+            node: Any = raw
+            for parent in parents:
+                node = node.get(parent)
+                if not isinstance(node, dict):
+                    raise ConfigError(f"override {key!r} names no section of the run config")
+            node[leaf] = value
+        return parse_config(raw, source="the run config with overrides")
+
+    def parts(self) -> dict[str, Part | None]:
+        """``decomposer`` and ``verifier``; None for the project's own clients."""
+        records = {"decomposer": self.mesh_decomposer, "verifier": self.mesh_verifier}
+        return {
+            role: Part.from_json(record) if record else None for role, record in records.items()
+        }
 
 
 class AlphaGRPO(Algorithm):
@@ -56,7 +116,7 @@ class AlphaGRPO(Algorithm):
     """
 
     config: AlphaGRPOConfig
-    run_config: RunConfig
+    run: MeshRun
     last_report: StepReport | None = None
     """The last step with its samples, which RLlib's result has no room for."""
 
@@ -93,22 +153,15 @@ class AlphaGRPO(Algorithm):
 
     def setup(self, config: Any) -> None:
         """Start the actors and wait until they have loaded their models."""
-        self.callbacks = [made() for made in _as_list(self.config.callbacks_class)]
+        self.callbacks = [make() for make in _as_list(self.config.callbacks_class)]
         self.env_runner_group, self.env_to_module_connector = None, None
         self.module_to_env_connector = None
         self._set_up_metrics()
-        run = self.config.run_config()
+        run_config = self.config.run_config()
         if self.trial_id not in (None, "default"):
-            run = run.model_copy(update={"name": f"{run.name}-{self.trial_id}"})
-        self.run_config = run
-        self._checkpoint: Path | None = None
-        self._gauges = StepGauges(run.name)
-        self._events = EventLoop()
-        try:
-            self.loop = self.ask(self._start(run))
-        except BaseException:
-            self._events.close()
-            raise
+            name = f"{run_config.name}-{self.trial_id}"
+            run_config = run_config.model_copy(update={"name": name})
+        self.run = MeshRun(run_config, **self.config.parts())
         make_callback(
             "on_algorithm_init",
             self.callbacks,
@@ -116,165 +169,74 @@ class AlphaGRPO(Algorithm):
             kwargs={"algorithm": self, "metrics_logger": self.metrics},
         )
 
-    async def _start(self, run: RunConfig) -> TrainingLoop:
-        data = run.data
-        prompts = load_prompts(
-            data.train, num=data.num_train, thought_share=data.thought_share, seed=run.seed
-        )
-        decomposer = self.config.decomposer_part().make()
-        self.mesh = Mesh(run, self.config.verifier_part())
-        try:
-            await self.mesh.ready()
-        except BaseException:
-            self.mesh.close()
-            raise
-        return TrainingLoop(
-            run, prompts, decomposer=decomposer, pool=self.mesh.pool, learner=self.mesh.learner
-        )
+    @property
+    def run_config(self) -> RunConfig:
+        """The run's config, with a trial's name."""
+        return self.run.config
 
-    def ask(self, work: Any) -> Any:
-        """Run a coroutine where the mesh lives, such as an evaluation over ``self.mesh.pool``."""
-        return self._events.run(work)
+    def ask(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine where the mesh lives, such as an evaluation over ``run.pool``."""
+        return self.run.wait_for(work)
 
     def cleanup(self) -> None:
         """End the actors; RLlib calls this from ``stop()``."""
-        if hasattr(self, "mesh"):
-            self.ask(self.loop.close())
-            self.mesh.close()
-            self._events.close()
+        if hasattr(self, "run"):
+            self.run.stop()
 
     # -- steps
 
     def training_step(self) -> None:
         """One step of the training loop; its metrics become RLlib's result."""
-        self.last_report = report = self.ask(self._step())
+        self.last_report = report = self.run.step()
         metrics: Any = self.metrics
         for name, value in report.metrics.items():
             metrics.log_value(tuple(name.split("/")), value, window=1)
         metrics.log_value(("learner", "version"), report.version, window=1)
-        self._gauges.observe(report.metrics)
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
         """Nothing to restore: the pool brings its own runners back."""
         return []
 
-    async def _step(self) -> StepReport:
-        for attempt in range(1, STEP_ATTEMPTS + 1):
-            try:
-                return await self.loop.run_step()
-            except LearnerDied as error:
-                if attempt == STEP_ATTEMPTS:
-                    raise
-                await self._revive_learner(error)
-            except RayTaskError as error:
-                # A group was lost with its node before the learner had read it: nothing was
-                # trained, and the same groups are drawn again.
-                if attempt == STEP_ATTEMPTS or not isinstance(error.cause, ObjectLostError):
-                    raise
-                log.warning("a group was lost, the step begins again: %s", error.cause)
-        raise AssertionError("the last attempt returns or raises")
-
-    async def _revive_learner(self, error: LearnerDied) -> None:
-        """Another learner from the last checkpoint, and the loop back to where that was taken."""
-        saved = self._checkpoint
-        if saved is None and self.loop.step > 0:
-            raise LearnerDied(
-                f"{error} No checkpoint was written before step {self.loop.step}: "
-                "start the run again, with a smaller training.checkpoint_every"
-            ) from error
-        log.warning("the learner died; restoring %s", saved or "its start, no step was lost")
-        await self.mesh.restart_learner()
-        if saved is not None:
-            await self._load(saved, _read_state(saved))
-        else:
-            self.loop.manifest = None
-
     def pictures(self, requests: Sequence[PictureRequest]) -> tuple[Picture, ...]:
         """Pictures by the current weights, with the evaluation's settings."""
+        return self.run.draw(requests)
 
-        async def draw() -> tuple[Picture, ...]:
-            manifest = await self.loop.ensure_published()
-            return await self.mesh.pool.draw(requests, manifest.version)
-
-        return tuple(self.ask(draw()))
-
-    # -- checkpoints: JSON and safetensors in place of RLlib's pickles
+    # -- checkpoints: those of the run, in place of RLlib's pickles
 
     def save_to_path(
         self, path: Any = None, *, state: Any = None, filesystem: Any = None, **options: Any
     ) -> str:
-        """Write a checkpoint folder, which must be reachable from the learner's node too.
-
-        ``mesh.json`` is written last: a folder that has it is whole.
-        """
+        """Write a checkpoint folder, which must be reachable from the learner's node too."""
         if state is not None or filesystem is not None:
             raise ConfigError(
                 "an AlphaGRPO checkpoint is written whole into a folder, got a state or a file "
                 "system; mount the storage and give a path"
             )
         folder = Path(path or tempfile.mkdtemp(prefix="alphagrpo-")).absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-        self.ask(self.mesh.learner.save(str(folder / LEARNER)))
-        if not (folder / LEARNER).is_dir():
-            raise CheckpointError(
-                f"the learner's node must see {folder}, nothing it wrote is here; "
-                "use storage that all nodes share"
-            )
-        content = {
-            "format": FORMAT,
-            "iteration": self.iteration,
-            "loop": self.loop.state_dict(),
-            "config": self.config.mesh_state(),
-        }
-        partial = folder / f"{STATE}.partial"
-        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        os.replace(partial, folder / STATE)
-        self._checkpoint = folder
+        self.run.save(folder)
         return str(folder)
 
     def restore_from_path(self, path: Any, *args: Any, **options: Any) -> None:
         """Restore what :meth:`save_to_path` wrote; CheckpointError if it is not whole."""
-        folder = Path(path).absolute()
-        content = _read_state(folder)
-        self.ask(self._load(folder, content))
-        self._iteration = int(content["iteration"])
-        self._checkpoint = folder
-
-    async def _load(self, folder: Path, content: dict[str, Any]) -> None:
-        await self.loop.close()
-        await self.mesh.learner.load(str(folder / LEARNER))
-        self.loop.load_state_dict(content["loop"])
+        self.run.restore(Path(path))
+        self._iteration = self.run.step_number
 
     @classmethod
     def from_checkpoint(cls, path: Any, filesystem: Any = None, **options: Any) -> Any:
         """A new algorithm with the config of a checkpoint, continuing from it."""
         folder = Path(path.to_directory() if hasattr(path, "to_directory") else path)
-        config = AlphaGRPOConfig().mesh(**_read_state(folder)["config"])
+        config = AlphaGRPOConfig().mesh(**read_state(folder)["config"])
         algorithm: Any = config.build_algo()
         algorithm.restore_from_path(folder)
         return algorithm
 
     def get_state(self, *args: Any, **options: Any) -> dict[str, Any]:
         """The small half of the state; tensors are in checkpoints only."""
-        return {"iteration": self.iteration, "loop": self.loop.state_dict()}
+        return {"iteration": self.iteration, "loop": self.run.loop.state_dict()}
 
 
-def _read_state(folder: Path) -> dict[str, Any]:
-    path = folder / STATE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"a checkpoint needs {STATE}, {path} does not exist; it was not finished: "
-            "resume from an earlier one"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{path} must be JSON ({error}); resume from an earlier one"
-        ) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path} must be of format {FORMAT}; resume with what wrote it")
-    return content
+def _as_record(part: Part | Mapping[str, Any]) -> dict[str, Any]:
+    return part.to_json() if isinstance(part, Part) else dict(part)
 
 
 def _bundle(cpus: float, gpus: float) -> dict[str, float]:

@@ -87,7 +87,7 @@ class RunnerGauges:
 
     def observe(self, done: Finished, version: int) -> None:
         """Show one finished group."""
-        self._drawing.set(done.timings.draw_s, tags=self._tags)
+        self._drawing.set(done.timings.sample_s, tags=self._tags)
         self._verifying.set(done.timings.verify_s, tags=self._tags)
         if done.timings.pull_s > 0:
             self._pulling.set(done.timings.pull_s, tags=self._tags)

@@ -29,6 +29,15 @@ class Part:
     path: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Part:
+        """What :meth:`to_json` gave."""
+        return cls(record["path"], record["arguments"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Path and arguments, for a checkpoint."""
+        return {"path": self.path, "arguments": dict(self.arguments)}
+
     def make(self) -> Any:
         """Import and call it; ConfigError where there is no such function."""
         module, separator, name = self.path.partition(":")

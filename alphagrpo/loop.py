@@ -2,7 +2,7 @@
 
 ::
 
-    prompts ──▶ feed ──▶ pool.roll_out ──▶ GroupReport ──▶ learner.update ──▶ learner.publish
+    prompts ──▶ turns ─▶ pool.roll_out ──▶ GroupReport ──▶ learner.update ──▶ learner.publish
                  │      (think, draw, verify)  by reference   (GRPO step)            │
                  │             ▲                                                     │
                  └ questions   └────────────────── version v + 1 ◀───────────────────┘
@@ -28,7 +28,7 @@ from typing import Any
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import PolicyDataError
 from alphagrpo.ports import Decomposer, GroupReport, Learner, RolloutPool
-from alphagrpo.prompt_iterator import PromptFeed, Visit
+from alphagrpo.prompt_iterator import PromptIterator, Visit
 from alphagrpo.rewards.programs import configured_program
 from alphagrpo.step_metrics import invalid_reasons, step_metrics
 from alphagrpo.tasks import task_of
@@ -78,7 +78,7 @@ class TrainingLoop:
     ) -> None:
         self.config, self.pool, self.learner = config, pool, learner
         self.step, self.position = 0, 0
-        self.feed = PromptFeed(
+        self.prompts = PromptIterator(
             prompts,
             config.seed,
             decomposer,
@@ -97,7 +97,7 @@ class TrainingLoop:
         batch = await self._take_batch(manifest.version)
         usable = [group for group in batch.groups if group.num_valid >= self.config.min_valid]
         self._refuse_unscored(batch.groups, usable)
-        self._draw_ahead(batch.next_position)
+        self._collect_ahead(batch.next_position)
         learning = perf_counter()
         training = training_batch(usable, self.config)
         update = await self.learner.update(training)
@@ -111,7 +111,7 @@ class TrainingLoop:
             learn_s=learned - learning,
             sync_s=first_sync_s + perf_counter() - learned,
         )
-        metrics |= {"prompts/set_aside": float(len(self.feed.set_aside)), **update.metrics}
+        metrics |= {"prompts/set_aside": float(len(self.prompts.set_aside)), **update.metrics}
         # The bytes behind the references have been trained on and may go.
         trained = dict(zip(map(id, usable), training.groups, strict=True))
         return StepReport(
@@ -133,9 +133,9 @@ class TrainingLoop:
         """The groups of this step: drawn now, or (with lag) already under way."""
         if self._ahead:
             return await self._ahead.popleft()
-        return await self._draw(self.step, self.position, version)
+        return await self._collect(self.step, self.position, version)
 
-    def _draw_ahead(self, position: int) -> None:
+    def _collect_ahead(self, position: int) -> None:
         """With lag, keep ``max_lag`` further steps under way, one after another.
 
         Each is drawn by the newest version there is when its turn comes, so that the last of them
@@ -144,16 +144,16 @@ class TrainingLoop:
         while len(self._ahead) < self.config.rollout.max_lag:
             step = self.step + 1 + len(self._ahead)
             if self._ahead:
-                batch = self._draw_after(self._ahead[-1], step)
+                batch = self._collect_after(self._ahead[-1], step)
             else:
-                batch = self._draw(step, position, self._newest)
+                batch = self._collect(step, position, self._newest)
             self._ahead.append(asyncio.create_task(batch))
 
-    async def _draw_after(self, earlier: asyncio.Task[_Batch], step: int) -> _Batch:
+    async def _collect_after(self, earlier: asyncio.Task[_Batch], step: int) -> _Batch:
         position = (await asyncio.shield(earlier)).next_position
-        return await self._draw(step, position, self._newest)
+        return await self._collect(step, position, self._newest)
 
-    async def _draw(self, step: int, position: int, version: int) -> _Batch:
+    async def _collect(self, step: int, position: int, version: int) -> _Batch:
         """All groups of a step, dispatched in prompt order as soon as there is room for them."""
         started = perf_counter()
         room = asyncio.Semaphore(self.pool.size)
@@ -161,7 +161,7 @@ class TrainingLoop:
         pictured = REPORT_GROUPS if step % self.config.training.report_groups_every == 0 else 0
         tasks: list[asyncio.Task[GroupReport]] = []
         try:
-            async for visit in self.feed.stream(position, count):
+            async for visit in self.prompts.stream(position, count):
                 await room.acquire()
                 _raise_first_failure(tasks)
                 keep = self.config.rollout.group_size if len(tasks) < pictured else 0
@@ -221,15 +221,15 @@ class TrainingLoop:
             task.cancel()
         await asyncio.gather(*self._ahead, return_exceptions=True)
         self._ahead.clear()
-        self.feed.close()
+        self.prompts.close()
 
     def state_dict(self) -> dict[str, Any]:
         """JSON state: step, place in the prompt order, prompts set aside."""
-        return {"step": self.step, "position": self.position, "feed": self.feed.state_dict()}
+        return {"step": self.step, "position": self.position, "feed": self.prompts.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken; the learner is restored apart."""
-        self.feed.load_state_dict(state["feed"])
+        self.prompts.load_state_dict(state["feed"])
         self.step, self.position = int(state["step"]), int(state["position"])
         self.manifest = None
 

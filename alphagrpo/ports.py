@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Timings:
     """Seconds a group spent in each stage, as its runner saw them."""
 
-    draw_s: float = 0.0
+    sample_s: float = 0.0
     """Thinking and denoising."""
     verify_s: float = 0.0
     """From the first verification call of the group to its last answer."""

@@ -25,10 +25,10 @@ class Visit:
     """How often the prompt came before: the number of the pass over the prompt set."""
     questions: QuestionSet
     next_position: int
-    """Where the feed goes on after this turn."""
+    """Where the iterator goes on after this turn."""
 
 
-class PromptFeed:
+class PromptIterator:
     """Passes over the prompts, each in its own order, decomposing ahead of need.
 
     Prompt order and visits are functions of the seed and the position alone. A prompt of which no

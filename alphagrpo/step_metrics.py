@@ -103,7 +103,7 @@ def _busiest(groups: Sequence[GroupReport], collect_s: float) -> tuple[float, fl
     drawing: defaultdict[str, float] = defaultdict(float)
     pulling: defaultdict[str, float] = defaultdict(float)
     for group in groups:
-        drawing[group.runner] += group.timings.draw_s
+        drawing[group.runner] += group.timings.sample_s
         pulling[group.runner] += group.timings.pull_s
     runner = max(drawing, key=lambda name: drawing[name] + pulling[name])
     pulled = min(pulling[runner], collect_s)

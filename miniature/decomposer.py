@@ -21,7 +21,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from alphagrpo.errors import CheckpointError, NoQuestions
 from alphagrpo.shapes.prompts import Sort, Wording
 from alphagrpo.shapes.questions import questions_from_json, questions_to_json, reference_questions
-from alphagrpo.shapes.splits import draw_wording, wordings
+from alphagrpo.shapes.splits import sample_split_wording, wordings
 from alphagrpo.shapes.world import pick
 from miniature.fast_llama import llama_hidden
 from miniature.judge_tokenizer import judge_tokenizer
@@ -121,7 +121,9 @@ def pretrain_decomposer(
 
     def loss(step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
         sorts = [pick(rng, get_args(Sort)) for _ in range(batch)]
-        ids, labels = make_batch(tokenizer, [draw_wording("train", sort, rng) for sort in sorts])
+        ids, labels = make_batch(
+            tokenizer, [sample_split_wording("train", sort, rng) for sort in sorts]
+        )
         logits, targets = answer_logits(model, ids, labels, dtype)
         return F.cross_entropy(logits, targets), {}
 

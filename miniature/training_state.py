@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from alphagrpo.errors import CheckpointError
+from alphagrpo.files import replacing
 
 CHECKPOINT_NAME = "training.safetensors"
 
@@ -25,15 +25,13 @@ def save_training(
     counters: Mapping[str, float],
 ) -> None:
     """Write weights, averages, moments and counters; the old file stays until the new is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"model/{name}": value.detach().clone() for name, value in named.items()}
     tensors |= {f"ema/{name}": value.clone() for name, value in ema.items()}
     for name, parameter in named.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer/{key}/{name}"] = torch.as_tensor(value).clone()
-    temporary = path.with_name(path.name + ".part")
-    save_file(tensors, temporary, metadata={"counters": json.dumps(dict(counters))})
-    os.replace(temporary, path)
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata={"counters": json.dumps(dict(counters))})
 
 
 def load_training(

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alphagrpo.config.schema import ServiceConfig
 from alphagrpo.errors import ServiceError
 from alphagrpo.images import check_pixels, encode_png_base64
 from alphagrpo.judging.questions import questions_from_records, questions_to_records
@@ -179,26 +178,3 @@ def connect_decomposer(
     )
     store = QuestionStore(Path(question_store)) if question_store else None
     return DecomposerClient(_transport("decomposer", app, url, token), policy, store)
-
-
-def verifier_options(config: ServiceConfig) -> dict[str, Any]:
-    """The arguments of :func:`connect_verifier` that a run config states."""
-    return {"app": config.verifier_app, **_policy_options(config)}
-
-
-def decomposer_options(config: ServiceConfig, store: Path | None = None) -> dict[str, Any]:
-    """The arguments of :func:`connect_decomposer`; ``store`` where the config names none."""
-    folder = config.question_store or store
-    return {
-        "app": config.decomposer_app,
-        "question_store": str(folder) if folder else None,
-        **_policy_options(config),
-    }
-
-
-def _policy_options(config: ServiceConfig) -> dict[str, Any]:
-    return {
-        "max_concurrency": config.max_concurrency,
-        "deadline_s": config.deadline_s,
-        "max_attempts": config.max_attempts,
-    }

@@ -13,8 +13,6 @@ from alphagrpo.rollout.rounds import ScorePicture
 from services.client import (
     connect_decomposer,
     connect_verifier,
-    decomposer_options,
-    verifier_options,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ def connect_scorer(
 ) -> ScorePicture:
     """:func:`scorer_over` the applications a run config names; nothing is contacted yet."""
     return scorer_over(
-        connect_decomposer(**decomposer_options(services, store)),
-        connect_verifier(**verifier_options(services)),
+        connect_decomposer(**services.decomposer_options(store)),
+        connect_verifier(**services.verifier_options()),
         reward,
     )

@@ -151,7 +151,7 @@ class FakePool:
             samples=samples,
             reference=job,
             runner=f"runner-{len(self.jobs) % self._runners}",
-            timings=Timings(draw_s=0.001, verify_s=0.001),
+            timings=Timings(sample_s=0.001, verify_s=0.001),
         )
 
     def _sample(self, job: RolloutJob, index: int, picture: bool) -> Sample:

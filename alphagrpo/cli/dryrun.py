@@ -6,15 +6,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from alphagrpo.cli.placement import Placement, plan_placement
+from alphagrpo.cli.placement import Placement, placement_of
 from alphagrpo.cli.prechecks import check_checkpoint, check_geometry
 from alphagrpo.config import RunConfig
 from alphagrpo.data import check_source
 from alphagrpo.data.prompts import WORLD_PREFIX
 from alphagrpo.policy.memory import (
-    MemoryPlan,
+    MemoryEstimate,
     ModelSize,
-    memory_plan,
+    memory_estimate,
     model_size,
 )
 from alphagrpo.policy.recipe import Recipe
@@ -44,10 +44,10 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         check_checkpoint(Path(config.model.path))
     check_geometry(config, shape)
     notes += _prompt_notes(config)
-    placement = plan_placement(config)
+    placement = placement_of(config)
     if config.services.serve_config is not None and not placement.serve_found:
         notes.append(f"{config.services.serve_config} does not exist here: Serve replicas unknown")
-    plan = memory_plan(config, shape, size)
+    plan = memory_estimate(config, shape, size)
     notes += _memory_notes(config, plan)
     return {
         "run": config.name,
@@ -75,7 +75,7 @@ def _prompt_notes(config: RunConfig) -> list[str]:
     return notes
 
 
-def _memory_notes(config: RunConfig, plan: MemoryPlan) -> list[str]:
+def _memory_notes(config: RunConfig, plan: MemoryEstimate) -> list[str]:
     if config.learner.gpus <= 0 or plan.learner <= LARGEST_GPU_BYTES * config.learner.gpus:
         return []
     return [
@@ -112,7 +112,7 @@ def _task_figures(config: RunConfig, task: TaskName) -> dict[str, Any]:
 
 
 def _tables(
-    config: RunConfig, placement: Placement, size: ModelSize, plan: MemoryPlan
+    config: RunConfig, placement: Placement, size: ModelSize, plan: MemoryEstimate
 ) -> dict[str, list[Row]]:
     return {
         "one step": _step_rows(config),
@@ -182,7 +182,7 @@ def _model_rows(config: RunConfig, size: ModelSize) -> list[Row]:
     return rows
 
 
-def _memory_rows(config: RunConfig, size: ModelSize, plan: MemoryPlan) -> list[Row]:
+def _memory_rows(config: RunConfig, size: ModelSize, plan: MemoryEstimate) -> list[Row]:
     group = config.rollout.group_size
     dtype = config.model.dtype
     return [

@@ -76,16 +76,14 @@ def judges_of(config: RunConfig, *, services: bool) -> HeldOutJudges:
     from services.client import (
         connect_decomposer,
         connect_verifier,
-        decomposer_options,
-        verifier_options,
     )
 
     store = config.folder / "questions"
     return HeldOutJudges(
         oracle=oracle,
         reflection=reflection,
-        decomposer=connect_decomposer(**decomposer_options(config.services, store)),
-        verifier=connect_verifier(**verifier_options(config.services)),
+        decomposer=connect_decomposer(**config.services.decomposer_options(store)),
+        verifier=connect_verifier(**config.services.verifier_options()),
         program=configured_program(config.reward),
     )
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alphagrpo.cli import prechecks
-from alphagrpo.cli.placement import Placement, plan_placement, read_serve_config
+from alphagrpo.cli.placement import Placement, placement_of, read_serve_config
 from alphagrpo.cli.ray_session import check_ports, wanted_address
-from alphagrpo.policy.memory import memory_plan, model_size
+from alphagrpo.policy.memory import memory_estimate, model_size
 from alphagrpo.record.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Launch:
     """What the prechecks found out."""
 
     address: str | None
@@ -26,7 +26,7 @@ class Plan:
     resume: bool
 
 
-def precheck(config: RunConfig, *, resume: bool) -> Plan:
+def precheck(config: RunConfig, *, resume: bool) -> Launch:
     """Everything that can be wrong is found here, before anything is started.
 
     Raises ConfigError and EnvironmentProblem.
@@ -42,15 +42,15 @@ def precheck(config: RunConfig, *, resume: bool) -> Plan:
     prechecks.check_geometry(config, shape)
     if config.services.serve_config is not None:
         read_serve_config(config.services.serve_config)
-    placement = plan_placement(config)
+    placement = placement_of(config)
     address = wanted_address()
     if address is None:
         _, size = model_size(config)
-        sizes = memory_plan(config, shape, size)
+        sizes = memory_estimate(config, shape, size)
         holders = sizes.learner + sizes.runner * config.rollout.num_runners
         prechecks.check_memory(config, placement, holders)
         check_ports(placement.http_port)
-    return Plan(address, placement, resume)
+    return Launch(address, placement, resume)
 
 
 def check_reward(config: RunConfig) -> None:

@@ -62,7 +62,7 @@ class LocalPolicy:
 
     async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
         """Draw pictures with the loaded weights, whatever their version."""
-        return await asyncio.to_thread(self._worker.pictures, requests)
+        return await asyncio.to_thread(self._worker.draw, requests)
 
     def encode(self, pixels: NDArray[np.uint8]) -> GivenImage:
         """A picture [H, W, 3] from outside as what an edit or a refinement begins from.

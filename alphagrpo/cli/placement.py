@@ -71,7 +71,7 @@ class Placement:
         return sum(role.count for role in self.roles if role.name.startswith("serve "))
 
 
-def plan_placement(config: RunConfig) -> Placement:
+def placement_of(config: RunConfig) -> Placement:
     """What the run reserves: runners, learner, and the Serve file's deployments.
 
     Raises ConfigError where the Serve file exists and is not what Serve takes.

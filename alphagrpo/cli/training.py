@@ -9,9 +9,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from alphagrpo.cli.console import Narrator
-from alphagrpo.cli.launch import Plan, precheck
+from alphagrpo.cli.launch import Launch, precheck
 from alphagrpo.cli.memory import MemoryGauge
-from alphagrpo.cli.mesh import Mesh, start_mesh
 from alphagrpo.cli.outcome import tell_outcome
 from alphagrpo.cli.placement import read_serve_config
 from alphagrpo.cli.ray_session import ray_session
@@ -24,6 +23,7 @@ from alphagrpo.record.folder import RunFolder, step_of
 from alphagrpo.record.recorder import Recorder
 
 if TYPE_CHECKING:
+    from actors.run import MeshRun
     from alphagrpo.config import RunConfig
     from alphagrpo.eval.heldout import HeldOutJudges
     from alphagrpo.loop import StepReport
@@ -38,19 +38,19 @@ def train(config: RunConfig, *, resume: bool, narrator: Narrator) -> int:
     with stop.armed():
         try:
             narrator.say(f"checking {config.name}")
-            plan = precheck(config, resume=resume)
-            return _with_mesh(config, plan, narrator, stop)
+            launch = precheck(config, resume=resume)
+            return _with_mesh(config, launch, narrator, stop)
         except Stopped:
             narrator.say(f"stopped by {stop.reason} before training began; nothing was kept")
             return DONE
 
 
-def _with_mesh(config: RunConfig, plan: Plan, narrator: Narrator, stop: StopSwitch) -> int:
+def _with_mesh(config: RunConfig, launch: Launch, narrator: Narrator, stop: StopSwitch) -> int:
     started = perf_counter()
     with ExitStack() as stack:
-        with narrator.stage("starting Ray" if plan.address is None else "joining Ray"):
+        with narrator.stage("starting Ray" if launch.address is None else "joining Ray"):
             session = stack.enter_context(
-                ray_session(plan.address, num_cpus=plan.placement.whole_cpus)
+                ray_session(launch.address, num_cpus=launch.placement.whole_cpus)
             )
         stop.arm()
         if session.dashboard:
@@ -59,8 +59,10 @@ def _with_mesh(config: RunConfig, plan: Plan, narrator: Narrator, stop: StopSwit
             raw = read_serve_config(config.services.serve_config)
             stack.enter_context(deployed(raw, narrator, session))
         with narrator.stage("loading policy"):
-            mesh = stack.enter_context(start_mesh(config))
-        run = TrainingRun(config, mesh, narrator, stop, started, resume=plan.resume)
+            from actors.run import MeshRun
+
+            mesh_run = stack.enter_context(MeshRun(config))
+        run = TrainingRun(config, mesh_run, narrator, stop, started, resume=launch.resume)
         return run.go()
 
 
@@ -70,14 +72,15 @@ class TrainingRun:
     def __init__(
         self,
         config: RunConfig,
-        mesh: Mesh,
+        mesh_run: MeshRun,
         narrator: Narrator,
         stop: StopSwitch,
         started: float,
         *,
         resume: bool,
     ) -> None:
-        self._config, self._mesh, self._narrator, self._stop = config, mesh, narrator, stop
+        self._config, self._mesh_run = config, mesh_run
+        self._narrator, self._stop = narrator, stop
         self._started = started
         self._gauge = MemoryGauge()
         self._heldout_share: float | None = None
@@ -91,8 +94,8 @@ class TrainingRun:
         if resume:
             self._folder, checkpoint = RunFolder.resume(config)
             if checkpoint is not None:
-                mesh.load(checkpoint)
-            narrator.say(f"resuming after step {mesh.step_number}")
+                mesh_run.restore(checkpoint)
+            narrator.say(f"resuming after step {mesh_run.step_number}")
         else:
             self._folder = RunFolder.create(config)
         self._recorder = Recorder(self._folder, config)
@@ -104,7 +107,7 @@ class TrainingRun:
         self._gauge.sample()
         ended_by = ""
         try:
-            if self._mesh.step_number == 0 and not self._folder.evaluation("before"):
+            if self._mesh_run.step_number == 0 and not self._folder.evaluation("before"):
                 self._evaluate("before")
             ended_by = self._steps()
             if not self._stop.pulled:
@@ -119,14 +122,14 @@ class TrainingRun:
 
     def _steps(self) -> str:
         """Train until the steps or the minutes are spent; what ended it, empty for the steps."""
-        settings, mesh = self._config.training, self._mesh
+        settings, mesh_run = self._config.training, self._mesh_run
         limit_s = 60 * settings.max_minutes if settings.max_minutes else math.inf
-        while mesh.step_number < settings.num_steps:
+        while mesh_run.step_number < settings.num_steps:
             if self._training_s >= limit_s:
                 return f"training.max_minutes ({settings.max_minutes:g})"
             begun = perf_counter()
             with self._stop.step():
-                report = mesh.step()
+                report = mesh_run.step()
             took = perf_counter() - begun
             self._training_s += took
             self._after_step(report, took, limit_s)
@@ -192,12 +195,12 @@ class TrainingRun:
             tell = None
             if counted:
                 tell = stack.enter_context(self._narrator.counted(counted, len(prompts)))
-            return self._mesh.run(
+            return self._mesh_run.wait_for(
                 evaluate(
-                    self._mesh.pool,
+                    self._mesh_run.pool,
                     prompts,
                     judges,
-                    version=self._mesh.version(),
+                    version=self._mesh_run.manifest().version,
                     seed=self._config.seed,
                     batch_size=self._config.evaluation.batch_size
                     * self._config.rollout.num_runners,
@@ -219,8 +222,8 @@ class TrainingRun:
 
     def _checkpoint(self) -> None:
         """Everything a resumed run needs, complete or not there."""
-        with self._folder.checkpoint(self._mesh.step_number) as path:
-            self._mesh.save(path)
+        with self._folder.checkpoint(self._mesh_run.step_number) as path:
+            self._mesh_run.save(path)
         self._folder.prune_checkpoints(self._config.training.keep_checkpoints)
         self._folder.write_summary(self._summary(None))
 
@@ -229,14 +232,14 @@ class TrainingRun:
         newest = self._folder.newest_checkpoint()
         if self._stop.step_abandoned:
             self._narrator.say("the step was abandoned; --resume takes it again")
-        elif newest is None or step_of(newest) < self._mesh.step_number:
+        elif newest is None or step_of(newest) < self._mesh_run.step_number:
             self._checkpoint()
 
     def _summary(self, ended_by: str | None) -> dict[str, Any]:
         return self._recorder.summary(
             wall_s=self._earlier_s + perf_counter() - self._started,
-            weights=self._mesh.manifest,
-            set_aside=self._mesh.set_aside,
+            weights=self._mesh_run.loop.manifest,
+            set_aside=self._mesh_run.set_aside,
             memory=self._gauge.figures(),
             stopped_by=ended_by,
         )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from alphagrpo.config.sampling import FlowConfig, GuidanceConfig, Section, TextSampling
+from alphagrpo.config.sampling import FlowConfig, GuidanceConfig, SamplingParams, Section
 
 
 class DraftConfig(Section):
@@ -19,7 +19,7 @@ class DraftConfig(Section):
     guidance: GuidanceConfig = GuidanceConfig()
     think: bool = False
     """Whether drafts are thought about first, under the system prompt; the release does not."""
-    text: TextSampling = TextSampling(temperature=0.3, top_p=1.0)
+    text: SamplingParams = SamplingParams(temperature=0.3, top_p=1.0)
     pick: Literal["worst", "sampled"] = "worst"
     """Which scored draft is refined: the one of lowest reward, or one drawn by softmax(1 - r)."""
     trained: bool = False
@@ -46,7 +46,7 @@ class RefinementConfig(Section):
     text_weight: float = Field(0.2, ge=0)
     """lambda of refinements, in place of ``algorithm.text.weight``."""
     drafts: DraftConfig = DraftConfig()
-    text: TextSampling = TextSampling()
+    text: SamplingParams = SamplingParams()
     flow: FlowConfig = FlowConfig()
 
     @field_validator("rectification", mode="before")

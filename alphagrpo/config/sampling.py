@@ -13,7 +13,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TextSampling(Section):
+class SamplingParams(Section):
     """How a thought is sampled. Log-probabilities are always those of the unfiltered softmax
     at 1.
     """

@@ -17,12 +17,13 @@ from alphagrpo.config.refinement import RefinementConfig
 from alphagrpo.config.sampling import (
     FlowConfig,
     GuidanceConfig,
+    SamplingParams,
     Section,
-    TextSampling,
     WindowConfig,
 )
+from alphagrpo.config.services import ServiceConfig
 
-__all__ = ["FlowConfig", "GuidanceConfig", "RunConfig", "Section", "TextSampling", "WindowConfig"]
+__all__ = ["FlowConfig", "GuidanceConfig", "RunConfig", "SamplingParams", "Section", "WindowConfig"]
 
 
 class LoraConfig(Section):
@@ -78,7 +79,7 @@ class RolloutConfig(Section):
     max_lag: int = Field(0, ge=0)
     """How many versions a group's policy may be behind the learner's."""
     max_retries: int = Field(3, ge=0)
-    text: TextSampling = TextSampling()
+    text: SamplingParams = SamplingParams()
     flow: FlowConfig = FlowConfig()
 
 
@@ -154,21 +155,6 @@ class RewardConfig(Section):
         return self
 
 
-class ServiceConfig(Section):
-    """How the run reaches the two services."""
-
-    decomposer_app: str = "decomposer"
-    verifier_app: str = "verifier"
-    serve_config: Path | None = None
-    """Deployed where its applications are not already running; None: they must be running."""
-    question_store: Path | None = None
-    """Folder of kept question sets; None: inside the run folder."""
-    max_concurrency: int = Field(16, ge=1)
-    """Pictures in verification at once per runner, and prompts in decomposition."""
-    deadline_s: float = Field(120.0, gt=0)
-    max_attempts: int = Field(4, ge=1)
-
-
 class DataConfig(Section):
     """Where prompts come from: a ``.txt`` or ``.jsonl`` file, or ``shapes:train`` and the like."""
 
@@ -200,7 +186,7 @@ class EvaluationConfig(Section):
     num_thought: int = Field(256, ge=0)
     num_points: int = Field(16, ge=2)
     guidance: GuidanceConfig = GuidanceConfig()
-    text: TextSampling = TextSampling(temperature=0.3, top_p=1.0)
+    text: SamplingParams = SamplingParams(temperature=0.3, top_p=1.0)
     batch_size: int = Field(64, ge=1)
     rounds: int = Field(0, ge=0, le=8)
     """Refinements after the picture; each is judged with the DVReward gate and without."""

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alphagrpo.config.sampling import TextSampling
+from alphagrpo.config.sampling import SamplingParams
 from alphagrpo.flow import Guidance, shifted_times
 from alphagrpo.models.bagel import Bagel
-from alphagrpo.policy.contexts import Ids, Shown, read_prefix
+from alphagrpo.policy.contexts import Ids, ImageConditions, read_prefix
 from alphagrpo.policy.denoising import FlowPlan
-from alphagrpo.policy.drawing import Drawn, Keys, Thinking, draw_batch
+from alphagrpo.policy.drawing import GeneratedBatch, Keys, Thinking, draw_batch
 from alphagrpo.policy.loading import FolderTokenizer
 from alphagrpo.seeds import derive
 from alphagrpo.shapes.edits import EditName, edit, edit_outcome
@@ -51,7 +51,9 @@ class EvaluationSettings:
     num_points: int = 16
     shift: float = 3.0
     guidance: Guidance = field(default_factory=lambda: miniature_guidance(2.0))
-    sampling: TextSampling = field(default_factory=lambda: TextSampling(temperature=0.3, top_p=1.0))
+    sampling: SamplingParams = field(
+        default_factory=lambda: SamplingParams(temperature=0.3, top_p=1.0)
+    )
     max_think_tokens: int = 40
     batch: int = 128
 
@@ -104,20 +106,20 @@ def edit_benchmark(
 
 
 @torch.no_grad()
-def encoded_renders(model: Bagel, scenes: list[Scene]) -> Shown:
+def encoded_renders(model: Bagel, scenes: list[Scene]) -> ImageConditions:
     """Clean renders as conditions, encoded as an uploaded picture is."""
     pixels = render_many(scenes)
-    return Shown(model.encode_pixels(model.vision_pixels(pixels)), pixels, LATENT_GRID)
+    return ImageConditions(model.encode_pixels(model.vision_pixels(pixels)), pixels, LATENT_GRID)
 
 
 def draw_requests(
     model: Bagel,
     tokenizer: FolderTokenizer,
-    pictures: Shown | None,
+    pictures: ImageConditions | None,
     requests: Sequence[str],
     seeds: Sequence[int],
     settings: EvaluationSettings,
-) -> Drawn:
+) -> GeneratedBatch:
     """Think about each request, after its picture [H, W, 3] if there is one, and draw."""
     plan = replace(settings.plan, has_image=pictures is not None)
     prefix = read_prefix(

@@ -19,7 +19,7 @@ from alphagrpo.flow.sde import (
     sde_step,
     transition_log_prob,
 )
-from alphagrpo.flow.window import Window, draw_window
+from alphagrpo.flow.window import Window, sample_window
 
 __all__ = [
     "Branch",
@@ -28,11 +28,11 @@ __all__ = [
     "StepCoefficients",
     "Window",
     "cps_step",
-    "draw_window",
     "euler_step",
     "guide",
     "ordered_sum",
     "sample_mean",
+    "sample_window",
     "sde_coefficients",
     "sde_step",
     "shifted_times",

@@ -45,7 +45,7 @@ class Window:
             )
 
 
-def draw_window(length: int, allowed: tuple[int, int], seed: int) -> Window:
+def sample_window(length: int, allowed: tuple[int, int], seed: int) -> Window:
     """Draw where the window starts, uniformly, from a *group's* seed.
 
     All samples of a group share the window, so that they differ by their noise alone and their

@@ -8,13 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from alphagrpo.errors import ConfigError, NoQuestions
+from alphagrpo.files import write_atomically
 from alphagrpo.judging.questions import checked, questions_from_records, questions_to_records
 from alphagrpo.types import QuestionSet
 
@@ -62,19 +61,13 @@ class QuestionStore:
     def put(self, questions: QuestionSet) -> Path:
         """Keep a set, over one that was there. Raises NoQuestions for one that cannot be used."""
         checked(questions.questions)
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path(questions.prompt, questions.revision)
         record = {
             "prompt": questions.prompt,
             "revision": questions.revision,
             "questions": questions_to_records(questions.questions),
         }
-        partial = path.with_suffix(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
-        try:
-            partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_atomically(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         return path
 
     def list(self) -> Iterator[QuestionSet]:

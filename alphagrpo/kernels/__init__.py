@@ -10,7 +10,7 @@ from alphagrpo.kernels.philox import START_STEP
 from alphagrpo.kernels.tokens import token_log_probs
 from alphagrpo.kernels.transition import (
     Transition,
-    draw_noise,
+    gaussian_noise,
     guided_transition,
     replay_transition,
 )
@@ -19,7 +19,7 @@ __all__ = [
     "START_STEP",
     "Backend",
     "Transition",
-    "draw_noise",
+    "gaussian_noise",
     "guided_transition",
     "has_triton",
     "replay_transition",

@@ -126,7 +126,7 @@ def replay_transition(
     return _result(parts, coefficients)
 
 
-def draw_noise(
+def gaussian_noise(
     seeds: Tensor, samples: Tensor, step: int, shape: Sequence[int], *, backend: Backend = "auto"
 ) -> Tensor:
     """Standard normal noise [B, *shape] of each (seed, sample) at ``step``.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from alphagrpo.errors import CheckpointError
+from alphagrpo.files import replacing, write_atomically
 from alphagrpo.learner.learner import GRPOLearner
 
 TENSORS, STATE = "learner.safetensors", "learner.json"
@@ -34,19 +34,16 @@ def save_learner(learner: GRPOLearner, folder: str | Path) -> None:
         for name, tensor in learner.optimizer.state_tensors().items()
     }
     (folder / STATE).unlink(missing_ok=True)
-    partial = folder / f"{TENSORS}.partial"
-    save_file(tensors, partial)
+    with replacing(folder / TENSORS) as partial:
+        save_file(tensors, partial)
     state = {
         "format": FORMAT,
         "step": learner.step,
         "version": learner.version,
         "visits": learner.visits,
-        "bytes": partial.stat().st_size,
+        "bytes": (folder / TENSORS).stat().st_size,
     }
-    os.replace(partial, folder / TENSORS)
-    partial = folder / f"{STATE}.partial"
-    partial.write_text(json.dumps(state), encoding="utf-8")
-    os.replace(partial, folder / STATE)
+    write_atomically(folder / STATE, json.dumps(state))
 
 
 def load_learner(learner: GRPOLearner, folder: str | Path) -> int:
@@ -65,7 +62,7 @@ def load_learner(learner: GRPOLearner, folder: str | Path) -> int:
     return learner.step
 
 
-def load_policy(parameters: Mapping[str, Tensor], folder: str | Path) -> int:
+def load_weights(parameters: Mapping[str, Tensor], folder: str | Path) -> int:
     """Only the weights of a learner's checkpoint, for drawing; returns their version.
 
     ``parameters`` are changed all or not at all. Raises CheckpointError as :func:`load_learner`.

@@ -44,7 +44,7 @@ class Prefix:
         )
 
 
-class Shown(NamedTuple):
+class ImageConditions(NamedTuple):
     """Pictures as conditions: B of them, or one that all samples of a group see."""
 
     latents: Tensor
@@ -73,7 +73,7 @@ def read_prefix(
     model: UnifiedModel,
     system: Ids | None,
     prompts: Sequence[Ids],
-    shown: Shown | None = None,
+    shown: ImageConditions | None = None,
     *,
     image_branch: bool = False,
 ) -> Prefix:

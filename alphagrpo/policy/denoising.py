@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alphagrpo.config.sampling import FlowConfig, GuidanceConfig
 from alphagrpo.flow import Guidance, Window, euler_step, guide, shifted_times
-from alphagrpo.kernels import START_STEP, Transition, draw_noise, guided_transition
+from alphagrpo.kernels import START_STEP, Transition, gaussian_noise, guided_transition
 from alphagrpo.kernels import replay_transition as replay_kernel
 from alphagrpo.models.unified import UnifiedModel
 from alphagrpo.policy.contexts import Branches
@@ -84,7 +84,7 @@ def start_noise(
     device: torch.device,
 ) -> Tensor:
     """Noise [B, N, C] at t = 1, a function of each (seed, sample) alone."""
-    return draw_noise(_words(seeds, device), _words(samples, device), START_STEP, shape)
+    return gaussian_noise(_words(seeds, device), _words(samples, device), START_STEP, shape)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alphagrpo.config.sampling import TextSampling
+from alphagrpo.config.sampling import SamplingParams
 from alphagrpo.flow import Window
 from alphagrpo.models.unified import UnifiedModel
 from alphagrpo.policy.contexts import Branches, Prefix, read_thoughts
@@ -44,12 +44,12 @@ class Keys:
 class Thinking:
     """How a batch thinks before it draws."""
 
-    sampling: TextSampling
+    sampling: SamplingParams
     max_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class GeneratedBatch:
     """What a batch of sequences thought and drew."""
 
     thoughts: list[Thought]
@@ -109,7 +109,7 @@ def draw_batch(
     keys: Keys,
     grid: tuple[int, int],
     thinking: Thinking | None,
-) -> Drawn:
+) -> GeneratedBatch:
     """Think (if asked) and draw, one sequence per key; ``grid`` is rows and columns of tokens."""
     context, log_probs = prefix.full, None
     thoughts: list[Thought] = []
@@ -135,7 +135,7 @@ def draw_batch(
         seeds=keys.noise,
         samples=keys.samples,
     )
-    return Drawn(thoughts, log_probs, path, decode(model, path.final, grid))
+    return GeneratedBatch(thoughts, log_probs, path, decode(model, path.final, grid))
 
 
 def decode(model: UnifiedModel, latents: Tensor, grid: tuple[int, int]) -> NDArray[np.uint8]:

@@ -53,7 +53,7 @@ class ModelSize:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryPlan:
+class MemoryEstimate:
     """Bytes in one learner and one runner; names say what is exact and what is estimated."""
 
     tokens_per_image: int
@@ -132,8 +132,8 @@ def model_size(config: RunConfig) -> tuple[BagelConfig, ModelSize]:
     )
 
 
-def memory_plan(config: RunConfig, shape: BagelConfig, size: ModelSize) -> MemoryPlan:
-    """What learner and runner hold, in bytes (see :class:`MemoryPlan`)."""
+def memory_estimate(config: RunConfig, shape: BagelConfig, size: ModelSize) -> MemoryEstimate:
+    """What learner and runner hold, in bytes (see :class:`MemoryEstimate`)."""
     width = BYTES[config.model.dtype]
     side = shape.pixels_per_token
     tokens = (config.task.height // side) * (config.task.width // side)
@@ -148,7 +148,7 @@ def memory_plan(config: RunConfig, shape: BagelConfig, size: ModelSize) -> Memor
     latents = (largest.window + 2) * tokens * shape.latent_channels * 4
     per_trajectory = largest.rounds * (latents + pixels + thought * 12)
     context = samples * (largest.prefix + thought) * size.kv_bytes_per_token
-    return MemoryPlan(
+    return MemoryEstimate(
         tokens_per_image=tokens,
         weights=size.total * width,
         trainable=trainable,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from alphagrpo import seeds
 from alphagrpo.config import RunConfig
-from alphagrpo.config.sampling import FlowConfig, TextSampling
-from alphagrpo.flow import Window, draw_window
+from alphagrpo.config.sampling import FlowConfig, SamplingParams
+from alphagrpo.flow import Window, sample_window
 from alphagrpo.policy.denoising import FlowPlan
 from alphagrpo.tasks import refinement_of
 from alphagrpo.types import RolloutJob, TaskName
@@ -19,7 +19,7 @@ class Recipe:
 
     task: TaskName
     flow: FlowConfig
-    text: TextSampling
+    text: SamplingParams
     text_weight: float
     """lambda of the text loss."""
     rounds: int
@@ -39,7 +39,7 @@ class Recipe:
 
     def window(self, shared_seed: int) -> Window:
         """The SDE window of a group whose members share ``shared_seed``."""
-        return draw_window(self.flow.window.length, self.flow.window.allowed, shared_seed)
+        return sample_window(self.flow.window.length, self.flow.window.allowed, shared_seed)
 
     def plan(self, window: Window) -> FlowPlan:
         """The steps of the group's pictures."""

@@ -28,7 +28,7 @@ from alphagrpo.policy.contexts import (
 )
 from alphagrpo.policy.denoising import FlowPlan, replay_step
 from alphagrpo.policy.recipe import Recipe
-from alphagrpo.policy.starts import Start, shown_of
+from alphagrpo.policy.starts import Start, image_conditions
 from alphagrpo.types import GivenImage, GivenText, Group, TextSegment, Trajectory
 
 T = TypeVar("T")
@@ -133,7 +133,7 @@ def _prefix(
     if prompt is None:
         raise PolicyDataError(f"trajectory {first.id} must hold its prompt text, it does not")
     starts = _starts(group, round_index)
-    shown = shown_of(starts, grid, model) if starts else None
+    shown = image_conditions(starts, grid, model) if starts else None
     prefix = read_prefix(
         model,
         system,

@@ -10,18 +10,20 @@ import torch
 from alphagrpo.config.schema import TaskConfig
 from alphagrpo.errors import BadImage
 from alphagrpo.models.unified import UnifiedModel
-from alphagrpo.policy.contexts import Shown
+from alphagrpo.policy.contexts import ImageConditions
 from alphagrpo.types import GivenImage, ImageSegment
 
 Start = GivenImage | ImageSegment
 """A picture that was given, or one that the policy drew in an earlier round."""
 
 
-def shown_of(starts: Sequence[Start], grid: tuple[int, int], model: UnifiedModel) -> Shown:
+def image_conditions(
+    starts: Sequence[Start], grid: tuple[int, int], model: UnifiedModel
+) -> ImageConditions:
     """B pictures as the model is shown them; drawn ones by the latents they were decoded from."""
     device = model.empty_context(1).mask.device
     latents = [s.latents if isinstance(s, GivenImage) else s.final_latents for s in starts]
-    return Shown(
+    return ImageConditions(
         torch.from_numpy(np.stack(latents)).to(device),
         np.stack([start.pixels for start in starts]),
         grid,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alphagrpo.config.schema import TextSampling
+from alphagrpo.config.schema import SamplingParams
 from alphagrpo.kernels.philox import philox, uniform
 from alphagrpo.models.unified import Context, UnifiedModel
 from alphagrpo.policy.contexts import Ids
@@ -28,7 +28,7 @@ class Thought:
     """Whether the end id was sampled; else the token limit cut the text."""
 
 
-def draws(seeds: Sequence[int], samples: Sequence[int], length: int) -> Tensor:
+def uniforms(seeds: Sequence[int], samples: Sequence[int], length: int) -> Tensor:
     """Uniform numbers [B, length] in [0, 1): a function of (seed, sample, token index) alone."""
     words, _ = philox(
         torch.tensor(seeds, dtype=torch.int64)[:, None],
@@ -42,7 +42,7 @@ def draws(seeds: Sequence[int], samples: Sequence[int], length: int) -> Tensor:
     return uniform(words)
 
 
-def pick(logits: Tensor, u: Tensor, sampling: TextSampling) -> Tensor:
+def pick(logits: Tensor, u: Tensor, sampling: SamplingParams) -> Tensor:
     """One id per row of ``logits`` [B, V] by inversion of the filtered distribution at ``u`` [B].
 
     Top-p keeps the likeliest ids up to and including the one that reaches ``top_p``; temperature 0
@@ -66,7 +66,7 @@ def think(
     *,
     seeds: Sequence[int],
     samples: Sequence[int],
-    sampling: TextSampling,
+    sampling: SamplingParams,
     max_tokens: int,
 ) -> list[Thought]:
     """Sample one thought per sequence of ``context``, at most ``max_tokens`` ids each.
@@ -76,7 +76,7 @@ def think(
     finished thought again (see :mod:`alphagrpo.policy.contexts`).
     """
     batch, device, end = context.batch, context.mask.device, model.special.text_end
-    u = draws(seeds, samples, max_tokens).to(device)
+    u = uniforms(seeds, samples, max_tokens).to(device)
     out = np.full((batch, max_tokens), -1, np.int64)
     rows = torch.arange(batch, device=device)
     live = torch.ones(batch, dtype=torch.bool, device=device)

@@ -11,15 +11,15 @@ from torch import nn
 
 from alphagrpo import seeds
 from alphagrpo.config import RunConfig
-from alphagrpo.config.sampling import TextSampling
+from alphagrpo.config.sampling import SamplingParams
 from alphagrpo.models import weights
 from alphagrpo.models.lora import trainable_parameters
 from alphagrpo.models.unified import UnifiedModel
-from alphagrpo.policy.contexts import Ids, Shown, read_prefix
+from alphagrpo.policy.contexts import Ids, ImageConditions, read_prefix
 from alphagrpo.policy.denoising import FlowPlan
-from alphagrpo.policy.drawing import Drawn, Keys, Thinking, draw_batch
+from alphagrpo.policy.drawing import GeneratedBatch, Keys, Thinking, draw_batch
 from alphagrpo.policy.recipe import GroupSeeds, Recipe
-from alphagrpo.policy.starts import check_start, shown_of
+from alphagrpo.policy.starts import check_start, image_conditions
 from alphagrpo.ports import Picture, PictureRequest
 from alphagrpo.rewards.format import format_bonus
 from alphagrpo.tasks import refinement_of
@@ -52,7 +52,7 @@ class Tokenizer(Protocol):
 class RolloutWorker:
     """Draws with one set of weights at a time.
 
-    Example: ``RolloutWorker(model, tokenizer, config).draw(job)``
+    Example: ``RolloutWorker(model, tokenizer, config).sample_group(job)``
     """
 
     def __init__(self, model: UnifiedModel, tokenizer: Tokenizer, config: RunConfig) -> None:
@@ -76,7 +76,7 @@ class RolloutWorker:
     # -- groups, for training
 
     @torch.no_grad()
-    def draw(self, job: RolloutJob) -> Group:
+    def sample_group(self, job: RolloutJob) -> Group:
         """All text-to-image samples of ``job``, unscored: a function of job and weights alone.
 
         The whole group is one batch; replay has the same geometry (docs/parity.md).
@@ -98,7 +98,7 @@ class RolloutWorker:
         return self._group(job, keys, _joined([given] * job.group_size, texts, images))
 
     @torch.no_grad()
-    def drafts(self, job: RolloutJob) -> tuple[Picture, ...]:
+    def draw_drafts(self, job: RolloutJob) -> tuple[Picture, ...]:
         """Stage 1 of a refinement: untrained pictures of its prompt, by ODE (method: 2.2)."""
         how = refinement_of(self.config).drafts
         shared = GroupSeeds.of(job).shared
@@ -118,7 +118,7 @@ class RolloutWorker:
         return self._pictures([job.prompt] * how.num, drawn)
 
     @torch.no_grad()
-    def refine(self, job: RolloutJob, draft: GivenImage) -> Group:
+    def sample_refinements(self, job: RolloutJob, draft: GivenImage) -> Group:
         """Stage 2: all samples of ``job`` begin from ``draft``, reflect, and draw again.
 
         Further rounds begin from each sample's own last picture; its latents are the condition,
@@ -137,7 +137,7 @@ class RolloutWorker:
                 self.model,
                 self._system if think else None,
                 [request] * len(starts),
-                shown_of(starts, self.grid, self.model),
+                image_conditions(starts, self.grid, self.model),
                 image_branch=plan.needs_image_branch,
             )
             drawn = draw_batch(
@@ -156,7 +156,7 @@ class RolloutWorker:
     # -- pictures, for evaluation and for people
 
     @torch.no_grad()
-    def pictures(self, requests: Sequence[PictureRequest]) -> tuple[Picture, ...]:
+    def draw(self, requests: Sequence[PictureRequest]) -> tuple[Picture, ...]:
         """One picture per request, in order; each purpose in one padded batch.
 
         Raises:
@@ -205,11 +205,11 @@ class RolloutWorker:
 
     # -- parts
 
-    def _shown(self, requests: Sequence[PictureRequest]) -> Shown:
+    def _shown(self, requests: Sequence[PictureRequest]) -> ImageConditions:
         starts = [request.start for request in requests if request.start is not None]
         for start in starts:
             check_start(start, self.config.task, self.grid, self.model.latent_channels)
-        return shown_of(starts, self.grid, self.model)
+        return image_conditions(starts, self.grid, self.model)
 
     def _group(
         self, job: RolloutJob, keys: GroupSeeds, segments: Sequence[tuple[Segment, ...]]
@@ -240,10 +240,10 @@ class RolloutWorker:
         system = GivenText(token_ids=self._system, role="system")
         return (system, *segments) if think else segments
 
-    def _thinking(self, think: bool, sampling: TextSampling) -> Thinking | None:
+    def _thinking(self, think: bool, sampling: SamplingParams) -> Thinking | None:
         return Thinking(sampling, self.config.task.max_think_tokens) if think else None
 
-    def _pictures(self, prompts: Sequence[Prompt], drawn: Drawn) -> tuple[Picture, ...]:
+    def _pictures(self, prompts: Sequence[Prompt], drawn: GeneratedBatch) -> tuple[Picture, ...]:
         latents = drawn.latents
         return tuple(
             Picture(

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from alphagrpo.errors import ConfigError
+from alphagrpo.files import write_atomically
 from alphagrpo.record.ledger import read_ledger, rows_of_group, write_ledger
 from alphagrpo.record.versions import package_versions
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from alphagrpo.training_batch import TrainingGroup
 
 STEP_PREFIX = "step-"
-PARTIAL_SUFFIX = ".partial"
 COMPLETE = "complete.json"
 """Marks a checkpoint to which everything was written."""
 
@@ -237,18 +237,6 @@ def find_learner(checkpoint: Path) -> Path | None:
 def step_of(path: Path) -> int:
     """The step in a name such as ``step-000040`` or ``step-000040.parquet``."""
     return int(path.name.split(".")[0].removeprefix(STEP_PREFIX))
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or the next run, sees the old or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    partial = path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from alphagrpo.files import replacing
+
 if TYPE_CHECKING:
     from alphagrpo.ports import GroupReport, Sample
     from alphagrpo.training_batch import SampleWeights, TrainingGroup
@@ -165,10 +167,9 @@ def _of_sample(
 
 def write_ledger(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows of :data:`SCHEMA` as one parquet file, complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), partial, compression="zstd")
-    partial.replace(path)
+    table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
+    with replacing(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:

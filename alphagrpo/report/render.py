@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from alphagrpo.record.folder import write_atomically
+from alphagrpo.files import write_atomically
 from alphagrpo.report.view import build_view
 
 if TYPE_CHECKING:

@@ -26,10 +26,10 @@ P_co = TypeVar("P_co", covariant=True)
 P = TypeVar("P")
 
 
-class Painter(Protocol[P_co]):
+class BatchPainter(Protocol[P_co]):
     """Who draws: a :class:`alphagrpo.policy.worker.RolloutWorker`, or a shell round one."""
 
-    def pictures(self, requests: Sequence[PictureRequest]) -> Sequence[P_co]:
+    def draw(self, requests: Sequence[PictureRequest]) -> Sequence[P_co]:
         """One picture per request."""
         ...
 
@@ -40,14 +40,16 @@ class _Waiting(Generic[P]):
     answer: asyncio.Future[P]
 
 
-class Studio(Generic[P]):
+class GenerationQueue(Generic[P]):
     """Draws what is asked for, at most ``max_batch`` pictures at a time, in order of arrival.
 
     A picture is a function of its request and the weights; which others share its batch may change
     the last bit of a pixel. Belongs to one event loop.
     """
 
-    def __init__(self, painter: Painter[P], *, max_batch: int = 8, max_queued: int = 64) -> None:
+    def __init__(
+        self, painter: BatchPainter[P], *, max_batch: int = 8, max_queued: int = 64
+    ) -> None:
         self._painter = painter
         self._max_batch, self._max_queued = max_batch, max_queued
         self._waiting: deque[_Waiting[P]] = deque()
@@ -94,7 +96,7 @@ class Studio(Generic[P]):
                 continue
             requests = [one.request for one in batch]
             try:
-                pictures = await self.between_batches(partial(self._painter.pictures, requests))
+                pictures = await self.between_batches(partial(self._painter.draw, requests))
             except Exception as error:
                 # The callers are told; the next batch may be fine.
                 for one in batch:

@@ -43,7 +43,7 @@ T = TypeVar("T")
 PULL_ATTEMPTS = 3
 """How often weights that do not match their checksum are asked for."""
 KEPT_GROUPS = 2
-"""Drawn groups with missing scores that are remembered, so that only the verdicts are retried."""
+"""Sampled groups with missing scores that are remembered, so that only verdicts are retried."""
 
 
 class Worker(Protocol):
@@ -58,19 +58,19 @@ class Worker(Protocol):
         """Use other weights, or raise WeightsError and keep the ones there were."""
         ...
 
-    def draw(self, job: RolloutJob) -> Group:
+    def sample_group(self, job: RolloutJob) -> Group:
         """All samples of a job, without scores."""
         ...
 
-    def drafts(self, job: RolloutJob) -> tuple[Picture, ...]:
+    def draw_drafts(self, job: RolloutJob) -> tuple[Picture, ...]:
         """Untrained pictures of a job's prompt, one of which is refined."""
         ...
 
-    def refine(self, job: RolloutJob, draft: GivenImage) -> Group:
+    def sample_refinements(self, job: RolloutJob, draft: GivenImage) -> Group:
         """All samples of a refinement of ``draft``, without scores."""
         ...
 
-    def pictures(self, requests: Sequence[PictureRequest]) -> tuple[Picture, ...]:
+    def draw(self, requests: Sequence[PictureRequest]) -> tuple[Picture, ...]:
         """Pictures for evaluation."""
         ...
 
@@ -115,14 +115,14 @@ class _Order:
     drafts: Drafts | None = None
     """The same with their scores, as far as these could be had."""
     group: Group | None = None
-    draw_s: float = 0.0
+    sample_s: float = 0.0
     verify_s: float = 0.0
     pull_s: float = 0.0
 
     @property
     def timings(self) -> Timings:
         """As the report tells them."""
-        return Timings(draw_s=self.draw_s, verify_s=self.verify_s, pull_s=self.pull_s)
+        return Timings(sample_s=self.sample_s, verify_s=self.verify_s, pull_s=self.pull_s)
 
 
 class GroupRunner:
@@ -167,7 +167,7 @@ class GroupRunner:
             finished = await self._refined(order)
         else:
             if order.group is None:
-                order.group = await self._drawn(order, self._worker.draw, job)
+                order.group = await self._drawn(order, self._worker.sample_group, job)
             finished = await self._scored(order, order.group)
         if not finished.group.valid or not all(finished.group.valid):
             self._unscored[key] = order
@@ -210,7 +210,9 @@ class GroupRunner:
             )
         group = order.group
         if group is None:
-            group = await self._drawn(order, self._worker.refine, job, drafts.pictures[chosen])
+            group = await self._drawn(
+                order, self._worker.sample_refinements, job, drafts.pictures[chosen]
+            )
             group = replace(
                 group, draft_score=drafts.samples[chosen].score, draft_group=self._usable(drafts)
             )
@@ -222,11 +224,13 @@ class GroupRunner:
         if how.trained:
             group = known.group if known else None
             if group is None:
-                group = await self._drawn(order, self._worker.draw, replace(job, task="rt2i"))
+                group = await self._drawn(
+                    order, self._worker.sample_group, replace(job, task="rt2i")
+                )
             scored = await self._score(order, group)
             return trained_drafts(scored.group, scored.samples)
         if not order.pictures:
-            order.pictures = await self._drawn(order, self._worker.drafts, job)
+            order.pictures = await self._drawn(order, self._worker.draw_drafts, job)
         started = perf_counter()
         answers = await judge_pictures(
             self._program,
@@ -252,14 +256,14 @@ class GroupRunner:
             pulled = perf_counter()
             drawn = await self._in_thread(draw, *args)
             order.pull_s += pulled - started
-            order.draw_s += perf_counter() - pulled
+            order.sample_s += perf_counter() - pulled
         return drawn
 
     async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
         """Pictures for evaluation, drawn with exactly ``version``."""
         async with self._drawing:
             await self._use(version)
-            return await self._in_thread(self._worker.pictures, requests)
+            return await self._in_thread(self._worker.draw, requests)
 
     async def _use(self, version: int) -> None:
         """Pull ``version`` unless the worker has it, bit for bit (a restarted learner may have

@@ -102,24 +102,24 @@ def split_of(wording: Wording) -> Split:
     return "heldout" if any(map(is_held_out_key, wording_keys(wording))) else "train"
 
 
-def draw_wording(split: Split, sort: Sort, rng: np.random.Generator) -> Wording:
+def sample_split_wording(split: Split, sort: Sort, rng: np.random.Generator) -> Wording:
     """One random wording of a split; for training corpora, where texts may repeat.
 
     The family is drawn first, so that every split has the same mix of families.
     """
-    return _draw(split, sort, sample_sort_family(sort, rng), rng)
+    return _wording_of(split, sort, sample_sort_family(sort, rng), rng)
 
 
-def _draw(split: Split, sort: Sort, family: Family, rng: np.random.Generator) -> Wording:
+def _wording_of(split: Split, sort: Sort, family: Family, rng: np.random.Generator) -> Wording:
     while True:
         wording = sample_wording(sort, rng, family)
         if split_of(wording) == split:
             return wording
 
 
-def draw_train_scene(rng: np.random.Generator, sort: Sort = "plain") -> tuple[Wording, Scene]:
+def sample_train_scene(rng: np.random.Generator, sort: Sort = "plain") -> tuple[Wording, Scene]:
     """A training wording and a picture of it: no held-out combination on either side."""
-    wording = draw_wording("train", sort, rng)
+    wording = sample_split_wording("train", sort, rng)
     return wording, sample_scene(wording.spec, rng)
 
 
@@ -162,7 +162,7 @@ def wordings(split: Split, sort: Sort, n: int, seed: int) -> Iterator[Wording]:
         family = sample_sort_family(sort, rng)
         tries = 1 if family in spent else _PATIENCE
         for _ in range(tries):
-            wording = _draw(split, sort, family, rng)
+            wording = _wording_of(split, sort, family, rng)
             if wording.text not in seen:
                 break
         else:

@@ -24,7 +24,7 @@ from alphagrpo.shapes.language import SYSTEM_PROMPT, THINK_CLOSE, THINK_OPEN, de
 from alphagrpo.shapes.prompts import Sort, Wording
 from alphagrpo.shapes.riddles import RIDDLES, Riddle, Slot, misread
 from alphagrpo.shapes.specs import RELATIONS, Item, Spec, sample_scene
-from alphagrpo.shapes.splits import draw_wording
+from alphagrpo.shapes.splits import sample_split_wording
 from alphagrpo.shapes.world import BACKGROUND_NAMES, COLOUR_NAMES, KINDS, Scene, pick
 from miniature.policy.changes import Change, edited, mended, spoilt
 
@@ -232,7 +232,7 @@ class Corpus:
 
     def _meaning(self, rng: np.random.Generator) -> tuple[Wording, Spec]:
         sort: Sort = "thought" if rng.random() < THOUGHT_SHARE else "plain"
-        wording = draw_wording("train", sort, rng)
+        wording = sample_split_wording("train", sort, rng)
         return wording, noisy_spec(wording, rng)
 
     def _scene(self, rng: np.random.Generator) -> Scene:
@@ -245,7 +245,7 @@ class Corpus:
 
     def comparison(self, rng: np.random.Generator) -> Turn:
         """A picture, a plain training prompt, and what is wrong with it; some are right."""
-        wording = draw_wording("train", "plain", rng)
+        wording = sample_split_wording("train", "plain", rng)
         scene = spoilt(wording.spec, sample_scene(wording.spec, rng), rng)
         text, thinking = compare_prompt(wording.text), rng.random() < THINKING
         return self._turn(scene, text, comparison(wording.spec, scene), thinking)
@@ -274,7 +274,7 @@ class Corpus:
     def _change(self, rng: np.random.Generator) -> Change:
         if rng.random() >= MENDED:
             return edited(self._scene(rng), rng)
-        return mended(draw_wording("train", "plain", rng).spec, rng)
+        return mended(sample_split_wording("train", "plain", rng).spec, rng)
 
     def _other_request(self, rng: np.random.Generator) -> str:
         """A request that has nothing to do with the change at hand."""

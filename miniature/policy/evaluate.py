@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alphagrpo.config.sampling import TextSampling
+from alphagrpo.config.sampling import SamplingParams
 from alphagrpo.eval.edits import LATENT_GRID, EvaluationSettings, miniature_guidance
 from alphagrpo.models.bagel import Bagel, load_bagel
 from alphagrpo.policy.contexts import Branches, read_prefix, read_thoughts
@@ -34,7 +34,7 @@ from alphagrpo.types import Prompt
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class ThoughtAndPicture:
     """One prompt's thought and picture."""
 
     thought: str
@@ -49,7 +49,7 @@ def draw_many(
     seeds: Sequence[int],
     settings: EvaluationSettings,
     thoughts: Sequence[str] | None = None,
-) -> list[Drawn]:
+) -> list[ThoughtAndPicture]:
     """Think about and draw each text; ``thoughts`` puts words into the policy's mouth instead."""
     system = np.asarray(tokenizer.encode(SYSTEM_PROMPT), np.int64)
     samples = [0] * len(texts)
@@ -78,7 +78,7 @@ def draw_many(
     pictures = (pixels.clamp(0, 1) * 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     inner = [row[:-1] if done else row for row, done in zip(rows, finished, strict=True)]
     said = [tokenizer.decode(row.tolist()) for row in inner]
-    return [Drawn(*pair) for pair in zip(said, pictures, strict=True)]
+    return [ThoughtAndPicture(*pair) for pair in zip(said, pictures, strict=True)]
 
 
 def _draw_all(
@@ -88,8 +88,8 @@ def _draw_all(
     seed: int,
     settings: EvaluationSettings,
     told: bool,
-) -> list[Drawn]:
-    drawn: list[Drawn] = []
+) -> list[ThoughtAndPicture]:
+    drawn: list[ThoughtAndPicture] = []
     for start in range(0, len(asked), settings.batch):
         part = asked[start : start + settings.batch]
         seeds = [derive("evaluation", seed, prompt.id) for prompt in part]
@@ -98,7 +98,7 @@ def _draw_all(
     return drawn
 
 
-def _figures(specs: Sequence[Spec], drawn: Sequence[Drawn]) -> dict[str, float]:
+def _figures(specs: Sequence[Spec], drawn: Sequence[ThoughtAndPicture]) -> dict[str, float]:
     """Shares over one sort of prompts; see :func:`evaluate_policy`."""
     judged = judge_many(specs, np.stack([one.pixels for one in drawn]))
     right = np.array([thought_is_right(d.thought, s) for d, s in zip(drawn, specs, strict=True)])
@@ -127,7 +127,7 @@ def evaluate_model(
     settings: EvaluationSettings | None = None,
     split: Split = "heldout",
     told: bool = True,
-    keep: Callable[[str, Sequence[Prompt], Sequence[Drawn]], None] | None = None,
+    keep: Callable[[str, Sequence[Prompt], Sequence[ThoughtAndPicture]], None] | None = None,
 ) -> dict[str, float]:
     """As :func:`evaluate_policy`, of a model in memory."""
     settings = settings or EvaluationSettings()
@@ -158,7 +158,7 @@ def evaluate_policy(
     num_points: int = 16,
     shift: float = 3.0,
     told: bool = True,
-    keep: Callable[[str, Sequence[Prompt], Sequence[Drawn]], None] | None = None,
+    keep: Callable[[str, Sequence[Prompt], Sequence[ThoughtAndPicture]], None] | None = None,
 ) -> dict[str, float]:
     """The oracle's figures of the policy in ``folder`` on held-out prompts.
 
@@ -185,6 +185,6 @@ def evaluate_policy(
         num_points=num_points,
         shift=shift,
         guidance=miniature_guidance(guidance),
-        sampling=TextSampling(temperature=temperature, top_p=1.0),
+        sampling=SamplingParams(temperature=temperature, top_p=1.0),
     )
     return evaluate_model(model, tokenizer, n, seed, settings=settings, told=told, keep=keep)

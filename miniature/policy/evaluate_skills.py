@@ -23,7 +23,7 @@ from alphagrpo.eval.edits import (
     share,
 )
 from alphagrpo.models.bagel import Bagel, load_bagel
-from alphagrpo.policy.contexts import Ids, Prefix, Shown, read_prefix
+from alphagrpo.policy.contexts import Ids, ImageConditions, Prefix, read_prefix
 from alphagrpo.policy.loading import FolderTokenizer
 from alphagrpo.policy.thinking import Thought, think
 from alphagrpo.seeds import derive
@@ -121,7 +121,7 @@ def compositions(
         draft = draw_requests(
             model, tokenizer, None, [w.text for w in asked[part]], seeds, settings
         )
-        shown = Shown(draft.path.final, draft.pixels, LATENT_GRID)
+        shown = ImageConditions(draft.path.final, draft.pixels, LATENT_GRID)
         requests = [compare_prompt(wording.text) for wording in asked[part]]
         seeds = _seeds("refined", seed, n)[part]
         refined = draw_requests(model, tokenizer, shown, requests, seeds, settings)

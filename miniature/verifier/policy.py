@@ -16,7 +16,7 @@ from alphagrpo.shapes.specs import Spec
 from alphagrpo.shapes.splits import spec_of
 from alphagrpo.shapes.world import SIZE
 from alphagrpo.types import Prompt
-from miniature.policy.evaluate import Drawn, evaluate_policy
+from miniature.policy.evaluate import ThoughtAndPicture, evaluate_policy
 
 
 class Given(NamedTuple):
@@ -41,9 +41,9 @@ def draw_pictures(policy: Path, n: int, seed: int) -> Given:
 
     As in the policy's own evaluation: 16 points, guidance 2, its own thoughts.
     """
-    kept: list[tuple[Prompt, Drawn]] = []
+    kept: list[tuple[Prompt, ThoughtAndPicture]] = []
 
-    def keep(_: str, prompts: Sequence[Prompt], drawn: Sequence[Drawn]) -> None:
+    def keep(_: str, prompts: Sequence[Prompt], drawn: Sequence[ThoughtAndPicture]) -> None:
         kept.extend(zip(prompts, drawn, strict=True))
 
     evaluate_policy(policy, (n + 1) // 2, seed, told=False, keep=keep)

@@ -23,7 +23,7 @@ from alphagrpo.shapes.specs import (
     sample_extras,
     sample_spec,
 )
-from alphagrpo.shapes.splits import draw_wording, split_of
+from alphagrpo.shapes.splits import sample_split_wording, split_of
 from alphagrpo.shapes.world import BACKGROUND_NAMES, COLOUR_NAMES, KINDS, MAX_OBJECTS, pick
 from miniature.verifier.texts import semantic_truths
 
@@ -163,6 +163,6 @@ def prompt_about(
             break
     if found is None:
         # Nearly all words for what is seen, and for what is nearly so, may be held out.
-        wording = draw_wording("train", sort, rng)
+        wording = sample_split_wording("train", sort, rng)
         found = wording, semantic_truths(wording.spec, reading)
     return found

@@ -16,7 +16,7 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from alphagrpo.config import load_config
-from services.generator.generating import Generating, PolicyStudio, open_studio
+from services.generator.generating import Generating, PolicyQueue, open_queue
 from services.generator.models import GenerateRequest, RoundEvent
 from services.metrics import GeneratorMetrics
 from services.paths import project_root
@@ -40,7 +40,7 @@ class GeneratorDeployment:
 
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]
         settings = parse_settings(GeneratorSettings, args, "generator")
-        self.studio: PolicyStudio = await asyncio.to_thread(open_studio, settings)
+        self.studio: PolicyQueue = await asyncio.to_thread(open_queue, settings)
         self.generating = Generating(self.studio, settings)
         self.metrics = GeneratorMetrics()
         self._settings = settings

@@ -16,7 +16,7 @@ from alphagrpo.errors import CheckpointError, ConfigError, DeadlineExceeded
 from alphagrpo.images import ImageLimits, decode_base64_image, encode_png_base64
 from alphagrpo.ports import Picture, PictureRequest
 from alphagrpo.record.folder import RunFolder, find_learner
-from alphagrpo.rollout.generation_queue import Studio
+from alphagrpo.rollout.generation_queue import GenerationQueue
 from alphagrpo.rollout.rounds import Round, ScorePicture, check_rounds, draw_rounds
 from alphagrpo.types import Prompt, Score
 from services.generator.models import (
@@ -44,7 +44,7 @@ Events = AsyncIterator[StageEvent | RoundEvent | DoneEvent]
 
 
 @dataclass(frozen=True, slots=True)
-class Painted:
+class SignedPicture:
     """A picture and the weights that drew it."""
 
     picture: Picture
@@ -58,18 +58,18 @@ class _Painter:
         self.worker = worker
         self.weights = WeightsModel(version=-1, source=str(worker.config.model.path))
 
-    def pictures(self, requests: Sequence[PictureRequest]) -> list[Painted]:
-        return [Painted(picture, self.weights) for picture in self.worker.pictures(requests)]
+    def draw(self, requests: Sequence[PictureRequest]) -> list[SignedPicture]:
+        return [SignedPicture(picture, self.weights) for picture in self.worker.draw(requests)]
 
     def load(self, folder: Path) -> None:
         """Change all weights or none; CheckpointError where they cannot be used."""
-        from alphagrpo.learner.state import load_policy
+        from alphagrpo.learner.state import load_weights
 
-        version = load_policy(self.worker.parameters, folder)
+        version = load_weights(self.worker.parameters, folder)
         self.weights = WeightsModel(version=version, source=str(folder))
 
 
-class PolicyStudio(Studio[Painted]):
+class PolicyQueue(GenerationQueue[SignedPicture]):
     """A studio whose weights come from a checkpoint, or the newest one of a run folder.
 
     ``source`` names the folder; None draws with the model as it is.
@@ -149,7 +149,7 @@ def newest_weights(folder: Path) -> Path | None:
     )
 
 
-def open_studio(settings: GeneratorSettings) -> PolicyStudio:
+def open_queue(settings: GeneratorSettings) -> PolicyQueue:
     """Load the policy of a generator's settings, with its newest weights.
 
     Raises ConfigError and CheckpointError for a config or a model that cannot be served.
@@ -165,7 +165,7 @@ def open_studio(settings: GeneratorSettings) -> PolicyStudio:
     torch.set_num_threads(config.rollout.threads)
     policy = load_policy(config)
     worker = RolloutWorker(policy.model, policy.tokenizer, config)
-    studio = PolicyStudio(
+    studio = PolicyQueue(
         worker, settings.weights, max_batch=settings.max_batch, max_queued=settings.max_queued
     )
     studio.load_now()
@@ -176,7 +176,7 @@ class Generating:
     """Requests to events, over a studio and (for scores) both judges."""
 
     def __init__(
-        self, studio: PolicyStudio, settings: GeneratorSettings, score: ScorePicture | None = None
+        self, studio: PolicyQueue, settings: GeneratorSettings, score: ScorePicture | None = None
     ) -> None:
         self._studio, self._settings = studio, settings
         self._score = score or connect_scorer(studio.config.services, studio.config.reward)
@@ -233,9 +233,9 @@ class Generating:
         async def draw(requests: Sequence[PictureRequest]) -> Sequence[Picture]:
             nonlocal weights
             queue.put_nowait(StageEvent(stage="drawing", round=index))
-            (painted,) = await self._studio.draw(requests)
-            weights = painted.weights
-            return (painted.picture,)
+            (signed,) = await self._studio.draw(requests)
+            weights = signed.weights
+            return (signed.picture,)
 
         async def score(prompt: Prompt, pixels: NDArray[np.uint8]) -> Score:
             queue.put_nowait(StageEvent(stage="judging", round=index))

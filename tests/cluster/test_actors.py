@@ -15,6 +15,7 @@ import pytest
 from actors.learner import LearnerDied
 from actors.mesh import Mesh
 from actors.parts import Part, actor_name
+from actors.run import decomposer_client, verifier_client
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import CheckpointError, ConfigError, EnvironmentProblem
 from alphagrpo.loop import StepReport, TrainingLoop
@@ -156,8 +157,7 @@ async def test_part_that_does_not_exist_stops_the_start(
 def test_algorithm_trains_saves_restores_and_survives_its_learner(
     mesh_cluster, model_folder, prompt_file, tmp_path
 ) -> None:
-    from actors.algorithm import AlphaGRPO
-    from actors.config import AlphaGRPOConfig
+    from actors.algorithm import AlphaGRPO, AlphaGRPOConfig
 
     config = AlphaGRPOConfig().mesh(
         run=config_for("front", model_folder, prompt_file),
@@ -176,14 +176,14 @@ def test_algorithm_trains_saves_restores_and_survives_its_learner(
         assert not list(Path(folder).rglob("*.pkl"))
         algo.train()
         expected = drawn(algo.last_report)
-        checksum = algo.ask(algo.loop.ensure_published()).checksum
+        checksum = algo.ask(algo.run.loop.ensure_published()).checksum
 
         # The learner dies: the next train() goes back to the checkpoint and repeats step 2.
-        os.kill(algo.ask(algo.mesh.learner.status())["pid"], signal.SIGKILL)
+        os.kill(algo.ask(algo.run.mesh.learner.status())["pid"], signal.SIGKILL)
         algo.train()
-        assert algo.loop.step == 2
+        assert algo.run.loop.step == 2
         assert drawn(algo.last_report) == expected
-        assert algo.ask(algo.loop.ensure_published()).checksum == checksum
+        assert algo.ask(algo.run.loop.ensure_published()).checksum == checksum
         assert algo.pictures([PictureRequest(prompt=make_prompts(1)[0], seed=0)])[0].pixels.any()
     finally:
         algo.stop()
@@ -194,7 +194,7 @@ def test_algorithm_trains_saves_restores_and_survives_its_learner(
         result = restored.train()
         assert result["training_iteration"] == 2
         assert drawn(restored.last_report) == expected
-        assert restored.ask(restored.loop.ensure_published()).checksum == checksum
+        assert restored.ask(restored.run.loop.ensure_published()).checksum == checksum
     finally:
         restored.stop()
 
@@ -204,7 +204,7 @@ def test_algorithm_trains_saves_restores_and_survives_its_learner(
 
 
 def test_config_needs_a_run_and_valid_overrides(model_folder, prompt_file) -> None:
-    from actors.config import AlphaGRPOConfig
+    from actors.algorithm import AlphaGRPOConfig
 
     with pytest.raises(ConfigError, match=r"mesh\(run"):
         AlphaGRPOConfig().run_config()
@@ -213,5 +213,8 @@ def test_config_needs_a_run_and_valid_overrides(model_folder, prompt_file) -> No
         config.mesh(overrides={"optimiser.lr": 1.0}).run_config()
     with pytest.raises(ConfigError, match="lr"):
         config.mesh(overrides={"optimizer.lr": -1.0}).run_config()
-    assert config.mesh(overrides={}).verifier_part().path == "services.client:connect_verifier"
+    assert config.mesh(overrides={}).parts() == {"decomposer": None, "verifier": None}
+    run = config.run_config()
+    assert verifier_client(run).path == "services.client:connect_verifier"
+    assert decomposer_client(run).arguments["question_store"] == str(run.folder / "questions")
     assert actor_name("x", "learner") == "alphagrpo:x:learner"

@@ -56,7 +56,7 @@ def run_config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    import actors.config
+    import actors.run
 
     def judges_of(config: RunConfig, *, services: bool) -> HeldOutJudges:
         if not services:
@@ -68,7 +68,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
             program=configured_program(config.reward),
         )
 
-    monkeypatch.setattr(actors.config, "CLIENTS", STAND_INS)
+    monkeypatch.setattr(actors.run, "CLIENTS", STAND_INS)
     monkeypatch.setattr(evaluate_command, "judges_of", judges_of)
 
 

@@ -17,7 +17,7 @@ from alphagrpo.shapes.oracle import read_many
 from alphagrpo.shapes.questions import questions_from_json, reference_questions
 from alphagrpo.shapes.render import render
 from alphagrpo.shapes.specs import Item, Spec
-from alphagrpo.shapes.splits import draw_wording, split_of
+from alphagrpo.shapes.splits import sample_split_wording, split_of
 from alphagrpo.shapes.world import GRID, SIZE, Scene, SceneObject
 from miniature import decomposer
 from miniature.judge_tokenizer import (
@@ -69,7 +69,7 @@ def test_answers_and_image_tokens_are_single_tokens(tokenizer):
 def test_decomposer_examples_come_back_as_the_reference(tokenizer):
     rng = np.random.default_rng(0)
     for sort in ("plain", "thought"):
-        wording = draw_wording("train", sort, rng)
+        wording = sample_split_wording("train", sort, rng)
         asked, answer = decomposer.example(tokenizer, wording)
         assert tokenizer.decode(asked) == wording.text + "\n"
         assert answer[-1] == tokenizer.eos_token_id
@@ -83,7 +83,7 @@ def test_fast_decomposer_forward_is_transformers_forward(tokenizer):
     model = decomposer.decomposer_model(tokenizer).eval()
     rng = np.random.default_rng(1)
     ids, labels = decomposer.make_batch(
-        tokenizer, [draw_wording("train", "plain", rng) for _ in range(3)]
+        tokenizer, [sample_split_wording("train", "plain", rng) for _ in range(3)]
     )
     with torch.no_grad():
         fast, targets = decomposer.answer_logits(model, ids, labels, torch.float32)
@@ -225,7 +225,7 @@ def test_losses_fall_on_a_few_examples(tokenizer):
     model = decomposer.decomposer_model(tokenizer)
     rng = np.random.default_rng(5)
     ids, labels = decomposer.make_batch(
-        tokenizer, [draw_wording("train", "plain", rng) for _ in range(2)]
+        tokenizer, [sample_split_wording("train", "plain", rng) for _ in range(2)]
     )
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     losses = []

@@ -28,8 +28,6 @@ from services.client import (
     VerifierClient,
     connect_decomposer,
     connect_verifier,
-    decomposer_options,
-    verifier_options,
 )
 from services.retry import CallPolicy
 from services.transport import HttpTransport
@@ -189,9 +187,9 @@ async def test_a_prompt_asked_twice_at_once_is_sent_once_and_survives_one_quitte
 
 def test_factories_take_the_run_configs_options_and_pickle():
     config = ServiceConfig(max_concurrency=5, deadline_s=9.0)
-    client = connect_verifier(**verifier_options(config))
+    client = connect_verifier(**config.verifier_options())
     assert client._caller.policy.max_concurrency == 5
-    made = connect_decomposer(**decomposer_options(config, store=None))
+    made = connect_decomposer(**config.decomposer_options())
     assert made._store is None
     assert pickle.loads(pickle.dumps(connect_verifier)) is connect_verifier
 

@@ -30,7 +30,7 @@ from alphagrpo.types import Prompt, Question, Score, Verdict
 from miniature.policy.pretrain import special_ids
 from miniature.tokenizer import build_tokenizer
 from services.gateway.app import create_app
-from services.generator.generating import Generating, newest_weights, open_studio
+from services.generator.generating import Generating, newest_weights, open_queue
 from services.generator.models import DoneEvent, GenerateRequest, RoundEvent, StageEvent
 from services.settings import GatewaySettings, GeneratorSettings
 from tests.fakes import make_config
@@ -88,7 +88,7 @@ class FakeScorer:
 
 @pytest.fixture
 def studio(run: dict[str, Any]) -> Iterator[Any]:
-    found = open_studio(settings(run))
+    found = open_queue(settings(run))
     yield found
     found.close()
 
@@ -198,7 +198,7 @@ def write_checkpoint(run: Mapping[str, Any], folder: Path, step: int) -> None:
 async def test_newer_weights_are_followed_without_a_restart(run, tmp_path) -> None:
     folder = tmp_path / "runs" / "r"
     (folder / "checkpoints").mkdir(parents=True)
-    studio = open_studio(settings(run, weights=str(folder)))
+    studio = open_queue(settings(run, weights=str(folder)))
     generating = Generating(studio, settings(run), FakeScorer())
     before = (await events_of(generating, prompt="a red circle"))[1]
     assert not await studio.refresh(), "a run without a checkpoint has nothing to follow yet"

@@ -11,7 +11,7 @@ import pytest
 
 from alphagrpo.errors import ConfigError, PolicyDataError, ServiceUnavailable
 from alphagrpo.loop import StepReport, TrainingLoop
-from alphagrpo.prompt_iterator import PromptFeed
+from alphagrpo.prompt_iterator import PromptIterator
 from tests.fakes import FakeDecomposer, FakeLearner, FakePool, make_config, make_prompts
 
 
@@ -116,12 +116,12 @@ async def test_decomposition_is_asked_for_ahead_of_need() -> None:
 
 async def test_decomposition_is_asked_for_in_bursts() -> None:
     decomposer = FakeDecomposer()
-    feed = PromptFeed(make_prompts(100), 0, decomposer, lookahead=4)
+    iterator = PromptIterator(make_prompts(100), 0, decomposer, lookahead=4)
     asked = []
-    async for _ in feed.stream(0, 24):
+    async for _ in iterator.stream(0, 24):
         await asyncio.sleep(0)
         asked.append(sum(decomposer.calls.values()))
-    feed.close()
+    iterator.close()
     bursts = [after - before for before, after in itertools.pairwise([0, *asked])]
     # The turn in hand and eight to come, filled up again whenever fewer than four are left.
     assert [burst for burst in bursts if burst] == [9, 5, 5, 5, 5]
@@ -132,7 +132,7 @@ async def test_one_missing_score_is_left_out_and_counted() -> None:
         return None if (job.prompt.id, index) == (first, 1) else float(index)
 
     probe = make_loop()
-    first = probe.feed.at(0)[0].id
+    first = probe.prompts.at(0)[0].id
     pool = FakePool(reward=reward)
     report = await make_loop(pool=pool).run_step()
     assert report.metrics["samples/invalid"] == 1
@@ -149,7 +149,7 @@ async def test_group_with_too_few_scores_is_asked_for_again_with_the_same_job() 
         attempts.append(job.prompt.id)
         return None if len(attempts) <= 4 else 1.0 * index
 
-    first = make_loop().feed.at(0)[0].id
+    first = make_loop().prompts.at(0)[0].id
     pool = FakePool(reward=reward)
     report = await make_loop(pool=pool).run_step()
     jobs = [job for job in pool.jobs if job.prompt.id == first]
@@ -162,7 +162,7 @@ async def test_group_that_stays_unscored_is_dropped_and_counted() -> None:
         reward={"max_invalid_share": 0.5}, rollout={"max_retries": 1, "prompts_per_step": 3}
     )
     learner = FakeLearner()
-    first = make_loop().feed.at(0)[0].id
+    first = make_loop().prompts.at(0)[0].id
     pool = FakePool(reward=lambda job, i: None if job.prompt.id == first else float(i))
     report = await make_loop(config=config, pool=pool, learner=learner).run_step()
     assert report.metrics["groups/dropped"] == 1

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from alphagrpo.errors import CheckpointError
+from alphagrpo.files import replacing
 from alphagrpo.models.bagel.autoencoder import Autoencoder, official_name
 from alphagrpo.models.bagel.config import BagelConfig
 from alphagrpo.models.bagel.config_fields import read_json
@@ -203,10 +204,8 @@ def _load_autoencoder(folder: Path, empty: Autoencoder, device: str) -> Autoenco
 
 
 def _save(state: dict[str, Tensor], path: Path) -> None:
-    # A file that is half written never carries the final name.
-    partial = path.with_suffix(".partial")
-    save_file(state, partial, metadata={"format": "pt"})
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(state, partial, metadata={"format": "pt"})
 
 
 def _initialise(model: Bagel) -> None:

@@ -19,7 +19,7 @@ from alphagrpo.shapes.pixels import to_bytes, to_pixels
 from alphagrpo.shapes.render import render_many
 from alphagrpo.shapes.riddles import RIDDLES
 from alphagrpo.shapes.specs import random_scene, satisfies
-from alphagrpo.shapes.splits import draw_wording, wordings
+from alphagrpo.shapes.splits import sample_split_wording, wordings
 from miniature.policy.corpus import KNOWN_RIGHT, Corpus, beliefs, noisy_spec, rightness
 from miniature.policy.evaluate import evaluate_policy
 from miniature.policy.latent_table import LatentTable, content_ids
@@ -76,7 +76,7 @@ def test_corpus_draws_meanings_at_the_stated_rates():
     rng = np.random.default_rng(5)
     known, seen = [], []
     for _ in range(4000):
-        wording = draw_wording("train", "thought", rng)
+        wording = sample_split_wording("train", "thought", rng)
         if len(wording.riddles) != 1:
             continue
         (riddle,) = wording.riddles

@@ -16,7 +16,7 @@ from alphagrpo.models.unified import SpecialTokens
 from alphagrpo.shapes.edits import NOTHING_WRONG, comparison, defects
 from alphagrpo.shapes.render import render_many
 from alphagrpo.shapes.specs import random_scene, satisfies
-from alphagrpo.shapes.splits import draw_wording
+from alphagrpo.shapes.splits import sample_split_wording
 from miniature.__main__ import _evaluator
 from miniature.policy import evaluate_skills
 from miniature.policy.cell_heads import CELLS, HEADS, _inputs, look_at_own_cell
@@ -52,7 +52,7 @@ def model(tokenizer):
 def test_a_mended_picture_is_what_was_asked_and_the_complaint_says_what_was_not():
     rng, wrong = np.random.default_rng(0), 0
     for _ in range(300):
-        spec = draw_wording("train", "plain", rng).spec
+        spec = sample_split_wording("train", "plain", rng).spec
         change = mended(spec, rng)
         assert satisfies(change.after, spec)
         assert change.complaint == comparison(spec, change.before)
@@ -65,7 +65,7 @@ def test_every_kind_of_defect_is_mended():
     rng = np.random.default_rng(1)
     names: set[str] = set()
     for _ in range(400):
-        spec = draw_wording("train", "plain", rng).spec
+        spec = sample_split_wording("train", "plain", rng).spec
         names |= {defect.name for defect in defects(spec, mended(spec, rng).before)}
     assert names == {"colour", "kind", "missing", "extra", "relation", "background"}
 

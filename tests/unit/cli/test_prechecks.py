@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from alphagrpo.cli import prechecks
 from alphagrpo.cli.launch import check_reward, precheck
 from alphagrpo.cli.main import main
-from alphagrpo.cli.placement import plan_placement
+from alphagrpo.cli.placement import placement_of
 from alphagrpo.cli.ray_session import wanted_address
 from alphagrpo.config import RunConfig, load_config
 from alphagrpo.errors import CheckpointError, ConfigError, EnvironmentProblem, PromptFileError
@@ -112,7 +112,7 @@ def test_too_little_memory_is_said_with_both_numbers(monkeypatch: pytest.MonkeyP
     import psutil
 
     config = make_config(rollout={"num_runners": 2})
-    placement = plan_placement(config)
+    placement = placement_of(config)
     free = SimpleNamespace(available=2 * prechecks.GIB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     with pytest.raises(EnvironmentProblem, match=r"needs about 3\.0 GiB.*2\.0 GiB are free"):
@@ -151,7 +151,7 @@ def test_ray_address_decides_and_a_foreign_cluster_is_not_joined_unasked(
 
 def test_the_shipped_serve_file_and_the_demo_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    placement = plan_placement(load_config(ROOT / "deploy/configs/shapes-rt2i.yaml"))
+    placement = placement_of(load_config(ROOT / "deploy/configs/shapes-rt2i.yaml"))
     assert placement.serve_found
     names = {role.name for role in placement.roles}
     assert {"serve decomposer/Decomposer", "serve verifier/Verifier"} <= names

@@ -24,6 +24,7 @@ from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.ports import Picture, PictureRequest
 from alphagrpo.record.folder import RunFolder
 from alphagrpo.rewards.programs import reward_program
+from alphagrpo.types import WeightsManifest
 from tests.fakes import FakeDecomposer, FakeLearner, FakePool, make_config, make_prompts
 from tests.synthetic_run import OracleDecomposer, OracleVerifier, RenderingPool
 
@@ -68,7 +69,7 @@ def config_in(output: Path, **training: Any) -> RunConfig:
     )
 
 
-class FakeMesh:
+class FakeRun:
     """The real loop over fakes, on an event loop in this thread."""
 
     def __init__(self, config: RunConfig, pool: FakePool, runner: asyncio.Runner) -> None:
@@ -79,8 +80,8 @@ class FakeMesh:
             pool=pool,
             learner=FakeLearner(),
         )
-        self.pool, self.run = pool, runner.run
-        self.manifest = self.run(self.loop.ensure_published())
+        self.pool, self.wait_for = pool, runner.run
+        self.manifest()
 
     @property
     def step_number(self) -> int:
@@ -88,23 +89,20 @@ class FakeMesh:
 
     @property
     def set_aside(self) -> dict[str, str]:
-        return self.loop.feed.set_aside
+        return self.loop.prompts.set_aside
 
     def step(self) -> StepReport:
-        report = self.run(self.loop.run_step())
-        self.version()
-        return report
+        return self.wait_for(self.loop.run_step())
 
-    def version(self) -> int:
-        self.manifest = self.run(self.loop.ensure_published())
-        return self.manifest.version
+    def manifest(self) -> WeightsManifest:
+        return self.wait_for(self.loop.ensure_published())
 
     def save(self, folder: Path) -> None:
-        self.run(self.loop.learner.save(str(folder)))
+        self.wait_for(self.loop.learner.save(str(folder)))
         (folder / "loop.json").write_text(json.dumps(self.loop.state_dict()))
 
-    def load(self, folder: Path) -> None:
-        self.run(self.loop.learner.load(str(folder)))
+    def restore(self, folder: Path) -> None:
+        self.wait_for(self.loop.learner.load(str(folder)))
         self.loop.load_state_dict(json.loads((folder / "loop.json").read_text()))
 
 
@@ -117,8 +115,8 @@ def train(
 ) -> RunFolder:
     stop = stop or StopSwitch()
     with asyncio.Runner() as runner, stop.armed():
-        mesh = FakeMesh(config, pool or LearningPool(), runner)
-        run = TrainingRun(config, mesh, Narrator(), stop, perf_counter(), resume=resume)
+        mesh_run = FakeRun(config, pool or LearningPool(), runner)
+        run = TrainingRun(config, mesh_run, Narrator(), stop, perf_counter(), resume=resume)
         assert run.go() == 0
     return RunFolder.open(config.folder)
 

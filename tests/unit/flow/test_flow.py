@@ -11,10 +11,10 @@ from alphagrpo.flow import (
     Guidance,
     Window,
     cps_step,
-    draw_window,
     euler_step,
     guide,
     ordered_sum,
+    sample_window,
     sde_coefficients,
     sde_step,
     shifted_times,
@@ -182,20 +182,20 @@ def test_the_last_cps_step_is_deterministic():
 @settings(max_examples=60, deadline=None)
 def test_a_drawn_window_lies_in_its_range_and_repeats(length, lo, slack, seed):
     hi = lo + length + slack
-    window = draw_window(length, (lo, hi), seed)
+    window = sample_window(length, (lo, hi), seed)
     assert lo <= window.start
     assert window.stop <= hi
-    assert window == draw_window(length, (lo, hi), seed)
+    assert window == sample_window(length, (lo, hi), seed)
 
 
 def test_all_allowed_starts_occur():
-    starts = {draw_window(10, (0, 11), seed).start for seed in range(60)}
+    starts = {sample_window(10, (0, 11), seed).start for seed in range(60)}
     assert starts == {0, 1}
 
 
 def test_windows_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="fits"):
-        draw_window(12, (0, 11), 0)
+        sample_window(12, (0, 11), 0)
     with pytest.raises(ValueError, match="15 steps"):
         Window(6, 10).check(16)
     with pytest.raises(ValueError, match="length 0"):

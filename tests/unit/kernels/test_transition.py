@@ -10,7 +10,7 @@ from alphagrpo.flow import Guidance, guide, sde_step, shifted_times, transition_
 from alphagrpo.kernels import (
     START_STEP,
     Transition,
-    draw_noise,
+    gaussian_noise,
     guided_transition,
     replay_transition,
 )
@@ -80,7 +80,7 @@ def test_the_reference_is_guidance_then_the_sde_step():
     rolled = roll(x, velocities, "global", 2)
     kwargs = step_arguments("global", 2)
     v = guide(*velocities, text_scale=4.0, image_scale=2.0, renorm="global")
-    noise = draw_noise(torch.full((3,), 1234567890123), torch.arange(3), 2, (N, C))
+    noise = gaussian_noise(torch.full((3,), 1234567890123), torch.arange(3), 2, (N, C))
     x_next, mean, std = sde_step(
         x, v, kwargs["t"], kwargs["t_next"], noise, noise_level=0.7, t_second=TIMES[1]
     )
@@ -132,7 +132,7 @@ def test_philox_gives_the_published_words():
 def test_noise_is_standard_normal_and_never_repeats():
     seeds = torch.tensor([5, 5, 6, -5])
     samples = torch.tensor([0, 1, 0, 0])
-    draws = torch.cat([draw_noise(seeds, samples, s, (100, 64)) for s in (0, 1, START_STEP)])
+    draws = torch.cat([gaussian_noise(seeds, samples, s, (100, 64)) for s in (0, 1, START_STEP)])
     flat = draws.flatten(1)
     assert torch.isfinite(flat).all()
     assert flat.mean(dim=1).abs().max() < 0.06
@@ -143,11 +143,11 @@ def test_noise_is_standard_normal_and_never_repeats():
 
 def test_noise_of_a_sample_does_not_depend_on_batch_or_length():
     seeds, samples = torch.arange(16) + 2**40, torch.arange(16)
-    together = draw_noise(seeds, samples, 3, (N, C))
+    together = gaussian_noise(seeds, samples, 3, (N, C))
     for i in range(16):
         row = slice(i, i + 1)
-        assert torch.equal(draw_noise(seeds[row], samples[row], 3, (N, C)), together[row])
-    longer = draw_noise(seeds, samples, 3, (2 * N, C))
+        assert torch.equal(gaussian_noise(seeds[row], samples[row], 3, (N, C)), together[row])
+    longer = gaussian_noise(seeds, samples, 3, (2 * N, C))
     assert torch.equal(longer[:, :N], together)
 
 

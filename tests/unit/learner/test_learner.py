@@ -43,7 +43,7 @@ class Bench:
 
     def draw(self, reward: Reward = by_index, visit: int = 0, count: int = 2) -> list[Group]:
         groups = [
-            self.worker.draw(make_job(p, self.config, self.worker.version, visit))
+            self.worker.sample_group(make_job(p, self.config, self.worker.version, visit))
             for p in make_prompts(count)
         ]
         return [replace(g, rewards=tuple(reward(t) for t in g.trajectories)) for g in groups]

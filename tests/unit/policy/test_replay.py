@@ -14,7 +14,7 @@ from tests.fakes import FakeTokenizer, make_config, make_job, make_model, make_p
 
 def draw_groups(config, model, count: int = 3) -> list[Group]:
     worker = RolloutWorker(model, FakeTokenizer(), config)
-    return [worker.draw(make_job(prompt, config)) for prompt in make_prompts(count)]
+    return [worker.sample_group(make_job(prompt, config)) for prompt in make_prompts(count)]
 
 
 @pytest.mark.parametrize("trainable", ["lora", "experts"])

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from alphagrpo.config.schema import TextSampling
+from alphagrpo.config.schema import SamplingParams
 from alphagrpo.kernels import token_log_probs
 from alphagrpo.policy.contexts import frame, read_prefix, read_thoughts
-from alphagrpo.policy.thinking import draws, pick, think
+from alphagrpo.policy.thinking import pick, think, uniforms
 from tests.fakes import make_model
 
 LOGITS = torch.log(torch.tensor([[0.1, 0.5, 0.15, 0.25]]))
@@ -20,12 +20,12 @@ LOGITS = torch.log(torch.tensor([[0.1, 0.5, 0.15, 0.25]]))
     [(0.0, 1.0, 1), (0.6, 1.0, 3), (0.99, 1.0, 0), (0.99, 0.5, 1), (0.99, 0.7, 3), (0.5, 0.7, 1)],
 )
 def test_pick_inverts_the_filtered_distribution(u: float, top_p: float, expected: int) -> None:
-    sampling = TextSampling(temperature=1.0, top_p=top_p)
+    sampling = SamplingParams(temperature=1.0, top_p=top_p)
     assert pick(LOGITS, torch.tensor([u]), sampling).item() == expected
 
 
 def test_pick_draws_with_the_filtered_frequencies() -> None:
-    sampling = TextSampling(temperature=0.7, top_p=0.95)
+    sampling = SamplingParams(temperature=0.7, top_p=0.95)
     u = (torch.arange(20_000) + 0.5) / 20_000
     ids = pick(LOGITS.expand(20_000, -1), u, sampling)
     probs = (LOGITS[0] / 0.7).softmax(0)
@@ -36,15 +36,15 @@ def test_pick_draws_with_the_filtered_frequencies() -> None:
 
 
 def test_zero_temperature_is_greedy() -> None:
-    assert pick(LOGITS, torch.tensor([0.999]), TextSampling(temperature=0)).item() == 1
+    assert pick(LOGITS, torch.tensor([0.999]), SamplingParams(temperature=0)).item() == 1
 
 
 def test_draws_are_a_function_of_seed_sample_and_index() -> None:
-    table = draws([5, 5, 6], [0, 1, 0], 8)
-    assert torch.equal(draws([6], [0], 3)[0], table[2, :3])
+    table = uniforms([5, 5, 6], [0, 1, 0], 8)
+    assert torch.equal(uniforms([6], [0], 3)[0], table[2, :3])
     assert len({round(float(x), 9) for x in table.flatten()}) == 24
     assert 0.0 <= float(table.min()) < float(table.max()) < 1.0
-    many = draws([1], [0], 20_000)
+    many = uniforms([1], [0], 20_000)
     assert float(many.mean()) == pytest.approx(0.5, abs=0.01)
 
 
@@ -82,7 +82,7 @@ def test_decoding_step_by_step_agrees_with_reading_at_once() -> None:
         prefix.full,
         seeds=[0, 0],
         samples=[0, 1],
-        sampling=TextSampling(temperature=0),
+        sampling=SamplingParams(temperature=0),
         max_tokens=6,
     )
     for i, thought in enumerate(thoughts):

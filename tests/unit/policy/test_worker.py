@@ -41,7 +41,7 @@ def same(one: Group, other: Group) -> bool:
 def test_group_holds_what_replay_needs() -> None:
     worker = make_worker()
     config = worker.config
-    group = worker.draw(make_job(PROMPTS[0], config))
+    group = worker.sample_group(make_job(PROMPTS[0], config))
     assert [t.sample for t in group.trajectories] == list(range(config.rollout.group_size))
     assert len({t.id for t in group.trajectories}) == len(group.trajectories)
     for trajectory in group.trajectories:
@@ -65,7 +65,7 @@ def test_thoughts_end_by_themselves_or_are_cut() -> None:
     texts = [
         t.text
         for prompt in PROMPTS
-        for t in worker.draw(make_job(prompt, worker.config)).trajectories
+        for t in worker.sample_group(make_job(prompt, worker.config)).trajectories
     ]
     assert {text.finished for text in texts} == {True, False}, "the test needs both sorts"
     for text in texts:
@@ -78,16 +78,16 @@ def test_thoughts_end_by_themselves_or_are_cut() -> None:
 def test_same_job_gives_the_same_bits_whatever_was_drawn_before() -> None:
     first, second = make_worker(), make_worker()
     job = make_job(PROMPTS[1], first.config)
-    second.draw(make_job(PROMPTS[2], first.config))
-    assert same(first.draw(job), second.draw(job))
+    second.sample_group(make_job(PROMPTS[2], first.config))
+    assert same(first.sample_group(job), second.sample_group(job))
 
 
 def test_seed_visit_and_prompt_change_the_draws() -> None:
     worker = make_worker()
     base = make_job(PROMPTS[0], worker.config)
-    drawn = worker.draw(base)
+    drawn = worker.sample_group(base)
     for other in (replace(base, visit=1), replace(base, seed=7)):
-        assert not same(drawn, worker.draw(other))
+        assert not same(drawn, worker.sample_group(other))
 
 
 def test_samples_of_a_group_differ_and_share_start_noise_only_if_asked() -> None:
@@ -97,7 +97,7 @@ def test_samples_of_a_group_differ_and_share_start_noise_only_if_asked() -> None
             model={"trainable": "experts"},
             rollout={"flow": {**flow, "start_noise": start_noise}},
         )
-        group = make_worker(config).draw(make_job(PROMPTS[0], config))
+        group = make_worker(config).sample_group(make_job(PROMPTS[0], config))
         starts = np.stack([t.image.latents[0] for t in group.trajectories])
         ends = np.stack([t.image.latents[-1] for t in group.trajectories])
         assert (starts[0] == starts[1]).all() == (start_noise == "group")
@@ -108,8 +108,8 @@ def test_pictures_do_not_depend_on_their_neighbours_seeds() -> None:
     worker = make_worker()
     request = PictureRequest(prompt=PROMPTS[0], seed=3)
     neighbour = PictureRequest(prompt=PROMPTS[1], seed=4)
-    alone = worker.pictures([request])[0]
-    second = worker.pictures([neighbour, request])[1]
+    alone = worker.draw([request])[0]
+    second = worker.draw([neighbour, request])[1]
     assert alone.thought == second.thought
     # Another batch may round differently: one grey level.
     assert np.abs(alone.pixels.astype(int) - second.pixels.astype(int)).max() <= 1
@@ -121,7 +121,7 @@ def test_run_without_thinking_draws_from_the_prompt_alone() -> None:
         task={"think": False},
         reward={"format_bonus": 0.0},
     )
-    group = make_worker(config).draw(make_job(PROMPTS[0], config))
+    group = make_worker(config).sample_group(make_job(PROMPTS[0], config))
     assert group.trajectories[0].text is None
 
 
@@ -130,9 +130,9 @@ def test_published_weights_are_drawn_with() -> None:
     job = make_job(PROMPTS[0], worker.config)
     parameters = trainable_parameters(other.model, "experts")
     manifest, chunks = weights.flatten(parameters, version=5)
-    before = worker.draw(job)
+    before = worker.sample_group(job)
     worker.apply_weights(manifest, chunks)
-    after = worker.draw(job)
+    after = worker.sample_group(job)
     assert (worker.version, after.trajectories[0].policy_version) == (5, 5)
     assert not same(before, after)
 
@@ -141,9 +141,9 @@ def test_published_weights_are_drawn_with() -> None:
 def test_thread_count_does_not_change_a_tiny_group(threads: int) -> None:
     before = torch.get_num_threads()
     job = make_job(PROMPTS[3], make_config())
-    expected = make_worker().draw(job)
+    expected = make_worker().sample_group(job)
     torch.set_num_threads(threads)
     try:
-        assert same(expected, make_worker().draw(job))
+        assert same(expected, make_worker().sample_group(job))
     finally:
         torch.set_num_threads(before)

@@ -8,8 +8,9 @@ import yaml
 
 from alphagrpo.config import RunConfig, load_config
 from alphagrpo.errors import ConfigError
+from alphagrpo.files import write_atomically
 from alphagrpo.ports import GroupReport, Sample
-from alphagrpo.record.folder import RunFolder, write_atomically
+from alphagrpo.record.folder import RunFolder
 from alphagrpo.training_batch import SampleWeights, TrainingGroup
 from alphagrpo.types import Prompt, RolloutJob, Score, Verdict
 from tests.fakes import make_config, make_questions

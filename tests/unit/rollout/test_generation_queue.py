@@ -10,7 +10,7 @@ import pytest
 
 from alphagrpo.errors import BadImage, Overloaded
 from alphagrpo.ports import PictureRequest
-from alphagrpo.rollout.generation_queue import Studio
+from alphagrpo.rollout.generation_queue import GenerationQueue
 from alphagrpo.types import Prompt
 
 
@@ -25,7 +25,7 @@ class SlowPainter:
         self.batches: list[list[int]] = []
         self.may_paint = threading.Event()
 
-    def pictures(self, requests: Sequence[PictureRequest]) -> list[int]:
+    def draw(self, requests: Sequence[PictureRequest]) -> list[int]:
         assert self.may_paint.wait(10)
         self.batches.append([r.seed for r in requests])
         if 13 in self.batches[-1]:
@@ -35,7 +35,7 @@ class SlowPainter:
 
 async def test_requests_of_many_callers_share_batches_in_order() -> None:
     painter = SlowPainter()
-    studio = Studio(painter, max_batch=3)
+    studio = GenerationQueue(painter, max_batch=3)
     tasks = [asyncio.create_task(studio.draw([request(i), request(10 + i)])) for i in range(4)]
     await asyncio.sleep(0.01)
     painter.may_paint.set()
@@ -50,7 +50,7 @@ async def test_requests_of_many_callers_share_batches_in_order() -> None:
 
 async def test_a_full_queue_refuses_whole_requests_at_once() -> None:
     painter = SlowPainter()
-    studio = Studio(painter, max_batch=1, max_queued=2)
+    studio = GenerationQueue(painter, max_batch=1, max_queued=2)
     first = asyncio.create_task(studio.draw([request(1)]))
     await asyncio.sleep(0.01)  # in hand now, no longer queued
     second = asyncio.create_task(studio.draw([request(2)]))
@@ -65,7 +65,7 @@ async def test_a_full_queue_refuses_whole_requests_at_once() -> None:
 
 async def test_a_caller_that_gives_up_is_not_drawn_for() -> None:
     painter = SlowPainter()
-    studio = Studio(painter, max_batch=1)
+    studio = GenerationQueue(painter, max_batch=1)
     kept = asyncio.create_task(studio.draw([request(1)]))
     gone = asyncio.create_task(studio.draw([request(2), request(3)]))
     last = asyncio.create_task(studio.draw([request(4)]))
@@ -80,7 +80,7 @@ async def test_a_caller_that_gives_up_is_not_drawn_for() -> None:
 
 async def test_work_between_batches_never_overlaps_drawing() -> None:
     painter, order = SlowPainter(), []
-    studio = Studio(painter, max_batch=1)
+    studio = GenerationQueue(painter, max_batch=1)
     drawing = asyncio.create_task(studio.draw([request(1)]))
     await asyncio.sleep(0.01)
     changing = asyncio.create_task(

@@ -61,17 +61,17 @@ def job_of(config: RunConfig, prompt: int = 0) -> RolloutJob:
 
 def refine(worker: RolloutWorker, prompt: int = 0) -> Group:
     job = job_of(worker.config, prompt)
-    return worker.refine(job, worker.drafts(job)[1].as_start())
+    return worker.sample_refinements(job, worker.draw_drafts(job)[1].as_start())
 
 
 def test_drafts_are_untrained_pictures_that_differ_and_come_again() -> None:
     config = refining()
     worker, other = make_worker(config), make_worker(config)
-    drafts = worker.drafts(job_of(config))
+    drafts = worker.draw_drafts(job_of(config))
     assert len(drafts) == 3
     assert len({picture.pixels.tobytes() for picture in drafts}) == 3
     assert all(picture.thought == "" for picture in drafts)
-    again = other.drafts(job_of(config))
+    again = other.draw_drafts(job_of(config))
     for one, two in zip(drafts, again, strict=True):
         assert np.array_equal(one.latents, two.latents)
 
@@ -79,8 +79,8 @@ def test_drafts_are_untrained_pictures_that_differ_and_come_again() -> None:
 def test_refinements_hold_draft_request_thought_and_picture() -> None:
     worker = make_worker(refining())
     job = job_of(worker.config)
-    draft = worker.drafts(job)[0].as_start()
-    group = worker.refine(job, draft)
+    draft = worker.draw_drafts(job)[0].as_start()
+    group = worker.sample_refinements(job, draft)
     for trajectory in group.trajectories:
         system, shown, request, text, image = trajectory.segments
         assert isinstance(system, GivenText)
@@ -91,14 +91,16 @@ def test_refinements_hold_draft_request_thought_and_picture() -> None:
         assert (trajectory.text, trajectory.image) == (text, image)
         assert image.log_probs.shape == (2,)
     assert len({t.image.pixels.tobytes() for t in group.trajectories}) > 1
-    plain = worker.draw(make_job(PROMPTS[0], worker.config))
+    plain = worker.sample_group(make_job(PROMPTS[0], worker.config))
     assert {t.id for t in plain.trajectories}.isdisjoint(t.id for t in group.trajectories)
 
 
 def test_the_draft_matters() -> None:
     worker = make_worker(refining())
     job = job_of(worker.config)
-    first, second = (worker.refine(job, p.as_start()) for p in worker.drafts(job)[:2])
+    first, second = (
+        worker.sample_refinements(job, p.as_start()) for p in worker.draw_drafts(job)[:2]
+    )
     images = zip(first.trajectories, second.trajectories, strict=True)
     assert all(not np.array_equal(a.image.latents, b.image.latents) for a, b in images)
 
@@ -186,23 +188,23 @@ def test_every_round_trains_at_parity_with_the_text_weight_of_refinements() -> N
 
 def test_pictures_are_drawn_refined_and_edited_in_one_call() -> None:
     worker = make_worker(refining())
-    (draft,) = worker.pictures([PictureRequest(prompt=PROMPTS[0], seed=1)])
+    (draft,) = worker.draw([PictureRequest(prompt=PROMPTS[0], seed=1)])
     start = draft.as_start()
     requests = [
         PictureRequest(prompt=PROMPTS[0], seed=2, start=start),
         PictureRequest(prompt=PROMPTS[0], seed=1),
         PictureRequest(prompt=PROMPTS[0], seed=2, start=start, purpose="edit"),
     ]
-    refined, drawn, edited = worker.pictures(requests)
+    refined, drawn, edited = worker.draw(requests)
     assert np.array_equal(drawn.pixels, draft.pixels)
     assert not np.array_equal(refined.pixels, edited.pixels)
-    (alone,) = worker.pictures(requests[:1])
+    (alone,) = worker.draw(requests[:1])
     assert alone.thought == refined.thought
 
 
 def test_pictures_of_another_size_or_form_are_refused() -> None:
     worker = make_worker(refining())
-    (draft,) = worker.pictures([PictureRequest(prompt=PROMPTS[0], seed=1)])
+    (draft,) = worker.draw([PictureRequest(prompt=PROMPTS[0], seed=1)])
     start = draft.as_start()
     broken = [
         replace(start, pixels=start.pixels[:16]),
@@ -213,7 +215,7 @@ def test_pictures_of_another_size_or_form_are_refused() -> None:
     ]
     for bad in broken:
         with pytest.raises(BadImage, match=r"got|finite"):
-            worker.pictures([PictureRequest(prompt=PROMPTS[0], seed=1, start=bad)])
+            worker.draw([PictureRequest(prompt=PROMPTS[0], seed=1, start=bad)])
     with pytest.raises(BadImage, match="RGB"):
         encode_start(worker.model, start.pixels[:, :16], worker.config.task)
     given = encode_start(worker.model, start.pixels, worker.config.task)

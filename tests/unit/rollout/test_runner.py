@@ -41,9 +41,9 @@ class CountingWorker(RolloutWorker):
         super().__init__(make_model(), FakeTokenizer(), CONFIG)
         self.draws: list[str] = []
 
-    def draw(self, job):
+    def sample_group(self, job):
         self.draws.append(threading.current_thread().name)
-        return super().draw(job)
+        return super().sample_group(job)
 
 
 class CountingStore(LocalStore):
@@ -83,7 +83,7 @@ async def test_group_is_drawn_scored_and_timed() -> None:
     assert all(done.group.valid)
     assert done.samples[0].thought == worker.describe(done.group.trajectories[0]) != ""
     assert done.samples[0].png is not None
-    assert done.timings.draw_s > 0
+    assert done.timings.sample_s > 0
     assert done.timings.pull_s > 0
     assert worker.draws[0].startswith("draw")
 

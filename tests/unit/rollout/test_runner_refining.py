@@ -41,18 +41,18 @@ class CountingWorker(RolloutWorker):
         super().__init__(make_model(), FakeTokenizer(), config)
         self.drawn: list[str] = []
 
-    def draw(self, job):
+    def sample_group(self, job):
         self.drawn.append("draw")
-        return super().draw(job)
+        return super().sample_group(job)
 
-    def drafts(self, job):
+    def draw_drafts(self, job):
         self.drawn.append("drafts")
-        return super().drafts(job)
+        return super().draw_drafts(job)
 
-    def refine(self, job, draft):
+    def sample_refinements(self, job, draft):
         self.drawn.append("refine")
         self.draft = draft
-        return super().refine(job, draft)
+        return super().sample_refinements(job, draft)
 
 
 async def make_runner(config: RunConfig, verifier: FakeVerifier) -> GroupRunner:
@@ -77,7 +77,7 @@ async def test_the_worst_draft_seeds_and_rewards_are_rectified(mode: str) -> Non
     assert len(scores) == 3
     assert done.draft == int(np.argmin(scores))
     assert np.array_equal(
-        runner.worker.draft.latents, runner.worker.drafts(job_of(config))[done.draft].latents
+        runner.worker.draft.latents, runner.worker.draw_drafts(job_of(config))[done.draft].latents
     )
     raw = [sample.score.value for sample in done.samples]
     expected = rectify(raw, min(scores), mode)

@@ -9,11 +9,11 @@ from alphagrpo.shapes.riddles import RIDDLES, Riddle
 from alphagrpo.shapes.specs import FAMILY_MIX, satisfies
 from alphagrpo.shapes.splits import (
     Key,
-    draw_train_scene,
     held_out_singles,
     is_held_out_key,
     prompts,
     riddle_keys,
+    sample_train_scene,
     spec_keys,
     spec_of,
 )
@@ -82,7 +82,7 @@ def test_training_scenes_show_what_their_wording_asks() -> None:
     rng = np.random.default_rng(10)
     for sort in SORTS:
         for _ in range(50):
-            wording, scene = draw_train_scene(rng, sort)
+            wording, scene = sample_train_scene(rng, sort)
             assert satisfies(scene, wording.spec)
             assert not any(map(is_held_out_key, spec_keys(wording.spec)))
 

@@ -10,7 +10,7 @@ from alphagrpo.flow import Guidance, shifted_times
 from alphagrpo.kernels import (
     START_STEP,
     Transition,
-    draw_noise,
+    gaussian_noise,
     guided_transition,
     replay_transition,
     token_log_probs,
@@ -97,8 +97,8 @@ def test_replay_has_the_rollouts_bits_in_any_batch(renorm):
 def test_noise(step):
     seeds = torch.tensor([0, 5, -1, 2**62])
     samples = torch.tensor([0, 1, 2**32 - 1, 7])
-    got = draw_noise(seeds, samples, step, (500, 7), backend="triton")
-    expected = draw_noise(seeds, samples, step, (500, 7), backend="reference")
+    got = gaussian_noise(seeds, samples, step, (500, 7), backend="triton")
+    expected = gaussian_noise(seeds, samples, step, (500, 7), backend="reference")
     assert (got - expected).abs().max() < 2e-6
 
 

@@ -1,0 +1,257 @@
+"""One training run on the connected cluster: start, step, draw pictures, save, restore, stop.
+
+The command line and the RLlib algorithm are thin users of :class:`MeshRun`, which knows neither.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ray.exceptions import ObjectLostError, RayTaskError
+
+from actors.learner import LearnerDied
+from actors.mesh import EventLoop, Mesh
+from actors.metrics import StepGauges
+from actors.parts import Part
+from alphagrpo.data import load_prompts
+from alphagrpo.errors import CheckpointError
+from alphagrpo.files import write_atomically
+from alphagrpo.loop import StepReport, TrainingLoop
+from alphagrpo.ports import Picture, PictureRequest, RolloutPool
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from alphagrpo.config import RunConfig
+    from alphagrpo.types import WeightsManifest
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+STATE, LEARNER = "mesh.json", "learner"
+FORMAT = 1
+"""Raised whenever a checkpoint of an older format can no longer be read."""
+STEP_ATTEMPTS = 3
+"""How often a step is begun again after a process or an object was lost under it."""
+CLIENTS = {
+    "decomposer": "services.client:connect_decomposer",
+    "verifier": "services.client:connect_verifier",
+}
+"""What a run uses unless it says otherwise. Names only: actors never import services."""
+
+
+class MeshRun:
+    """The actors of a run, the event loop that talks to them, and the training loop over both.
+
+    Example::
+
+        with MeshRun(config) as run:
+            report = run.step()
+            run.save(Path("checkpoint"))
+    """
+
+    def __init__(
+        self, config: RunConfig, *, decomposer: Part | None = None, verifier: Part | None = None
+    ) -> None:
+        """Start all actors and wait until each has loaded its model.
+
+        Args:
+            config: of the run.
+            decomposer: makes an :class:`alphagrpo.ports.Decomposer` in this process; default the
+                project's client over the run's ``services`` section.
+            verifier: makes an :class:`alphagrpo.ports.Verifier` in each runner; default likewise.
+
+        Raises:
+            MeshError: what an actor said when it could not start.
+        """
+        self.config = config
+        self.parts = (decomposer or decomposer_client(config), verifier or verifier_client(config))
+        self._checkpoint: Path | None = None
+        self._gauges = StepGauges(config.name)
+        self._events = EventLoop()
+        try:
+            self.mesh, self.loop = self.wait_for(self._start())
+        except BaseException:
+            self._events.close()
+            raise
+
+    async def _start(self) -> tuple[Mesh, TrainingLoop]:
+        data, (decomposer, verifier) = self.config.data, self.parts
+        prompts = load_prompts(
+            data.train,
+            num=data.num_train,
+            thought_share=data.thought_share,
+            seed=self.config.seed,
+        )
+        asker = decomposer.make()
+        mesh = Mesh(self.config, verifier)
+        try:
+            await mesh.ready()
+        except BaseException:
+            mesh.close()
+            raise
+        loop = TrainingLoop(
+            self.config, prompts, decomposer=asker, pool=mesh.pool, learner=mesh.learner
+        )
+        return mesh, loop
+
+    def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine where the mesh lives; what is interrupted is cancelled."""
+        return self._events.run(work)
+
+    def stop(self) -> None:
+        """End the actors."""
+        self.wait_for(self.loop.close())
+        self.mesh.close()
+        self._events.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    # -- what is known of it
+
+    @property
+    def pool(self) -> RolloutPool:
+        """Where pictures are drawn."""
+        return self.mesh.pool
+
+    @property
+    def step_number(self) -> int:
+        """Steps of the training loop so far."""
+        return self.loop.step
+
+    @property
+    def set_aside(self) -> Mapping[str, str]:
+        """Prompts of which no question could be made, and why."""
+        return self.loop.prompts.set_aside
+
+    def manifest(self) -> WeightsManifest:
+        """Of the weights to draw with; published now where none are yet."""
+        return self.wait_for(self.loop.ensure_published())
+
+    # -- steps and pictures
+
+    def step(self) -> StepReport:
+        """Sample, score, learn, publish; begun again where a process died under it."""
+        report = self.wait_for(self._step())
+        self._gauges.observe(report.metrics)
+        return report
+
+    async def _step(self) -> StepReport:
+        for attempt in range(1, STEP_ATTEMPTS + 1):
+            try:
+                return await self.loop.run_step()
+            except LearnerDied as error:
+                if attempt == STEP_ATTEMPTS:
+                    raise
+                await self._revive_learner(error)
+            except RayTaskError as error:
+                # A group was lost with its node before the learner had read it: nothing was
+                # trained, and the same groups are sampled again.
+                if attempt == STEP_ATTEMPTS or not isinstance(error.cause, ObjectLostError):
+                    raise
+                log.warning("a group was lost, the step begins again: %s", error.cause)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _revive_learner(self, error: LearnerDied) -> None:
+        """Another learner from the last checkpoint, and the loop back to where that was taken."""
+        saved = self._checkpoint
+        if saved is None and self.loop.step > 0:
+            raise LearnerDied(
+                f"{error} No checkpoint was written before step {self.loop.step}: "
+                "start the run again, with a smaller training.checkpoint_every"
+            ) from error
+        log.warning("the learner died; restoring %s", saved or "its start, no step was lost")
+        await self.mesh.restart_learner()
+        if saved is not None:
+            await self._load(saved, read_state(saved))
+        else:
+            self.loop.manifest = None
+
+    def draw(self, requests: Sequence[PictureRequest]) -> tuple[Picture, ...]:
+        """Pictures by the current weights, with the evaluation's settings."""
+        version = self.manifest().version
+        return self.wait_for(self.mesh.pool.draw(requests, version))
+
+    # -- checkpoints: JSON and safetensors
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint folder, which must be reachable from the learner's node too.
+
+        ``mesh.json`` is written last: a folder that has it is whole.
+        """
+        folder = folder.absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.wait_for(self.mesh.learner.save(str(folder / LEARNER)))
+        if not (folder / LEARNER).is_dir():
+            raise CheckpointError(
+                f"the learner's node must see {folder}, nothing it wrote is here; "
+                "use storage that all nodes share"
+            )
+        decomposer, verifier = self.parts
+        content = {
+            "format": FORMAT,
+            "iteration": self.loop.step,
+            "loop": self.loop.state_dict(),
+            "config": {
+                "run": self.config.model_dump(mode="json"),
+                "decomposer": decomposer.to_json(),
+                "verifier": verifier.to_json(),
+            },
+        }
+        write_atomically(folder / STATE, json.dumps(content, indent=1))
+        self._checkpoint = folder
+
+    def restore(self, folder: Path) -> None:
+        """Restore what :meth:`save` wrote; CheckpointError if it is not whole."""
+        folder = folder.absolute()
+        self.wait_for(self._load(folder, read_state(folder)))
+        self._checkpoint = folder
+
+    async def _load(self, folder: Path, content: Mapping[str, Any]) -> None:
+        await self.loop.close()
+        await self.mesh.learner.load(str(folder / LEARNER))
+        self.loop.load_state_dict(content["loop"])
+
+
+def decomposer_client(config: RunConfig) -> Part:
+    """The project's decomposer client; questions are kept in the run folder unless it says else."""
+    store = config.folder / "questions"
+    return Part(CLIENTS["decomposer"], config.services.decomposer_options(store))
+
+
+def verifier_client(config: RunConfig) -> Part:
+    """The project's verifier client."""
+    return Part(CLIENTS["verifier"], config.services.verifier_options())
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """``mesh.json`` of a checkpoint folder; CheckpointError where there is none of this format."""
+    path = folder / STATE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"a checkpoint needs {STATE}, {path} does not exist; it was not finished: "
+            "resume from an earlier one"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{path} must be JSON ({error}); resume from an earlier one"
+        ) from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path} must be of format {FORMAT}; resume with what wrote it")
+    return content

@@ -1,0 +1,53 @@
+"""How a run reaches the two services, and how patient it is with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from alphagrpo.config.sampling import Section
+
+
+class Patience(Section):
+    """How patient a client of a service is; the one list of these settings and their defaults."""
+
+    max_concurrency: int = Field(16, ge=1)
+    """Calls on the wire at once from one client: pictures in verification, prompts in
+    decomposition.
+    """
+    deadline_s: float = Field(120.0, gt=0)
+    """Seconds from asking to answer, waiting and all retries included."""
+    max_attempts: int = Field(4, ge=1)
+
+    def patience(self) -> dict[str, Any]:
+        """These settings alone, as JSON values."""
+        return {name: getattr(self, name) for name in Patience.model_fields}
+
+
+class ServiceConfig(Patience):
+    """How the run reaches the two services."""
+
+    decomposer_app: str = "decomposer"
+    verifier_app: str = "verifier"
+    serve_config: Path | None = None
+    """Deployed where its applications are not already running; None: they must be running."""
+    question_store: Path | None = None
+    """Folder of kept question sets; None: inside the run folder."""
+
+    def verifier_options(self) -> dict[str, Any]:
+        """The arguments of :func:`services.client.connect_verifier`, as JSON values."""
+        return {"app": self.verifier_app, **self.patience()}
+
+    def decomposer_options(self, store: Path | None = None) -> dict[str, Any]:
+        """The arguments of :func:`services.client.connect_decomposer`, as JSON values.
+
+        ``store`` is the folder of question sets where the config names none.
+        """
+        folder = self.question_store or store
+        return {
+            "app": self.decomposer_app,
+            "question_store": str(folder) if folder else None,
+            **self.patience(),
+        }
