@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections import deque
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from actors.parts import CONTROL, Handle, actor_options, answer
-from actors.weights import KEPT_VERSIONS, find_registry
+from actors.weights import connect_weights
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import EnvironmentProblem
 from alphagrpo.ports import UpdateReport
@@ -35,9 +35,7 @@ class LearnerActor:
 
         torch.set_num_threads(config.rollout.threads)
         self._learner = GRPOLearner(load_policy(config).model, config)
-        self._registry = find_registry(config)
-        # An object dies with its owner's references: these keep published chunks alive.
-        self._published: deque[tuple[int, list[Any]]] = deque(maxlen=KEPT_VERSIONS)
+        self._store = connect_weights(config)
 
     def update(self, batch: TrainingBatch) -> UpdateReport:
         """One GRPO step on the groups behind the references, fetched one after the other."""
@@ -45,11 +43,10 @@ class LearnerActor:
         return self._learner.update(replace(batch, groups=groups))
 
     def publish(self) -> WeightsManifest:
-        """Put the current parameters into the object store and tell the registry."""
+        """Make the current parameters available to the runners under a version."""
         manifest, chunks = self._learner.export()
-        references = [ray.put(chunk) for chunk in chunks]
-        self._published.append((manifest.version, references))
-        ray.get(self._registry.put.remote(manifest, references))
+        # A loop of its own: this method runs on a thread that may not wait on another's.
+        asyncio.run(self._store.publish(chunks, manifest))
         return manifest
 
     def save(self, folder: str) -> None:

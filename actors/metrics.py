@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ray.util.metrics import Counter, Gauge
 
 if TYPE_CHECKING:
-    from alphagrpo.rollout.runner import Finished
+    from alphagrpo.rollout.runner import RolloutResult
 
 TAGS = ("run", "role")
 
@@ -85,13 +85,13 @@ class RunnerGauges:
             tag_keys=TAGS,
         )
 
-    def observe(self, done: Finished, version: int) -> None:
+    def observe(self, result: RolloutResult, version: int) -> None:
         """Show one finished group."""
-        self._drawing.set(done.timings.sample_s, tags=self._tags)
-        self._verifying.set(done.timings.verify_s, tags=self._tags)
-        if done.timings.pull_s > 0:
-            self._pulling.set(done.timings.pull_s, tags=self._tags)
+        self._drawing.set(result.timings.sample_s, tags=self._tags)
+        self._verifying.set(result.timings.verify_s, tags=self._tags)
+        if result.timings.pull_s > 0:
+            self._pulling.set(result.timings.pull_s, tags=self._tags)
         self._version.set(version, tags=self._tags)
-        self._samples.inc(len(done.samples), tags=self._tags)
-        if invalid := sum(sample.reward is None for sample in done.samples):
+        self._samples.inc(len(result.samples), tags=self._tags)
+        if invalid := sum(sample.reward is None for sample in result.samples):
             self._invalid.inc(invalid, tags=self._tags)

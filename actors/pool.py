@@ -71,7 +71,7 @@ class RayRolloutPool:
             return list(await asyncio.gather(*calls))
         except RayActorError as error:
             raise EnvironmentProblem(
-                f"every rollout runner must start, one did not: {error}; mend the cause "
+                f"every rollout runner must start, one did not: {error}; fix the cause "
                 "(often memory, or a path that does not exist on that node) and start again"
             ) from error
 
@@ -95,8 +95,8 @@ class RayRolloutPool:
         async def call(batch: tuple[PictureRequest, ...], handle: Handle) -> tuple[Picture, ...]:
             return tuple(await answer(handle.draw.remote(batch, version)))
 
-        drawn = await asyncio.gather(*(self._anywhere(partial(call, batch)) for batch in batches))
-        return tuple(picture for batch in drawn for picture in batch)
+        results = await asyncio.gather(*(self._anywhere(partial(call, batch)) for batch in batches))
+        return tuple(picture for batch in results for picture in batch)
 
     async def _anywhere(self, call: Callable[[Handle], Awaitable[T]]) -> T:
         """Run ``call`` on a runner; again on another where the process was lost on the way."""
@@ -127,7 +127,7 @@ class RayRolloutPool:
             if runner is None:
                 raise EnvironmentProblem(
                     f"at least one rollout runner must be alive, all are gone: {self._cause}; "
-                    "resume once the cause is mended"
+                    "resume once the cause is fixed"
                 )
             runner.jobs += 1
             return runner

@@ -11,13 +11,13 @@ import ray
 
 from actors.metrics import RunnerGauges
 from actors.parts import Handle, Part, actor_options
-from actors.weights import RayWeightStore, find_registry
+from actors.weights import connect_weights
 from alphagrpo.config import RunConfig
 from alphagrpo.ports import GroupReport, Picture, PictureRequest
 from alphagrpo.types import Group, QuestionSet, RolloutJob
 
 MAX_RESTARTS = 20
-"""Restarts after a death; one that dies more often has a cause that no restart mends."""
+"""Restarts after a death; one that dies more often has a cause that no restart removes."""
 
 
 class RolloutActor:
@@ -35,19 +35,17 @@ class RolloutActor:
         policy = load_policy(config)
         worker = RolloutWorker(policy.model, policy.tokenizer, config)
         self._name = f"rollout-{index}"
-        self._runner = GroupRunner(
-            worker, verifier.make(), RayWeightStore(find_registry(config)), config
-        )
+        self._runner = GroupRunner(worker, verifier.make(), connect_weights(config), config)
         self._gauges = RunnerGauges(config.name, self._name)
 
     async def roll_out(
         self, job: RolloutJob, questions: QuestionSet, keep_pictures: int
     ) -> tuple[GroupReport, Group]:
         """Two returns: the caller owns both, so that a group outlives the runner that drew it."""
-        done = await self._runner.roll_out(job, questions, keep_pictures=keep_pictures)
-        report = done.report(questions, self._name, None)
-        self._gauges.observe(done, self._runner.version)
-        return report, done.group
+        result = await self._runner.roll_out(job, questions, keep_pictures=keep_pictures)
+        report = result.report(questions, self._name, None)
+        self._gauges.observe(result, self._runner.version)
+        return report, result.group
 
     async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
         """Pictures for evaluation."""

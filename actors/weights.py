@@ -11,6 +11,7 @@ import ray
 from actors.parts import Handle, actor_name, actor_options, answer
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import WeightsError
+from alphagrpo.ports import WeightStore
 from alphagrpo.types import WeightsManifest
 
 KEPT_VERSIONS = 2
@@ -24,14 +25,14 @@ class WeightRegistry:
     would be trained on.
     """
 
-    def __init__(self, kept: int = KEPT_VERSIONS) -> None:
-        self._kept = kept
+    def __init__(self, num_kept: int = KEPT_VERSIONS) -> None:
+        self._num_kept = num_kept
         self._versions: dict[int, tuple[WeightsManifest, list[Any]]] = {}
 
     def put(self, manifest: WeightsManifest, references: list[Any]) -> None:
         """Make a version the newest. Later ones, of a learner that has since been restored, go."""
-        kept = sorted(v for v in self._versions if v < manifest.version)[1 - self._kept :]
-        self._versions = {v: self._versions[v] for v in kept}
+        older = sorted(v for v in self._versions if v < manifest.version)[1 - self._num_kept :]
+        self._versions = {v: self._versions[v] for v in older}
         self._versions[manifest.version] = (manifest, references)
 
     def newest(self) -> WeightsManifest | None:
@@ -64,6 +65,11 @@ def find_registry(config: RunConfig) -> Handle:
     return ray.get_actor(actor_name(config.name, "weights"))
 
 
+def connect_weights(config: RunConfig) -> WeightStore:
+    """The weight store of a run, for its learner and its runners; its registry must be there."""
+    return RayWeightStore(find_registry(config))
+
+
 class RayWeightStore:
     """:class:`alphagrpo.ports.WeightStore` over a registry, for use inside an async actor."""
 
@@ -71,7 +77,10 @@ class RayWeightStore:
         self._registry = registry
 
     async def publish(self, chunks: Sequence[Any], manifest: WeightsManifest) -> None:
-        """Put the chunks into the object store, owned by this process."""
+        """Put the chunks into the object store, owned by this process.
+
+        They live while it does and for as long as the registry borrows their references.
+        """
         references = [ray.put(chunk) for chunk in chunks]
         await answer(self._registry.put.remote(manifest, references))
 

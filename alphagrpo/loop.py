@@ -204,15 +204,15 @@ class TrainingLoop:
         self, groups: Sequence[GroupReport], usable: Sequence[GroupReport]
     ) -> None:
         """Stop a run that would train on what happens to be left."""
-        drawn = sum(len(group.samples) for group in groups)
-        invalid = (drawn - sum(group.num_valid for group in groups)) / drawn
+        num_samples = sum(len(group.samples) for group in groups)
+        invalid_share = (num_samples - sum(group.num_valid for group in groups)) / num_samples
         limit = self.config.reward.max_invalid_share
-        if invalid > limit or not usable:
+        if invalid_share > limit or not usable:
             raise PolicyDataError(
                 f"at most {limit:.0%} of a step's samples may be without a score, step "
-                f"{self.step + 1} has {invalid:.0%} and {len(usable)} usable groups "
+                f"{self.step + 1} has {invalid_share:.0%} and {len(usable)} usable groups "
                 f"({'; '.join(invalid_reasons(groups)) or 'no reason given'}); "
-                "mend the verifier and resume, or raise reward.max_invalid_share"
+                "fix the verifier and resume, or raise reward.max_invalid_share"
             )
 
     async def close(self) -> None:

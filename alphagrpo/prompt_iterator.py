@@ -85,8 +85,8 @@ class PromptIterator:
             PolicyDataError: where every prompt is set aside.
             ServiceError: where as many decompositions in a row failed as there are turns asked for.
         """
-        position, taken, failures = start, 0, 0
-        while taken < count:
+        position, num_turns, failures = start, 0, 0
+        while num_turns < count:
             if len(self.set_aside) == len(self._prompts):
                 reason = next(iter(self.set_aside.values()))
                 raise PolicyDataError(
@@ -112,7 +112,7 @@ class PromptIterator:
                 if failures >= max(count, 2):
                     raise
                 continue
-            taken, failures = taken + 1, 0
+            num_turns, failures = num_turns + 1, 0
             yield Visit(prompt=prompt, visit=visit, questions=questions, next_position=position)
 
     def _prefetch(self, position: int) -> None:
@@ -122,8 +122,8 @@ class PromptIterator:
         takes for one alone (continuous batching): so the queue is filled up when it has run low,
         not by one prompt per turn.
         """
-        wanted = range(position, position + self._lookahead + 1)
-        if all(ahead in self._tasks or self._is_aside(ahead) for ahead in wanted):
+        needed = range(position, position + self._lookahead + 1)
+        if all(ahead in self._tasks or self._is_aside(ahead) for ahead in needed):
             return
         for ahead in range(position, position + 2 * self._lookahead + 1):
             if ahead not in self._tasks and not self._is_aside(ahead):

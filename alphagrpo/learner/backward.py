@@ -60,8 +60,8 @@ def _apart(
     notes = []
     for term in terms():
         if term.loss is not None:
-            found = torch.autograd.grad(term.loss, parameters, allow_unused=True)
-            sums = [_sum(*pair) for pair in zip(sums, found, strict=True)]
+            gradients = torch.autograd.grad(term.loss, parameters, allow_unused=True)
+            sums = [_sum(*pair) for pair in zip(sums, gradients, strict=True)]
         notes.append(term.note)
     return sums, notes
 

@@ -69,17 +69,17 @@ def parity_gate(diagnostics: Diagnostics, config: RunConfig) -> None:
 
 
 def _refuse_version(group: Group, version: int, max_lag: int) -> None:
-    drawn = group.job.policy_version
-    if not version - max_lag <= drawn <= version:
+    named = group.job.policy_version
+    if not version - max_lag <= named <= version:
         raise PolicyDataError(
             f"groups may be at most {max_lag} versions behind {version}, "
-            f"{group.trajectories[0].id} was drawn by {drawn}; raise rollout.max_lag or draw "
+            f"{group.trajectories[0].id} is of version {named}; raise rollout.max_lag or sample "
             "it again"
         )
-    others = {t.policy_version for t in group.trajectories} - {drawn}
+    others = {t.policy_version for t in group.trajectories} - {named}
     if others:
         raise PolicyDataError(
-            f"a group must be drawn by one version, {drawn} was asked for and "
+            f"a group must be sampled by one version, its job names {named} and "
             f"{group.trajectories[0].id} has {sorted(others)}; its runner did not pull"
         )
 

@@ -79,15 +79,15 @@ def score_verdicts(
         raise ValueError(
             f"aggregate must be one of {', '.join(get_args(Aggregate))}, got {aggregate!r}"
         )
-    asked = asked_questions(questions, kinds)
-    answers = index_verdicts(asked, verdicts)
-    if len(answers) < len(asked):
+    counted = asked_questions(questions, kinds)
+    answers = index_verdicts(counted, verdicts)
+    if len(answers) < len(counted):
         return None
     values = {key: float(p > 0.5) if binary else p for key, p in answers.items()}
-    semantic = _mean([values[q.id] for q in asked if q.kind == "semantic"])
+    semantic = _mean([values[q.id] for q in counted if q.kind == "semantic"])
     quality = None
     if kinds == "all":
-        quality = _mean([values[q.id] for q in asked if q.kind == "quality"])
+        quality = _mean([values[q.id] for q in counted if q.kind == "quality"])
     return Score(
         semantic=semantic,
         quality=quality,
@@ -95,7 +95,7 @@ def score_verdicts(
         verdicts=tuple(verdicts),
         program=program,
         aggregate="semantic" if quality is None else aggregate,
-        questions=asked,
+        questions=counted,
         revision=revision,
     )
 
@@ -114,10 +114,10 @@ def index_verdicts(
     questions: Sequence[Question], verdicts: Sequence[Verdict]
 ) -> Mapping[str, float]:
     """P(yes) by question id, of a grade question its tenth; ServiceError for the untrustworthy."""
-    asked = {question.id: question for question in questions}
+    by_id = {question.id: question for question in questions}
     answers: dict[str, float] = {}
     for verdict in verdicts:
-        if verdict.question_id not in asked:
+        if verdict.question_id not in by_id:
             raise ServiceError(
                 f"a verdict answers question {verdict.question_id!r}, which was not asked; "
                 "the judge and the question set disagree"
@@ -129,7 +129,7 @@ def index_verdicts(
                 f"P(yes) must lie in [0, 1], judge {verdict.judge} gave {verdict.p_yes} for "
                 f"question {verdict.question_id!r}"
             )
-        _check_form(asked[verdict.question_id], verdict)
+        _check_form(by_id[verdict.question_id], verdict)
         answers[verdict.question_id] = verdict.p_yes
     return answers
 

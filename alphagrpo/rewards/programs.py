@@ -163,8 +163,8 @@ def configure(
             f"reward.kinds {kinds} needs a program with a field kinds, {program.name} has none; "
             "set reward.kinds to all"
         )
-    wanted: dict[str, Any] = {"aggregate": aggregate, "kinds": kinds}
-    changes = {key: value for key, value in wanted.items() if key in fields}
+    settings: dict[str, Any] = {"aggregate": aggregate, "kinds": kinds}
+    changes = {key: value for key, value in settings.items() if key in fields}
     return replace(program, **changes) if changes else program  # type: ignore[type-var]
 
 

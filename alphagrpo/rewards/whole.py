@@ -31,8 +31,8 @@ class SingleQuestion:
 
     def score(self, question_set: QuestionSet, verdicts: Sequence[Verdict]) -> Score | None:
         """P(yes) of the one question; no quality, because it was not asked about."""
-        asked = self.questions(question_set)
-        answers = index_verdicts(asked, verdicts)
+        questions = self.questions(question_set)
+        answers = index_verdicts(questions, verdicts)
         if not answers:
             return None
         return Score(
@@ -42,7 +42,7 @@ class SingleQuestion:
             verdicts=tuple(verdicts),
             program=self.name,
             aggregate="single",
-            questions=asked,
+            questions=questions,
             revision=template_revision(self.name, self.template),
         )
 
@@ -66,18 +66,17 @@ class Holistic:
 
     def questions(self, question_set: QuestionSet) -> tuple[Question, ...]:
         """Both grade questions; the set's own are not asked."""
-        shown, clean = self.semantic_template, self.quality_template
         return (
             Question(
                 id="content",
-                text=_filled(shown, question_set),
+                text=_filled(self.semantic_template, question_set),
                 kind="semantic",
                 tag=WHOLE_TAG,
                 form="grade",
             ),
             Question(
                 id="clean",
-                text=_filled(clean, question_set),
+                text=_filled(self.quality_template, question_set),
                 kind="quality",
                 tag=WHOLE_TAG,
                 form="grade",
@@ -86,11 +85,11 @@ class Holistic:
 
     def score(self, question_set: QuestionSet, verdicts: Sequence[Verdict]) -> Score | None:
         """Semantic SC / 10, quality PQ / 10, reward the root of their product."""
-        asked = self.questions(question_set)
-        answers = index_verdicts(asked, verdicts)
-        if len(answers) < len(asked):
+        questions = self.questions(question_set)
+        answers = index_verdicts(questions, verdicts)
+        if len(answers) < len(questions):
             return None
-        semantic, quality = (answers[question.id] for question in asked)
+        semantic, quality = (answers[question.id] for question in questions)
         return Score(
             semantic=semantic,
             quality=quality,
@@ -98,7 +97,7 @@ class Holistic:
             verdicts=tuple(verdicts),
             program=self.name,
             aggregate="geometric",
-            questions=asked,
+            questions=questions,
             revision=template_revision(self.name, self.semantic_template, self.quality_template),
         )
 

@@ -24,8 +24,8 @@ class LocalPool:
         self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
     ) -> GroupReport:
         """Draw and score one group here."""
-        done = await self._runner.roll_out(job, questions, keep_pictures=keep_pictures)
-        return done.report(questions, "local", done.group)
+        result = await self._runner.roll_out(job, questions, keep_pictures=keep_pictures)
+        return result.report(questions, "local", result.group)
 
     async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
         """Draw pictures for evaluation here."""

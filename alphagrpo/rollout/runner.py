@@ -80,8 +80,8 @@ class Worker(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
-    """A group drawn and scored."""
+class RolloutResult:
+    """A group sampled and scored."""
 
     group: Group
     samples: tuple[Sample, ...]
@@ -135,7 +135,7 @@ class GroupRunner:
         self._config = config
         self._program = configured_program(config.reward)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="draw")
-        self._drawing = asyncio.Lock()
+        self._worker_lock = asyncio.Lock()
         self._unscored: dict[tuple[str, int, int], _Order] = {}
         self.groups_done = 0
 
@@ -147,7 +147,7 @@ class GroupRunner:
 
     async def roll_out(
         self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
-    ) -> Finished:
+    ) -> RolloutResult:
         """Draw with exactly ``job.policy_version``, then score.
 
         A refinement draws and scores its drafts first. A job that comes again because scores were
@@ -164,23 +164,23 @@ class GroupRunner:
             order.pictures, order.drafts = earlier.pictures, earlier.drafts
             order.group = earlier.group
         if job.task == "srr":
-            finished = await self._refined(order)
+            result = await self._refined(order)
         else:
             if order.group is None:
-                order.group = await self._drawn(order, self._worker.sample_group, job)
-            finished = await self._scored(order, order.group)
-        if not finished.group.valid or not all(finished.group.valid):
+                order.group = await self._sample(order, self._worker.sample_group, job)
+            result = await self._scored(order, order.group)
+        if not result.group.valid or not all(result.group.valid):
             self._unscored[key] = order
             while len(self._unscored) > KEPT_GROUPS:
                 self._unscored.pop(next(iter(self._unscored)))
         self.groups_done += 1
-        return finished
+        return result
 
-    async def _scored(self, order: _Order, group: Group) -> Finished:
+    async def _scored(self, order: _Order, group: Group) -> RolloutResult:
         """The order's group with its scores, kept for another try where some are missing."""
         scored = await self._score(order, group)
         order.group = scored.group
-        return Finished(group=scored.group, samples=scored.samples, timings=order.timings)
+        return RolloutResult(group=scored.group, samples=scored.samples, timings=order.timings)
 
     async def _score(self, order: _Order, group: Group) -> ScoredGroup:
         scored = await score_group(
@@ -195,7 +195,7 @@ class GroupRunner:
         order.verify_s += scored.verify_s
         return scored
 
-    async def _refined(self, order: _Order) -> Finished:
+    async def _refined(self, order: _Order) -> RolloutResult:
         """Both stages. Without a scored draft there is nothing to refine: the report then holds the
         drafts as samples without a reward, and why.
         """
@@ -205,32 +205,32 @@ class GroupRunner:
         drafts, chosen = order.drafts, order.drafts.pick(job, how)
         if chosen is None:
             samples = tuple(replace(sample, reward=None) for sample in drafts.samples)
-            return Finished(
+            return RolloutResult(
                 group=Group(job=job, trajectories=()), samples=samples, timings=order.timings
             )
         group = order.group
         if group is None:
-            group = await self._drawn(
+            group = await self._sample(
                 order, self._worker.sample_refinements, job, drafts.pictures[chosen]
             )
             group = replace(
                 group, draft_score=drafts.samples[chosen].score, draft_group=self._usable(drafts)
             )
-        done = await self._scored(order, group)
-        return replace(done, drafts=drafts.samples, draft=chosen)
+        result = await self._scored(order, group)
+        return replace(result, drafts=drafts.samples, draft=chosen)
 
     async def _drafts(self, order: _Order, how: DraftConfig) -> Drafts:
         job, known = order.job, order.drafts
         if how.trained:
             group = known.group if known else None
             if group is None:
-                group = await self._drawn(
+                group = await self._sample(
                     order, self._worker.sample_group, replace(job, task="rt2i")
                 )
             scored = await self._score(order, group)
             return trained_drafts(scored.group, scored.samples)
         if not order.pictures:
-            order.pictures = await self._drawn(order, self._worker.draw_drafts, job)
+            order.pictures = await self._sample(order, self._worker.draw_drafts, job)
         started = perf_counter()
         answers = await judge_pictures(
             self._program,
@@ -248,20 +248,20 @@ class GroupRunner:
         enough = group is not None and sum(group.valid) >= self._config.min_valid
         return group if enough else None
 
-    async def _drawn(self, order: _Order, draw: Callable[..., T], *args: object) -> T:
-        """Draw with the version the job names, one drawing at a time."""
-        async with self._drawing:
+    async def _sample(self, order: _Order, sample: Callable[..., T], *args: object) -> T:
+        """Sample with the version the job names, one call of the worker at a time."""
+        async with self._worker_lock:
             started = perf_counter()
             await self._use(order.job.policy_version)
             pulled = perf_counter()
-            drawn = await self._in_thread(draw, *args)
+            result = await self._in_thread(sample, *args)
             order.pull_s += pulled - started
             order.sample_s += perf_counter() - pulled
-        return drawn
+        return result
 
     async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
         """Pictures for evaluation, drawn with exactly ``version``."""
-        async with self._drawing:
+        async with self._worker_lock:
             await self._use(version)
             return await self._in_thread(self._worker.draw, requests)
 
