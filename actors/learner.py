@@ -14,8 +14,7 @@ from actors.parts import CONTROL, Handle, actor_options, answer
 from actors.weights import connect_weights
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import EnvironmentProblem
-from alphagrpo.ports import UpdateReport
-from alphagrpo.training_batch import TrainingBatch
+from alphagrpo.ports import TrainingBatch, UpdateReport
 from alphagrpo.types import WeightsManifest
 
 

@@ -27,12 +27,12 @@ from typing import Any
 
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import PolicyDataError
-from alphagrpo.ports import Decomposer, GroupReport, Learner, RolloutPool
+from alphagrpo.ports import Decomposer, GroupReport, Learner, RolloutPool, TrainingGroup
 from alphagrpo.prompt_iterator import PromptIterator, Visit
 from alphagrpo.rewards.programs import configured_program
 from alphagrpo.step_metrics import invalid_reasons, step_metrics
 from alphagrpo.tasks import task_of
-from alphagrpo.training_batch import TrainingGroup, training_batch
+from alphagrpo.training_batch import training_batch
 from alphagrpo.types import Prompt, RolloutJob, WeightsManifest
 
 log = logging.getLogger(__name__)

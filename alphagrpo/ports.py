@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from alphagrpo.training_batch import TrainingBatch
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
@@ -79,6 +77,41 @@ class GroupReport:
     def num_valid(self) -> int:
         """Samples that have a reward."""
         return sum(sample.reward is not None for sample in self.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleWeights:
+    """What the losses weigh the G samples of a group by."""
+
+    advantages: tuple[float, ...]
+    """Float32 values; exactly 0 without a reward and where all rewards of the group are equal."""
+    weights: tuple[float, ...]
+    """1 for a sample with a reward, 0 for one without."""
+
+    def trained_advantages(self) -> tuple[float | None, ...]:
+        """The advantages of samples that are trained on, None of the others: for the ledger."""
+        pairs = zip(self.advantages, self.weights, strict=True)
+        return tuple(advantage if weight > 0 else None for advantage, weight in pairs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingGroup:
+    """One group of an optimizer step."""
+
+    reference: Any
+    """The :class:`alphagrpo.types.Group`, or an object-store reference to it."""
+    samples: SampleWeights
+    drafts: SampleWeights | None = None
+    """Of the drafts a refinement began from, where they are trained on too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingBatch:
+    """The groups of one optimizer step, in prompt order."""
+
+    groups: tuple[TrainingGroup, ...]
+    denominator: float
+    """How many samples share the step's mean, trained drafts included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

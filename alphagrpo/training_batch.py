@@ -1,57 +1,20 @@
-"""What the loop hands to the learner: groups by reference, and what each sample weighs.
+"""From the groups' reports to what the learner is handed: advantages are computed here, once.
 
-Advantages are computed here, once, from the rewards in the groups' reports. The learner uses these
-numbers and the ledger records them.
+The learner uses these numbers and the ledger records them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alphagrpo.algorithms.advantages import Rewards, step_advantages
 from alphagrpo.errors import PolicyDataError
+from alphagrpo.ports import GroupReport, Sample, SampleWeights, TrainingBatch, TrainingGroup
 
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig
-    from alphagrpo.ports import GroupReport, Sample
-
-
-@dataclass(frozen=True, slots=True)
-class SampleWeights:
-    """What the losses weigh the G samples of a group by."""
-
-    advantages: tuple[float, ...]
-    """Float32 values; exactly 0 without a reward and where all rewards of the group are equal."""
-    weights: tuple[float, ...]
-    """1 for a sample with a reward, 0 for one without."""
-
-    def trained_advantages(self) -> tuple[float | None, ...]:
-        """The advantages of samples that are trained on, None of the others: for the ledger."""
-        pairs = zip(self.advantages, self.weights, strict=True)
-        return tuple(advantage if weight > 0 else None for advantage, weight in pairs)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingGroup:
-    """One group of an optimizer step."""
-
-    reference: Any
-    """The :class:`alphagrpo.types.Group`, or an object-store reference to it."""
-    samples: SampleWeights
-    drafts: SampleWeights | None = None
-    """Of the drafts a refinement began from, where they are trained on too."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingBatch:
-    """The groups of one optimizer step, in prompt order."""
-
-    groups: tuple[TrainingGroup, ...]
-    denominator: float
-    """How many samples share the step's mean, trained drafts included."""
 
 
 def training_batch(reports: Sequence[GroupReport], config: RunConfig) -> TrainingBatch:

@@ -10,7 +10,7 @@ import numpy as np
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import ParityError, PolicyDataError
 from alphagrpo.learner.diagnostics import Diagnostics
-from alphagrpo.training_batch import TrainingBatch, TrainingGroup
+from alphagrpo.ports import TrainingBatch, TrainingGroup
 from alphagrpo.types import Group, Trajectory
 
 

@@ -9,8 +9,7 @@ from alphagrpo.errors import WeightsError
 from alphagrpo.learner.learner import GRPOLearner
 from alphagrpo.learner.state import load_learner, save_learner
 from alphagrpo.models.weights import Chunk
-from alphagrpo.ports import UpdateReport
-from alphagrpo.training_batch import TrainingBatch
+from alphagrpo.ports import TrainingBatch, UpdateReport
 from alphagrpo.types import WeightsManifest
 
 

@@ -30,8 +30,7 @@ from alphagrpo.models.lora import disabled, trainable_parameters
 from alphagrpo.models.unified import UnifiedModel
 from alphagrpo.policy.recipe import Recipe
 from alphagrpo.policy.replay import GroupReplay, replay_group
-from alphagrpo.ports import UpdateReport
-from alphagrpo.training_batch import TrainingBatch, TrainingGroup
+from alphagrpo.ports import TrainingBatch, TrainingGroup, UpdateReport
 from alphagrpo.types import Group, WeightsManifest
 
 

@@ -32,8 +32,7 @@ from alphagrpo.record.versions import package_versions
 
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig
-    from alphagrpo.ports import GroupReport
-    from alphagrpo.training_batch import TrainingGroup
+    from alphagrpo.ports import GroupReport, TrainingGroup
 
 STEP_PREFIX = "step-"
 COMPLETE = "complete.json"

@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 from alphagrpo.files import replacing
 
 if TYPE_CHECKING:
-    from alphagrpo.ports import GroupReport, Sample
-    from alphagrpo.training_batch import SampleWeights, TrainingGroup
+    from alphagrpo.ports import GroupReport, Sample, SampleWeights, TrainingGroup
     from alphagrpo.types import Question
 
 _NAMES = pa.dictionary(pa.int32(), pa.string())
