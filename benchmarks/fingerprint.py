@@ -23,7 +23,7 @@ SampleKey = tuple[int, str, int]
 
 
 def fingerprint(folder: RunFolder) -> dict[str, str]:
-    """One hash per step over its rewards as the ledger holds them, and the final weights' checksum."""
+    """A hash per step over its rewards as the ledger holds them, and the weights' checksum."""
     figures = {}
     for line in folder.metrics():
         step = int(line["step"])
