@@ -58,6 +58,7 @@ def image_loss(
         raise ValueError(f"kl_weight {kl_weight} needs kl of image_kl; give it or set it to 0")
     weights = sample_weights(advantages.to(log_probs.dtype), sample_weight)
     keep = weights > 0
+    # Selected, not multiplied by 0: what stands at the place of a left-out sample may be NaN.
     bounded = torch.where(keep, advantages.to(log_probs.dtype), 0.0).clamp(-clamp, clamp)
     log_ratio = torch.where(keep, log_probs - old.detach(), 0.0)
     ratio = log_ratio.exp()

@@ -65,6 +65,7 @@ def text_loss(
     # Weights as floats of the log-probs' kind; a sequence without tokens has no ratio to speak of.
     weights = sample_weights(advantages.to(log_probs.dtype), sample_weight)
     weights = weights * mask.any(dim=1)
+    # Selected, not multiplied by 0: what stands at the place of a left-out sample may be NaN.
     keep = mask.bool() & (weights > 0)[:, None]
     advantages = torch.where(weights > 0, advantages.to(log_probs.dtype), 0.0)
     delta = torch.where(keep, log_probs - old.detach(), 0.0)
@@ -76,6 +77,7 @@ def text_loss(
         position_weights = weights[:, None] * keep / keep.sum(dim=1, keepdim=True).clamp_min(1)
         terms_advantages = advantages[:, None].expand_as(delta)
     ratio = log_ratio.exp()
+    # A caller's denominator is the whole step's: groups that are backpropagated one by one add up.
     terms = surrogate(ratio, terms_advantages, clip_low, clip_high)
     loss = weighted_mean(terms, position_weights, _total(weights, denominator))
     kl = loss.new_zeros(())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -63,31 +63,40 @@ async def score_group(
     )
     verify_s = perf_counter() - started
     scores = tuple(answer if isinstance(answer, Score) else None for answer in answers)
-    weight, values = config.reward.format_bonus, [s.value if s else None for s in scores]
-    if group.job.task == "srr":
-        how = refinement_of(config)
-        assert group.draft_score is not None, "only a scored draft is refined"
-        weight = how.format_bonus
-        values = rectify(values, group.draft_score.value, how.rectification)
-    samples = []
-    for index, (trajectory, answer) in enumerate(zip(group.trajectories, answers, strict=True)):
-        value = values[index]
-        bonus = weight * float(trajectory.well_formed) if trajectory.texts else 0.0
-        samples.append(
-            Sample(
-                id=trajectory.id,
-                thought=describe(trajectory),
-                score=scores[index],
-                reward=None if value is None else value + bonus,
-                png=encode_png(trajectory.image.pixels) if index < keep_pictures else None,
-                picture_hash=image_hash(trajectory.image.pixels),
-                invalid_reason=answer if isinstance(answer, str) else "",
-            )
+    samples = tuple(
+        Sample(
+            id=trajectory.id,
+            thought=describe(trajectory),
+            score=scores[index],
+            reward=reward,
+            png=encode_png(trajectory.image.pixels) if index < keep_pictures else None,
+            picture_hash=image_hash(trajectory.image.pixels),
+            invalid_reason="" if isinstance(answers[index], Score) else str(answers[index]),
         )
+        for index, (trajectory, reward) in enumerate(
+            zip(group.trajectories, _rewards(group, scores, config), strict=True)
+        )
+    )
     scored = replace(
         group,
         questions=questions,
         scores=scores,
         rewards=tuple(sample.reward for sample in samples),
     )
-    return ScoredGroup(group=scored, samples=tuple(samples), verify_s=verify_s)
+    return ScoredGroup(group=scored, samples=samples, verify_s=verify_s)
+
+
+def _rewards(group: Group, scores: Sequence[Score | None], config: RunConfig) -> list[float | None]:
+    """What the advantage is computed from: scores, rectified in a refinement, plus the bonus."""
+    bonus, values = config.reward.format_bonus, [score.value if score else None for score in scores]
+    if group.job.task == "srr":
+        refinement = refinement_of(config)
+        assert group.draft_score is not None, "only a scored draft is refined"
+        bonus = refinement.format_bonus
+        # Before the bonus: whether a refinement improved its picture is not a matter of its form.
+        values = rectify(values, group.draft_score.value, refinement.rectification)
+    return [
+        # A run that does not think has nothing to be well formed.
+        None if value is None else value + bonus * float(t.well_formed and bool(t.texts))
+        for value, t in zip(values, group.trajectories, strict=True)
+    ]
