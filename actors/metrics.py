@@ -17,7 +17,7 @@ STEP_GAUGES: Mapping[str, tuple[str, str]] = {
     "reward/std": ("alphagrpo_reward_std_value", "Spread of the step's rewards"),
     "reward/score": ("alphagrpo_reward_score_value", "Mean score of the reward program"),
     "samples/valid_share": ("alphagrpo_samples_valid_ratio", "Share of samples with a score"),
-    "samples/per_second": ("alphagrpo_samples_rate_per_second", "Samples drawn per second"),
+    "samples/per_second": ("alphagrpo_samples_rate_per_second", "Samples per second"),
     "refine/draft_score": ("alphagrpo_refine_draft_score_value", "Mean score of refined drafts"),
     "refine/gain": ("alphagrpo_refine_gain_value", "Mean score of refinements over their draft's"),
     "refine/improved_share": ("alphagrpo_refine_improved_ratio", "Refinements above their draft"),
@@ -32,7 +32,7 @@ STEP_GAUGES: Mapping[str, tuple[str, str]] = {
     "learner/grad_norm": ("alphagrpo_learner_grad_norm_value", "Gradient norm before clipping"),
     "learner/step": ("alphagrpo_learner_step_count", "Optimizer steps so far"),
     "learner/lag": ("alphagrpo_learner_lag_versions", "Versions the step's groups were behind"),
-    "time/rollout_s": ("alphagrpo_time_rollout_seconds", "Drawing, of the busiest runner"),
+    "time/rollout_s": ("alphagrpo_time_rollout_seconds", "Sampling, of the busiest runner"),
     "time/verify_wait_s": ("alphagrpo_time_verify_wait_seconds", "Waiting for verdicts alone"),
     "time/learn_s": ("alphagrpo_time_learn_seconds", "The optimizer step"),
     "time/sync_s": ("alphagrpo_time_sync_seconds", "Publishing and pulling weights"),
@@ -63,7 +63,7 @@ class RunnerGauges:
     def __init__(self, run: str, role: str) -> None:
         self._tags = {"run": run, "role": role}
         self._drawing = Gauge(
-            "alphagrpo_rollout_draw_seconds", description="Drawing of the last group", tag_keys=TAGS
+            "alphagrpo_rollout_draw_seconds", description="Sampling of the last group", tag_keys=TAGS
         )
         self._verifying = Gauge(
             "alphagrpo_rollout_verify_seconds",
@@ -77,7 +77,7 @@ class RunnerGauges:
             "alphagrpo_rollout_weights_version", description="Weights in use", tag_keys=TAGS
         )
         self._samples = Counter(
-            "alphagrpo_rollout_samples", description="Samples drawn and scored", tag_keys=TAGS
+            "alphagrpo_rollout_samples", description="Samples with their scores", tag_keys=TAGS
         )
         self._invalid = Counter(
             "alphagrpo_rollout_invalid_samples",

@@ -1,4 +1,4 @@
-"""All rollout runners as one pool: who draws next, and what happens when one dies."""
+"""All rollout runners as one pool: who samples next, and what happens when one dies."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class RayRolloutPool:
     async def roll_out(
         self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
     ) -> GroupReport:
-        """Draw and score one group on whichever runner has room."""
+        """Sample and score one group on whichever runner has room."""
 
         async def call(handle: Handle) -> GroupReport:
             method = handle.roll_out.options(num_returns=2)

@@ -21,7 +21,7 @@ MAX_RESTARTS = 20
 
 
 class RolloutActor:
-    """Draws groups in one thread while earlier ones are being scored on its event loop."""
+    """Samples groups in one thread while earlier ones are being scored on its event loop."""
 
     def __init__(self, config: RunConfig, index: int, verifier: Part) -> None:
         # Imported here, so that the driver that describes this actor needs no torch.
@@ -41,7 +41,7 @@ class RolloutActor:
     async def roll_out(
         self, job: RolloutJob, questions: QuestionSet, keep_pictures: int
     ) -> tuple[GroupReport, Group]:
-        """Two returns: the caller owns both, so that a group outlives the runner that drew it."""
+        """Two returns: the caller owns both, so that a group outlives its runner."""
         result = await self._runner.roll_out(job, questions, keep_pictures=keep_pictures)
         report = result.report(questions, self._name, None)
         self._gauges.observe(result, self._runner.version)

@@ -7,8 +7,8 @@
                  │             ▲                                                     │
                  └ questions   └────────────────── version v + 1 ◀───────────────────┘
 
-A step draws ``prompts_per_step`` groups with one version of the weights, ``pool.size`` of them in
-flight, so that one is verified while the next is drawn; it then takes one optimizer step and
+A step samples ``prompts_per_step`` groups with one version of the weights, ``pool.size`` of them in
+flight, so that one is verified while the next is sampled; it then takes one optimizer step and
 publishes. A group is reasoning text-to-image, or refinements of one of its prompt's drafts, which
 the pool draws and scores first. At zero lag a run's trajectories are a function of its config
 alone. The loop sees references and small reports only; Ray, in-process and fake parts look the
@@ -43,7 +43,7 @@ REPORT_GROUPS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """What one step did: every group it drew, and its figures."""
+    """What one step did: every group it sampled, and its figures."""
 
     step: int
     """Steps of the loop so far, this one included."""
@@ -90,7 +90,7 @@ class TrainingLoop:
         self._newest = -1
 
     async def run_step(self) -> StepReport:
-        """Draw, score, learn, publish. A step that raises before learning leaves no trace."""
+        """Sample, score, learn, publish. A step that raises before learning leaves no trace."""
         started = perf_counter()
         manifest = await self.ensure_published()
         first_sync_s = perf_counter() - started
@@ -123,14 +123,14 @@ class TrainingLoop:
         )
 
     async def ensure_published(self) -> WeightsManifest:
-        """The version to draw with: published now if the last step did not get that far."""
+        """The version to sample with: published now if the last step did not get that far."""
         if self.manifest is None:
             self.manifest = await self.learner.publish()
         self._newest = self.manifest.version
         return self.manifest
 
     async def _take_batch(self, version: int) -> _Batch:
-        """The groups of this step: drawn now, or (with lag) already under way."""
+        """The groups of this step: sampled now, or (with lag) already under way."""
         if self._ahead:
             return await self._ahead.popleft()
         return await self._collect(self.step, self.position, version)
@@ -138,7 +138,7 @@ class TrainingLoop:
     def _collect_ahead(self, position: int) -> None:
         """With lag, keep ``max_lag`` further steps under way, one after another.
 
-        Each is drawn by the newest version there is when its turn comes, so that the last of them
+        Each is sampled by the newest version there is when its turn comes, so that the last of them
         is at most ``max_lag`` versions old when it is learnt from.
         """
         while len(self._ahead) < self.config.rollout.max_lag:

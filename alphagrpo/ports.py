@@ -35,12 +35,12 @@ class Timings:
     verify_s: float = 0.0
     """From the first verification call of the group to its last answer."""
     pull_s: float = 0.0
-    """Fetching and checking newer weights before the group was drawn."""
+    """Fetching and checking newer weights before the group was sampled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One drawn sample as people look at it: for the report, the ledger and the dashboard."""
+    """One sample as people look at it: for the report, the ledger and the dashboard."""
 
     id: str
     thought: str
@@ -182,7 +182,7 @@ class Verifier(Protocol):
 
 
 class RolloutPool(Protocol):
-    """Draws and scores groups, anywhere."""
+    """Samples and scores groups, and draws pictures, anywhere."""
 
     @property
     def size(self) -> int:
@@ -192,7 +192,7 @@ class RolloutPool(Protocol):
     async def roll_out(
         self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
     ) -> GroupReport:
-        """Draw and score one group; lost runners are retried elsewhere with the same seeds."""
+        """Sample and score one group; lost runners are retried elsewhere with the same seeds."""
         ...
 
     async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:

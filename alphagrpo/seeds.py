@@ -1,7 +1,7 @@
 """Where every random number of a run comes from.
 
-A sample's draws depend on (run seed, prompt, visit, sample) and on nothing else: not on which
-worker draws it, how often it is retried, or how many workers there are.
+A sample's random numbers depend on (run seed, prompt, visit, sample) and on nothing else: not on which
+worker samples it, how often it is retried, or how many workers there are.
 """
 
 from __future__ import annotations
@@ -25,5 +25,5 @@ def group_seed(run_seed: int, prompt_id: str, visit: int) -> int:
 
 
 def sample_seed(run_seed: int, prompt_id: str, visit: int, sample: int) -> int:
-    """Seed of one sample: its thought's draws and its SDE noise."""
+    """Seed of one sample: its thought and its SDE noise."""
     return derive("sample", run_seed, prompt_id, visit, sample)

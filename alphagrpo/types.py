@@ -161,7 +161,7 @@ class ImageSegment:
     log_probs: NDArray[np.float32]
     """[K] mean over (N, C) of -(x_next - mu)^2 / (2 sigma^2 (-dt))."""
     noise_seed: int
-    """Seed of the start noise and the window's noise; (seed, sample, step) gives each draw."""
+    """Seed of the start noise and the window's noise; (seed, sample, step) gives each number."""
     final_latents: NDArray[np.float32]
     """[N, C] the clean end of the path; what a later round is shown."""
     pixels: NDArray[np.uint8]
@@ -176,7 +176,7 @@ class Trajectory:
     """One sample: what it was given, what it thought, what it drew, and which policy did so."""
 
     id: str
-    """``<run>/<prompt>/<visit>/<sample>``: the same whichever worker drew it, however often."""
+    """``<run>/<prompt>/<visit>/<sample>``: the same whichever worker sampled it, however often."""
     sample: int
     """Index in its group, 0 .. G - 1."""
     seed: int
@@ -216,10 +216,10 @@ class RolloutJob:
     run: str
     prompt: Prompt
     visit: int
-    """How often this prompt was drawn before in this run; part of the seed."""
+    """How often this prompt came before in this run; part of the seed."""
     group_size: int
     policy_version: int
-    """The version that must draw it; a runner pulls until it has it."""
+    """The version that must sample it; a runner pulls until it has it."""
     seed: int
     """The run's seed."""
     task: TaskName = "rt2i"

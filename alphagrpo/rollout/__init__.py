@@ -1,1 +1,1 @@
-"""Drawing groups: think, denoise, score. Plain classes; the Ray shells are elsewhere."""
+"""Sampling groups: think, denoise, score. Plain classes; the Ray shells are elsewhere."""

@@ -23,7 +23,7 @@ class LocalPool:
     async def roll_out(
         self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
     ) -> GroupReport:
-        """Draw and score one group here."""
+        """Sample and score one group here."""
         result = await self._runner.roll_out(job, questions, keep_pictures=keep_pictures)
         return result.report(questions, "local", result.group)
 

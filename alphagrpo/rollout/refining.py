@@ -32,7 +32,7 @@ class Drafts:
         """Which draft is refined; None where none has a score.
 
         A draft whose score could not be had may not seed training. ``worst`` takes the lowest
-        reward, the first of equals; ``sampled`` draws by softmax(1 - r), from the job alone.
+        reward, the first of equals; ``sampled`` picks by softmax(1 - r), from the job alone.
         """
         scored = [(i, s.score.value) for i, s in enumerate(self.samples) if s.score is not None]
         if not scored:

@@ -1,4 +1,4 @@
-"""One rollout runner: draws in a thread of its own while earlier groups are being scored."""
+"""One rollout runner: samples in a thread of its own while earlier groups are being scored."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Worker(Protocol):
 
     @property
     def manifest(self) -> WeightsManifest | None:
-        """The weights it draws with; None before the first."""
+        """The weights it samples with; None before the first."""
         ...
 
     def apply_weights(self, manifest: WeightsManifest, chunks: Sequence[Chunk]) -> None:
@@ -134,7 +134,7 @@ class GroupRunner:
         self._worker, self._verifier, self._store = worker, verifier, store
         self._config = config
         self._program = configured_program(config.reward)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="draw")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker")
         self._worker_lock = asyncio.Lock()
         self._unscored: dict[tuple[str, int, int], _Order] = {}
         self.groups_done = 0
@@ -148,10 +148,10 @@ class GroupRunner:
     async def roll_out(
         self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
     ) -> RolloutResult:
-        """Draw with exactly ``job.policy_version``, then score.
+        """Sample with exactly ``job.policy_version``, then score.
 
         A refinement draws and scores its drafts first. A job that comes again because scores were
-        missing is not drawn again: the pictures would be the same ones.
+        missing is not sampled again: the pictures would be the same ones.
 
         Raises:
             WeightsError: if the version is gone or keeps arriving broken.
@@ -287,5 +287,5 @@ class GroupRunner:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
     def close(self) -> None:
-        """Let the drawing thread end."""
+        """Let the worker's thread end."""
         self._thread.shutdown(wait=False, cancel_futures=True)

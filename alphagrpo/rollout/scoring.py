@@ -42,7 +42,7 @@ async def score_group(
     a refinement are rectified against its draft's score; the format bonus comes after that.
 
     Args:
-        group: as drawn, or as an earlier call left it: scores it has are kept.
+        group: as sampled, or as an earlier call left it: scores it has are kept.
         questions: of its prompt.
         verifier: whom to ask.
         program: which questions to ask and what the answers are worth.
