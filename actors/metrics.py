@@ -63,7 +63,9 @@ class RunnerGauges:
     def __init__(self, run: str, role: str) -> None:
         self._tags = {"run": run, "role": role}
         self._drawing = Gauge(
-            "alphagrpo_rollout_draw_seconds", description="Sampling of the last group", tag_keys=TAGS
+            "alphagrpo_rollout_draw_seconds",
+            description="Sampling of the last group",
+            tag_keys=TAGS,
         )
         self._verifying = Gauge(
             "alphagrpo_rollout_verify_seconds",

@@ -1,7 +1,7 @@
 """Where every random number of a run comes from.
 
-A sample's random numbers depend on (run seed, prompt, visit, sample) and on nothing else: not on which
-worker samples it, how often it is retried, or how many workers there are.
+A sample's random numbers depend on (run seed, prompt, visit, sample) and on nothing else: not on
+which worker samples it, how often it is retried, or how many workers there are.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ def refuse_unfit(
 def parity_gate(diagnostics: Diagnostics, config: RunConfig) -> None:
     """Raise ParityError where replay differs from rollout by more than a share of the clip range.
 
-    Before the first step the policy is the one that sampled, so that every |log ratio| is an error of
-    computation (method: section 1.2, "On-policy exactness").
+    Before the first step the policy is the one that sampled, so that every |log ratio| is an error
+    of computation (method: section 1.2, "On-policy exactness").
     """
     share, algorithm = config.training.parity_limit_share, config.algorithm
     clips = {
