@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from alphagrpo.config.sampling import FlowConfig, GuidanceConfig, SamplingParams, Section
+from alphagrpo.options import Rectification
 
 
 class DraftConfig(Section):
@@ -39,7 +40,7 @@ class RefinementConfig(Section):
     """Refinements of one trajectory in training; each begins from the picture before it, and all
     are trained under the advantage of the last.
     """
-    rectification: Literal["off", "max", "group_min"] = "max"
+    rectification: Rectification = "max"
     """False-positive rectification, see ``alphagrpo.rewards.rectification``."""
     format_bonus: float = Field(0.0, ge=0)
     """As ``reward.format_bonus``, for refinements; added after rectification."""

@@ -22,6 +22,7 @@ from alphagrpo.config.sampling import (
     WindowConfig,
 )
 from alphagrpo.config.services import ServiceConfig
+from alphagrpo.options import Aggregate, Kinds, RatioLevel, StdMode, TrainKind, WeightType
 
 __all__ = ["FlowConfig", "GuidanceConfig", "RunConfig", "SamplingParams", "Section", "WindowConfig"]
 
@@ -40,9 +41,9 @@ class ModelConfig(Section):
 
     path: Path
     """Folder in the official BAGEL layout."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: WeightType = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    trainable: Literal["lora", "experts"] = "lora"
+    trainable: TrainKind = "lora"
     """``experts`` trains every decoder-layer weight of both experts; all else is frozen."""
     lora: LoraConfig = LoraConfig()
 
@@ -99,7 +100,7 @@ class LearnerConfig(Section):
 class TextLossConfig(Section):
     """GSPO-style sequence ratio with DAPO-style asymmetric clip (method: objective, text part)."""
 
-    level: Literal["sequence", "token"] = "sequence"
+    level: RatioLevel = "sequence"
     clip_low: float = Field(0.20, gt=0, lt=1)
     clip_high: float = Field(0.28, gt=0)
     weight: float = Field(1.0, ge=0)
@@ -120,7 +121,7 @@ class ImageLossConfig(Section):
 class AlgorithmConfig(Section):
     """The GRPO objective."""
 
-    advantage_std: Literal["batch", "group"] = "batch"
+    advantage_std: StdMode = "batch"
     advantage_prompts: int | None = Field(8, ge=1)
     """With ``batch``: prompts over which a standard deviation is taken, in the order they were
     drawn (8 is the release's micro-rollout); None: all of the step.
@@ -135,8 +136,8 @@ class RewardConfig(Section):
 
     program: Annotated[str, AfterValidator(check_program_name)] = "dvreward"
     """A built-in reward program, or a class as ``package.module:Class``; see docs/rewards.md."""
-    aggregate: Literal["geometric", "mean", "sum_mean"] = "geometric"
-    kinds: Literal["all", "semantic"] = "all"
+    aggregate: Aggregate = "geometric"
+    kinds: Kinds = "all"
     """``semantic`` leaves quality questions unasked; the reward is then the semantic mean."""
     format_bonus: float = Field(1.0, ge=0)
     """Added where the text starts with <think> and ends with </think>."""

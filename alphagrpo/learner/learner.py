@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ from alphagrpo.policy.recipe import Recipe
 from alphagrpo.policy.replay import GroupReplay, replay_group
 from alphagrpo.ports import UpdateReport
 from alphagrpo.training_batch import TrainingBatch, TrainingGroup
-from alphagrpo.types import Group, WeightsManifest
+from alphagrpo.types import Group, WeightsKind, WeightsManifest
 
 
 class GRPOLearner:
@@ -119,7 +119,7 @@ class GRPOLearner:
         """The parameters as bytes, under a new version if they changed since the last export."""
         if self._changed:
             self.version, self._changed = self.version + 1, False
-        kind: Literal["lora", "full"] = "lora" if self.config.model.trainable == "lora" else "full"
+        kind: WeightsKind = "lora" if self.config.model.trainable == "lora" else "full"
         return weights.flatten(self.parameters, version=self.version, kind=kind)
 
     def mark_exported(self) -> None:

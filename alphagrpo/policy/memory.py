@@ -7,6 +7,7 @@ activations and working space are estimates and are labelled so.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +15,12 @@ from typing import NamedTuple
 from alphagrpo.config import RunConfig
 from alphagrpo.models.bagel.config import BagelConfig, LlmConfig, SpecialIds, VitConfig
 from alphagrpo.models.bagel.resize import ResizeRule
+from alphagrpo.options import WeightType
 from alphagrpo.policy.recipe import Recipe
 from alphagrpo.tasks import refinement_of, trained_tasks
 from alphagrpo.types import TaskName
 
-BYTES = {"float32": 4, "bfloat16": 2}
+BYTES: Mapping[WeightType, int] = {"float32": 4, "bfloat16": 2}
 MASTER_BYTES = 4
 PROMPT_TOKENS = 128
 """Tokens of a prompt, for the estimate: a long compositional prompt has about a hundred."""
