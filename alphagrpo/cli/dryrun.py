@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from alphagrpo.cli.placement import Placement, placement_of
-from alphagrpo.cli.prechecks import check_checkpoint, check_geometry
 from alphagrpo.config import RunConfig
 from alphagrpo.data import check_source
 from alphagrpo.data.prompts import WORLD_PREFIX
+from alphagrpo.policy.family import FAMILY, check_picture_size
 from alphagrpo.policy.memory import (
     MemoryEstimate,
     ModelSize,
@@ -38,11 +38,12 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     notes = []
     if size.assumed:
         notes.append(
-            f"{config.model.path} does not exist here: released BAGEL-7B-MoT sizes assumed"
+            f"{config.model.path} does not exist here: released {FAMILY.released_name} sizes "
+            "assumed"
         )
     else:
-        check_checkpoint(Path(config.model.path))
-    check_geometry(config, shape)
+        FAMILY.check(config.model.path)
+    check_picture_size(config.task, shape)
     notes += _prompt_notes(config)
     placement = placement_of(config)
     if config.services.serve_config is not None and not placement.serve_found:

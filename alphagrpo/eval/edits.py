@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from alphagrpo.config.sampling import SamplingParams
 from alphagrpo.flow import Guidance, shifted_times
-from alphagrpo.models.bagel import Bagel
+from alphagrpo.models.unified import UnifiedModel
 from alphagrpo.policy.contexts import Ids, ImageConditions, read_prefix
 from alphagrpo.policy.denoising import FlowPlan
 from alphagrpo.policy.drawing import GeneratedBatch, Keys, Thinking, draw_batch
@@ -65,7 +65,7 @@ class EvaluationSettings:
 
 
 def edit_benchmark(
-    model: Bagel,
+    model: UnifiedModel,
     tokenizer: FolderTokenizer,
     n: int = 256,
     seed: int = 0,
@@ -106,14 +106,14 @@ def edit_benchmark(
 
 
 @torch.no_grad()
-def encoded_renders(model: Bagel, scenes: list[Scene]) -> ImageConditions:
+def encoded_renders(model: UnifiedModel, scenes: list[Scene]) -> ImageConditions:
     """Clean renders as conditions, encoded as an uploaded picture is."""
     pixels = render_many(scenes)
     return ImageConditions(model.encode_pixels(model.vision_pixels(pixels)), pixels, LATENT_GRID)
 
 
 def draw_requests(
-    model: Bagel,
+    model: UnifiedModel,
     tokenizer: FolderTokenizer,
     pictures: ImageConditions | None,
     requests: Sequence[str],

@@ -26,10 +26,11 @@ from alphagrpo.learner.backward import Term, backpropagate
 from alphagrpo.learner.diagnostics import Diagnostics
 from alphagrpo.learner.optimizer import MasterAdamW
 from alphagrpo.models import weights
-from alphagrpo.models.lora import disabled, trainable_parameters
+from alphagrpo.models.lora import disabled
 from alphagrpo.models.unified import UnifiedModel
 from alphagrpo.policy.recipe import Recipe
 from alphagrpo.policy.replay import GroupReplay, replay_group
+from alphagrpo.policy.trainable import trainable_parameters
 from alphagrpo.ports import UpdateReport
 from alphagrpo.training_batch import TrainingBatch, TrainingGroup
 from alphagrpo.types import Group, WeightsKind, WeightsManifest

@@ -13,13 +13,13 @@ from alphagrpo import seeds
 from alphagrpo.config import RunConfig
 from alphagrpo.config.sampling import SamplingParams
 from alphagrpo.models import weights
-from alphagrpo.models.lora import trainable_parameters
 from alphagrpo.models.unified import UnifiedModel
 from alphagrpo.policy.contexts import Ids, ImageConditions, read_prefix
 from alphagrpo.policy.denoising import FlowPlan
 from alphagrpo.policy.drawing import GeneratedBatch, Keys, Thinking, draw_batch
 from alphagrpo.policy.recipe import GroupSeeds, Recipe
 from alphagrpo.policy.starts import check_start, image_conditions
+from alphagrpo.policy.trainable import trainable_parameters
 from alphagrpo.ports import Picture, PictureRequest
 from alphagrpo.rewards.format import format_bonus
 from alphagrpo.tasks import refinement_of
