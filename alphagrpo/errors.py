@@ -29,7 +29,7 @@ class MeshError(Exception):
 
 
 class ConfigError(MeshError, ValueError):
-    """A setting, file or combination the user can mend; raised before anything is started."""
+    """A setting, file or combination the user can fix; raised before anything is started."""
 
 
 class CheckpointError(ConfigError):

@@ -126,7 +126,7 @@ async def _rounds(
         from services.scoring import connect_scorer
 
         score = connect_scorer(config.services, config.reward)
-    found: list[Round] = []
+    rounds: list[Round] = []
     async for one in draw_rounds(
         request,
         rounds=args.refine,
@@ -134,10 +134,10 @@ async def _rounds(
         draw=lambda requests: policy.draw(requests, version=-1),
         score=score,
     ):
-        found.append(one)
+        rounds.append(one)
         if not args.json:
             _tell(args, one, narrator)
-    return found
+    return rounds
 
 
 def _tell(args: argparse.Namespace, one: Round, narrator: Narrator) -> None:

@@ -64,22 +64,22 @@ def running_clusters() -> tuple[str, ...]:
     """Addresses of Ray clusters whose head or worker runs on this machine, by process list."""
     import psutil
 
-    found: set[str] = set()
+    addresses: set[str] = set()
     for process in psutil.process_iter(["cmdline"]):
         line = process.info["cmdline"] or []
         if line and Path(line[0]).name == "raylet":
             for argument in line:
                 if argument.startswith("--gcs-address="):
-                    found.add(argument.split("=", 1)[1])
-    return tuple(sorted(found))
+                    addresses.add(argument.split("=", 1)[1])
+    return tuple(sorted(addresses))
 
 
 def check_no_foreign_cluster() -> None:
     """No Ray runs here that the user did not ask to join."""
-    found = running_clusters()
-    if found:
+    addresses = running_clusters()
+    if addresses:
         raise EnvironmentProblem(
-            f"a Ray cluster already runs on this machine ({', '.join(found)}) and RAY_ADDRESS does "
-            f"not say what to do; join it with RAY_ADDRESS={found[0]}, start a private one beside "
-            "it with RAY_ADDRESS=local, or stop it with `ray stop`"
+            f"a Ray cluster already runs on this machine ({', '.join(addresses)}) and RAY_ADDRESS "
+            f"does not say what to do; join it with RAY_ADDRESS={addresses[0]}, start a private "
+            "one beside it with RAY_ADDRESS=local, or stop it with `ray stop`"
         )

@@ -78,8 +78,8 @@ def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     return raw
 
 
-def _bases(value: object, path: Path) -> list[str]:
-    bases = value if isinstance(value, list) else [value]
+def _bases(value: Any, path: Path) -> list[str]:
+    bases: list[Any] = value if isinstance(value, list) else [value]
     if not all(isinstance(base, str) and base for base in bases):
         raise ConfigError(
             f"{BASE} is the path of a run config to extend, or a list of them, {path} has "
@@ -93,8 +93,9 @@ def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in own.items():
         before = merged.get(key)
-        both = isinstance(before, dict) and isinstance(value, dict)
-        merged[key] = _merged(before, value) if both else value
+        if isinstance(before, dict) and isinstance(value, dict):
+            value = _merged(before, value)
+        merged[key] = value
     return merged
 
 

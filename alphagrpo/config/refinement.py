@@ -22,7 +22,7 @@ class DraftConfig(Section):
     """Whether drafts are thought about first, under the system prompt; the release does not."""
     text: SamplingParams = SamplingParams(temperature=0.3, top_p=1.0)
     pick: Literal["worst", "sampled"] = "worst"
-    """Which scored draft is refined: the one of lowest reward, or one drawn by softmax(1 - r)."""
+    """Which scored draft is refined: the one of lowest reward, or one sampled by softmax(1 - r)."""
     trained: bool = False
     """The release's ``mix``: stage 1 is a full text-to-image rollout, trained as such."""
 

@@ -35,7 +35,7 @@ class GuidanceConfig(Section):
 
 
 class WindowConfig(Section):
-    """The steps drawn by SDE and trained; all others are Euler steps."""
+    """The SDE steps, which are trained; all others are Euler steps."""
 
     length: int = Field(10, ge=1)
     allowed: tuple[int, int] = (0, 11)

@@ -66,7 +66,7 @@ class TaskConfig(Section):
 
 
 class RolloutConfig(Section):
-    """How groups are drawn; ``text`` and ``flow`` are those of text-to-image trajectories."""
+    """How groups are sampled; ``text`` and ``flow`` are those of text-to-image trajectories."""
 
     group_size: int = Field(14, ge=2)
     prompts_per_step: int = Field(32, ge=1)
@@ -76,7 +76,7 @@ class RolloutConfig(Section):
     threads: int = Field(1, ge=1)
     """torch threads in each runner and in the learner: the same in both, or bits differ."""
     groups_in_flight: int = Field(2, ge=1)
-    """Groups per runner at once: one is drawn while the others are being scored."""
+    """Groups per runner at once: one is sampled while the others are being scored."""
     max_lag: int = Field(0, ge=0)
     """How many versions a group's policy may be behind the learner's."""
     max_retries: int = Field(3, ge=0)
@@ -124,7 +124,7 @@ class AlgorithmConfig(Section):
     advantage_std: StdMode = "batch"
     advantage_prompts: int | None = Field(8, ge=1)
     """With ``batch``: prompts over which a standard deviation is taken, in the order they were
-    drawn (8 is the release's micro-rollout); None: all of the step.
+    sampled (8 is the release's micro-rollout); None: all of the step.
     """
     advantage_epsilon: float = Field(1e-4, gt=0)
     text: TextLossConfig = TextLossConfig()
@@ -142,7 +142,7 @@ class RewardConfig(Section):
     format_bonus: float = Field(1.0, ge=0)
     """Added where the text starts with <think> and ends with </think>."""
     min_valid_share: float = Field(0.5, gt=0, le=1)
-    """A group with a smaller share of scored samples is drawn again."""
+    """A group with a smaller share of scored samples is sampled again."""
     max_invalid_share: float = Field(0.2, gt=0, le=1)
     """A step with a larger share of samples without a score stops the run."""
 

@@ -20,7 +20,7 @@ from alphagrpo.flow import Guidance, shifted_times
 from alphagrpo.models.unified import UnifiedModel
 from alphagrpo.policy.contexts import Ids, ImageConditions, read_prefix
 from alphagrpo.policy.denoising import FlowPlan
-from alphagrpo.policy.drawing import GeneratedBatch, Keys, Thinking, draw_batch
+from alphagrpo.policy.drawing import GeneratedBatch, RandomKeys, ThoughtSettings, draw_batch
 from alphagrpo.policy.loading import FolderTokenizer
 from alphagrpo.seeds import derive
 from alphagrpo.shapes.edits import EditName, edit, edit_outcome
@@ -129,8 +129,8 @@ def draw_requests(
         pictures,
         image_branch=plan.needs_image_branch,
     )
-    thinking = Thinking(settings.sampling, settings.max_think_tokens)
-    return draw_batch(model, prefix, plan, Keys.of_requests(seeds), LATENT_GRID, thinking)
+    thinking = ThoughtSettings(settings.sampling, settings.max_think_tokens)
+    return draw_batch(model, prefix, plan, RandomKeys.of_requests(seeds), LATENT_GRID, thinking)
 
 
 def batches(n: int, batch: int) -> Iterator[slice]:
