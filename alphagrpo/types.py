@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 QuestionKind = Literal["semantic", "quality"]
 QuestionForm = Literal["yes_no", "grade"]
 """How a question is answered: by P(yes), or by a whole number from 0 to 10."""
+WeightsKind = Literal["lora", "full"]
 TaskName = Literal["rt2i", "srr"]
 """What one trajectory is: think and draw, or reflect on a picture and draw again."""
 
@@ -268,4 +269,4 @@ class WeightsManifest:
     offsets: tuple[int, ...]
     """Byte offset of each tensor in the flat buffer."""
     nbytes: int
-    kind: Literal["lora", "full"] = "full"
+    kind: WeightsKind = "full"

@@ -223,7 +223,9 @@ def make_model(trainable: str = "experts", seed: int = 0) -> Any:
     import torch
 
     from alphagrpo.models.bagel import random_bagel, tiny_config
-    from alphagrpo.models.lora import add_lora, trainable_parameters
+    from alphagrpo.models.lora import add_lora
+    from alphagrpo.policy.family import FAMILY
+    from alphagrpo.policy.trainable import trainable_parameters
 
     model = random_bagel(tiny_config(), seed)
     generator = torch.Generator().manual_seed(seed)
@@ -232,7 +234,7 @@ def make_model(trainable: str = "experts", seed: int = 0) -> Any:
         # Flatter next-token distributions, so that thoughts end at all sorts of lengths.
         model.language_model.lm_head.weight.mul_(0.3)
         if trainable == "lora":
-            add_lora(model, rank=4, alpha=8.0, seed=seed)
+            add_lora(model, FAMILY.takes_adapter, rank=4, alpha=8.0, seed=seed)
             for name, parameter in model.named_parameters():
                 if name.endswith("lora_b"):
                     parameter.normal_(std=0.05, generator=generator)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from typing import Literal
 
-StdMode = Literal["batch", "group"]
+from alphagrpo.options import StdMode
+
 Rewards = Sequence[float | None]
 """G rewards of one group; None where a sample has none."""
 

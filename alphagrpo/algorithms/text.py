@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
@@ -15,8 +13,7 @@ from alphagrpo.algorithms.objective import (
     surrogate,
     weighted_mean,
 )
-
-RatioLevel = Literal["sequence", "token"]
+from alphagrpo.options import RatioLevel
 
 
 def text_loss(

@@ -60,21 +60,21 @@ async def _decompose_all(
     refused = 0
     for prompt in prompts:
         try:
-            made = await client.decompose(prompt)  # type: ignore[attr-defined]
-            show_questions(made, narrator, as_json=as_json)
+            question_set = await client.decompose(prompt)  # type: ignore[attr-defined]
+            show_questions(question_set, narrator, as_json=as_json)
         except NoQuestions as error:
             refused += 1
             narrator.say(f"no questions for {prompt.text!r}: {error}", prompt=prompt.text)
     return REFUSED if refused else 0
 
 
-def show_questions(made: QuestionSet, narrator: Narrator, *, as_json: bool) -> None:
+def show_questions(question_set: QuestionSet, narrator: Narrator, *, as_json: bool) -> None:
     """Print one question set as a table or a JSON object."""
     if as_json:
         print_json(
             {
-                "prompt": made.prompt,
-                "revision": made.revision,
+                "prompt": question_set.prompt,
+                "revision": question_set.revision,
                 "questions": [
                     {
                         "id": q.id,
@@ -83,11 +83,13 @@ def show_questions(made: QuestionSet, narrator: Narrator, *, as_json: bool) -> N
                         "tag": q.tag,
                         "depends_on": list(q.depends_on),
                     }
-                    for q in made.questions
+                    for q in question_set.questions
                 ],
             }
         )
         return
-    rows = [(q.id, q.tag, q.text, ", ".join(q.depends_on)) for q in made.questions]
+    rows = [(q.id, q.tag, q.text, ", ".join(q.depends_on)) for q in question_set.questions]
     columns = ("id", "aspect", "question", "needs")
-    print_table(narrator.console, f"{made.prompt}  ({made.revision})", rows, columns)
+    print_table(
+        narrator.console, f"{question_set.prompt}  ({question_set.revision})", rows, columns
+    )

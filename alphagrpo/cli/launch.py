@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alphagrpo.cli import prechecks
 from alphagrpo.cli.placement import Placement, placement_of, read_serve_config
 from alphagrpo.cli.ray_session import check_ports, wanted_address
+from alphagrpo.policy.family import FAMILY, check_picture_size
 from alphagrpo.policy.memory import memory_estimate, model_size
 from alphagrpo.record.folder import RunFolder
 
@@ -38,8 +38,8 @@ def precheck(config: RunConfig, *, resume: bool) -> Launch:
         folder.check_unused()
     prechecks.check_prompts(config)
     check_reward(config)
-    shape = prechecks.check_checkpoint(Path(config.model.path))
-    prechecks.check_geometry(config, shape)
+    shape = FAMILY.check(config.model.path)
+    check_picture_size(config.task, shape)
     if config.services.serve_config is not None:
         read_serve_config(config.services.serve_config)
     placement = placement_of(config)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alphagrpo.cli.prechecks import check_checkpoint, check_geometry
 from alphagrpo.errors import ConfigError
+from alphagrpo.policy.family import FAMILY, check_picture_size
 from alphagrpo.record.folder import find_learner
 
 if TYPE_CHECKING:
@@ -24,20 +24,19 @@ class LocalPolicy:
     """Draws pictures here; stands in for a rollout pool where nothing is trained."""
 
     def __init__(self, config: RunConfig, checkpoint: Path | None = None) -> None:
-        check_geometry(config, check_checkpoint(Path(config.model.path)))
+        check_picture_size(config.task, FAMILY.check(config.model.path))
         import torch
 
-        from alphagrpo.learner.learner import GRPOLearner
-        from alphagrpo.learner.state import load_learner
+        from alphagrpo.policy.checkpoint import load_weights
         from alphagrpo.policy.loading import load_policy
         from alphagrpo.policy.worker import RolloutWorker
 
         torch.set_num_threads(config.rollout.threads)
         policy = load_policy(config)
-        if checkpoint is not None:
-            load_learner(GRPOLearner(policy.model, config), learner_folder(checkpoint))
         self._config = config
         self._worker = RolloutWorker(policy.model, policy.tokenizer, config)
+        if checkpoint is not None:
+            load_weights(self._worker.parameters, learner_folder(checkpoint))
 
     @property
     def model(self) -> Any:

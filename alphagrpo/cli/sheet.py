@@ -29,15 +29,15 @@ def write_sheet(path: Path, num: int, seed: int) -> Path:
     from alphagrpo.shapes.world import SIZE
 
     side = SIZE * SCALE
-    asked = [
+    shown_prompts = [
         *prompts("train", "plain", (num + 1) // 2, seed),
         *prompts("train", "thought", max(num // 2, 1), seed),
     ][:num]
-    rows = -(-len(asked) // COLUMNS)
+    rows = -(-len(shown_prompts) // COLUMNS)
     width = COLUMNS * (side + GAP) + GAP
     sheet = Image.new("RGB", (width, rows * (side + CAPTION + GAP) + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for index, prompt in enumerate(asked):
+    for index, prompt in enumerate(shown_prompts):
         rng = np.random.default_rng(derive("sheet", seed, prompt.id))
         picture = Image.fromarray(render(sample_scene(spec_of(prompt), rng)))
         row, column = divmod(index, COLUMNS)

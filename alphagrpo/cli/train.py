@@ -47,15 +47,15 @@ def run(args: argparse.Namespace) -> int:
 def _dry_run(config: RunConfig, *, as_json: bool) -> int:
     from alphagrpo.cli.dryrun import dry_run
 
-    found: dict[str, Any] = dry_run(config)
-    tables = found.pop("tables")
+    figures: dict[str, Any] = dry_run(config)
+    tables = figures.pop("tables")
     if as_json:
-        print_json(found)
+        print_json(figures)
         return 0
     console = Narrator().console
-    console.print(f"dry run of {found['run']}: the config is valid, nothing was started\n")
+    console.print(f"dry run of {figures['run']}: the config is valid, nothing was started\n")
     for title, rows in tables.items():
         print_table(console, title, rows)
-    for note in found["notes"]:
+    for note in figures["notes"]:
         console.print(f"note: {note}", markup=False)
     return 0

@@ -1,7 +1,8 @@
-"""Reading run configs: YAML, overrides, and errors that name the key, the value and the remedy."""
+"""Reading run configs: YAML, its bases, overrides, and errors that name key, value and remedy."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,20 @@ from pydantic import ValidationError
 from alphagrpo.config.schema import RunConfig
 from alphagrpo.errors import ConfigError
 
+BASE = "base"
+"""Key of a run config that extends others: one path or several, relative to the file itself."""
+
 
 def load_config(path: Path | str, overrides: list[str] | None = None) -> RunConfig:
     """Read a run config from YAML and apply ``a.b=c`` overrides (values are YAML too).
 
-    Raises ConfigError for a missing or malformed file, an unknown key or an impossible combination.
+    A file may extend others (``base: other.yaml``): sections are merged key by key, all else is
+    replaced; of several bases the later one wins, and the file itself over all of them.
+
+    Raises ConfigError for a missing or malformed file, bases that lead in a circle, an unknown key
+    or an impossible combination.
     """
-    path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"the run config must be a file, {path} does not exist; check the path"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the run config must be YAML in UTF-8, {path} is not: {error}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(
-            f"a run config must be a mapping of sections, {path} holds {type(raw).__name__}"
-        )
+    raw = _read(Path(path))
     for override in overrides or []:
         _apply(raw, override)
     return parse_config(raw, source=str(path))
@@ -49,6 +45,58 @@ def parse_config(raw: dict[str, Any], *, source: str = "config") -> RunConfig:
             )
             lines.append(f"  {key}: {issue['msg'].removeprefix('Value error, ')}{got}{remedy}")
         raise ConfigError("\n".join(lines)) from None
+
+
+def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping of a file over those of its bases; ``extended_by`` led to it, outermost first."""
+    if path.resolve() in [file.resolve() for file in extended_by]:
+        chain = " extends ".join(str(file) for file in (*extended_by, path))
+        raise ConfigError(f"a run config cannot extend itself, got {chain}; remove one base")
+    own = _read_file(path, extended_by)
+    merged: dict[str, Any] = {}
+    for base in _bases(own.pop(BASE, []), path):
+        merged = _merged(merged, _read(path.parent / base, (*extended_by, path)))
+    return _merged(merged, own)
+
+
+def _read_file(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        remedy = "check the path"
+        if extended_by:
+            remedy = f"check {BASE} in {extended_by[-1]}: it is relative to that file's folder"
+        raise ConfigError(
+            f"the run config must be a file, {path} does not exist or is a folder; {remedy}"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the run config must be YAML in UTF-8, {path} is not: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"a run config must be a mapping of sections, {path} holds {type(raw).__name__}"
+        )
+    return raw
+
+
+def _bases(value: Any, path: Path) -> list[str]:
+    bases: list[Any] = value if isinstance(value, list) else [value]
+    if not all(isinstance(base, str) and base for base in bases):
+        raise ConfigError(
+            f"{BASE} is the path of a run config to extend, or a list of them, {path} has "
+            f"{value!r}; write for example base: shapes-rt2i.yaml, or leave it out"
+        )
+    return bases
+
+
+def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """``own`` over ``base``: mappings are merged key by key, anything else is replaced."""
+    merged = dict(base)
+    for key, value in own.items():
+        before = merged.get(key)
+        if isinstance(before, dict) and isinstance(value, dict):
+            value = _merged(before, value)
+        merged[key] = value
+    return merged
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from alphagrpo.config.sampling import FlowConfig, GuidanceConfig, SamplingParams, Section
+from alphagrpo.options import Rectification
 
 
 class DraftConfig(Section):
@@ -21,7 +22,7 @@ class DraftConfig(Section):
     """Whether drafts are thought about first, under the system prompt; the release does not."""
     text: SamplingParams = SamplingParams(temperature=0.3, top_p=1.0)
     pick: Literal["worst", "sampled"] = "worst"
-    """Which scored draft is refined: the one of lowest reward, or one drawn by softmax(1 - r)."""
+    """Which scored draft is refined: the one of lowest reward, or one sampled by softmax(1 - r)."""
     trained: bool = False
     """The release's ``mix``: stage 1 is a full text-to-image rollout, trained as such."""
 
@@ -39,7 +40,7 @@ class RefinementConfig(Section):
     """Refinements of one trajectory in training; each begins from the picture before it, and all
     are trained under the advantage of the last.
     """
-    rectification: Literal["off", "max", "group_min"] = "max"
+    rectification: Rectification = "max"
     """False-positive rectification, see ``alphagrpo.rewards.rectification``."""
     format_bonus: float = Field(0.0, ge=0)
     """As ``reward.format_bonus``, for refinements; added after rectification."""

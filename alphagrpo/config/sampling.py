@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
+
+from alphagrpo.options import Renorm, StartNoise
 
 
 class Section(BaseModel):
@@ -30,12 +30,12 @@ class GuidanceConfig(Section):
     image_scale: float = Field(1.0, ge=1)
     interval: tuple[float, float] = (0.4, 1.0)
     """Active for lo < t <= hi, in shifted time."""
-    renorm: Literal["none", "global", "channel", "text_channel"] = "global"
+    renorm: Renorm = "global"
     renorm_min: float = Field(0.0, ge=0, le=1)
 
 
 class WindowConfig(Section):
-    """The steps drawn by SDE and trained; all others are Euler steps."""
+    """The SDE steps, which are trained; all others are Euler steps."""
 
     length: int = Field(10, ge=1)
     allowed: tuple[int, int] = (0, 11)
@@ -51,7 +51,7 @@ class FlowConfig(Section):
     noise_level: float = Field(0.7, gt=0)
     window: WindowConfig = WindowConfig()
     guidance: GuidanceConfig = GuidanceConfig()
-    start_noise: Literal["sample", "group"] = "sample"
+    start_noise: StartNoise = "sample"
     """``group``: all samples of a group start from the same noise, as helps small models."""
 
     def check(self, name: str) -> None:

@@ -22,6 +22,7 @@ from alphagrpo.config.sampling import (
     WindowConfig,
 )
 from alphagrpo.config.services import ServiceConfig
+from alphagrpo.options import Aggregate, Kinds, RatioLevel, StdMode, TrainKind, WeightType
 
 __all__ = ["FlowConfig", "GuidanceConfig", "RunConfig", "SamplingParams", "Section", "WindowConfig"]
 
@@ -40,9 +41,9 @@ class ModelConfig(Section):
 
     path: Path
     """Folder in the official BAGEL layout."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: WeightType = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    trainable: Literal["lora", "experts"] = "lora"
+    trainable: TrainKind = "lora"
     """``experts`` trains every decoder-layer weight of both experts; all else is frozen."""
     lora: LoraConfig = LoraConfig()
 
@@ -65,7 +66,7 @@ class TaskConfig(Section):
 
 
 class RolloutConfig(Section):
-    """How groups are drawn; ``text`` and ``flow`` are those of text-to-image trajectories."""
+    """How groups are sampled; ``text`` and ``flow`` are those of text-to-image trajectories."""
 
     group_size: int = Field(14, ge=2)
     prompts_per_step: int = Field(32, ge=1)
@@ -75,7 +76,7 @@ class RolloutConfig(Section):
     threads: int = Field(1, ge=1)
     """torch threads in each runner and in the learner: the same in both, or bits differ."""
     groups_in_flight: int = Field(2, ge=1)
-    """Groups per runner at once: one is drawn while the others are being scored."""
+    """Groups per runner at once: one is sampled while the others are being scored."""
     max_lag: int = Field(0, ge=0)
     """How many versions a group's policy may be behind the learner's."""
     max_retries: int = Field(3, ge=0)
@@ -99,7 +100,7 @@ class LearnerConfig(Section):
 class TextLossConfig(Section):
     """GSPO-style sequence ratio with DAPO-style asymmetric clip (method: objective, text part)."""
 
-    level: Literal["sequence", "token"] = "sequence"
+    level: RatioLevel = "sequence"
     clip_low: float = Field(0.20, gt=0, lt=1)
     clip_high: float = Field(0.28, gt=0)
     weight: float = Field(1.0, ge=0)
@@ -120,10 +121,10 @@ class ImageLossConfig(Section):
 class AlgorithmConfig(Section):
     """The GRPO objective."""
 
-    advantage_std: Literal["batch", "group"] = "batch"
+    advantage_std: StdMode = "batch"
     advantage_prompts: int | None = Field(8, ge=1)
     """With ``batch``: prompts over which a standard deviation is taken, in the order they were
-    drawn (8 is the release's micro-rollout); None: all of the step.
+    sampled (8 is the release's micro-rollout); None: all of the step.
     """
     advantage_epsilon: float = Field(1e-4, gt=0)
     text: TextLossConfig = TextLossConfig()
@@ -135,13 +136,13 @@ class RewardConfig(Section):
 
     program: Annotated[str, AfterValidator(check_program_name)] = "dvreward"
     """A built-in reward program, or a class as ``package.module:Class``; see docs/rewards.md."""
-    aggregate: Literal["geometric", "mean", "sum_mean"] = "geometric"
-    kinds: Literal["all", "semantic"] = "all"
+    aggregate: Aggregate = "geometric"
+    kinds: Kinds = "all"
     """``semantic`` leaves quality questions unasked; the reward is then the semantic mean."""
     format_bonus: float = Field(1.0, ge=0)
     """Added where the text starts with <think> and ends with </think>."""
     min_valid_share: float = Field(0.5, gt=0, le=1)
-    """A group with a smaller share of scored samples is drawn again."""
+    """A group with a smaller share of scored samples is sampled again."""
     max_invalid_share: float = Field(0.2, gt=0, le=1)
     """A step with a larger share of samples without a score stops the run."""
 

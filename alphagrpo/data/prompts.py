@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alphagrpo.errors import ConfigError, PromptFileError
 from alphagrpo.seeds import derive
 from alphagrpo.types import Prompt
+
+if TYPE_CHECKING:
+    from alphagrpo.shapes.prompts import Sort
+    from alphagrpo.shapes.splits import Split
 
 WORLD_PREFIX = "shapes:"
 WORLD_SPLITS = ("train", "heldout")
@@ -139,7 +143,7 @@ def _unknown_split(source: str) -> ConfigError:
     )
 
 
-def _split(source: str) -> Literal["train", "heldout"]:
+def _split(source: str) -> Split:
     split = source.removeprefix(WORLD_PREFIX)
     if split == "train":
         return "train"
@@ -157,9 +161,7 @@ def _world(source: str, num: int, thought_share: float, seed: int) -> tuple[Prom
     return tuple(prompts[i] for i in order)
 
 
-def _distinct(
-    split: Literal["train", "heldout"], sort: Literal["plain", "thought"], num: int, seed: int
-) -> list[Prompt]:
+def _distinct(split: Split, sort: Sort, num: int, seed: int) -> list[Prompt]:
     """``num`` prompts with distinct ids, or as many as the world has when it runs out."""
     from alphagrpo.shapes.splits import prompts  # kept off the path of runs on prompt files
 

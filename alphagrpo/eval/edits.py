@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from alphagrpo.config.sampling import SamplingParams
 from alphagrpo.flow import Guidance, shifted_times
-from alphagrpo.models.bagel import Bagel
+from alphagrpo.models.unified import UnifiedModel
 from alphagrpo.policy.contexts import Ids, ImageConditions, read_prefix
 from alphagrpo.policy.denoising import FlowPlan
-from alphagrpo.policy.drawing import GeneratedBatch, Keys, Thinking, draw_batch
+from alphagrpo.policy.drawing import GeneratedBatch, RandomKeys, ThoughtSettings, draw_batch
 from alphagrpo.policy.loading import FolderTokenizer
 from alphagrpo.seeds import derive
 from alphagrpo.shapes.edits import EditName, edit, edit_outcome
@@ -65,7 +65,7 @@ class EvaluationSettings:
 
 
 def edit_benchmark(
-    model: Bagel,
+    model: UnifiedModel,
     tokenizer: FolderTokenizer,
     n: int = 256,
     seed: int = 0,
@@ -106,14 +106,14 @@ def edit_benchmark(
 
 
 @torch.no_grad()
-def encoded_renders(model: Bagel, scenes: list[Scene]) -> ImageConditions:
+def encoded_renders(model: UnifiedModel, scenes: list[Scene]) -> ImageConditions:
     """Clean renders as conditions, encoded as an uploaded picture is."""
     pixels = render_many(scenes)
     return ImageConditions(model.encode_pixels(model.vision_pixels(pixels)), pixels, LATENT_GRID)
 
 
 def draw_requests(
-    model: Bagel,
+    model: UnifiedModel,
     tokenizer: FolderTokenizer,
     pictures: ImageConditions | None,
     requests: Sequence[str],
@@ -129,8 +129,8 @@ def draw_requests(
         pictures,
         image_branch=plan.needs_image_branch,
     )
-    thinking = Thinking(settings.sampling, settings.max_think_tokens)
-    return draw_batch(model, prefix, plan, Keys.of_requests(seeds), LATENT_GRID, thinking)
+    thinking = ThoughtSettings(settings.sampling, settings.max_think_tokens)
+    return draw_batch(model, prefix, plan, RandomKeys.of_requests(seeds), LATENT_GRID, thinking)
 
 
 def batches(n: int, batch: int) -> Iterator[slice]:

@@ -8,7 +8,7 @@ Legend of shapes: B sample, N image token, C latent channel per token.
 
 from __future__ import annotations
 
-from alphagrpo.flow.guidance import Branch, Guidance, Renorm, guide
+from alphagrpo.flow.guidance import Branch, Guidance, guide
 from alphagrpo.flow.reduce import ordered_sum, sample_mean
 from alphagrpo.flow.schedule import shifted_times
 from alphagrpo.flow.sde import (
@@ -20,6 +20,7 @@ from alphagrpo.flow.sde import (
     transition_log_prob,
 )
 from alphagrpo.flow.window import Window, sample_window
+from alphagrpo.options import Renorm
 
 __all__ = [
     "Branch",

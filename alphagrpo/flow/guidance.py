@@ -9,8 +9,8 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from alphagrpo.flow.reduce import ordered_sum
+from alphagrpo.options import Renorm
 
-Renorm = Literal["none", "global", "channel", "text_channel"]
 Branch = Literal["cond", "uncond_text", "uncond_image"]
 
 NORM_EPSILON = 1e-8

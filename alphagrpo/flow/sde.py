@@ -111,7 +111,7 @@ def transition_log_prob(x_next: Tensor, mean: Tensor, std: Tensor | float, dt: T
     the policy and is left out on both sides of the ratio (method: section 1.2, "Image part").
 
     Args:
-        x_next: [B, N, C] as drawn.
+        x_next: [B, N, C] as sampled.
         mean: [B, N, C] of the transition; the gradient flows through it.
         std: sigma without sqrt(-dt), scalar or [B]; must not be 0 (an Euler step has no density).
         dt: t_next - t, negative; float or [B].

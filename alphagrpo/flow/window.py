@@ -1,4 +1,4 @@
-"""The stretch of the schedule that is drawn by the SDE and trained."""
+"""The stretch of the schedule that takes SDE steps and trains."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Window:
 
     @property
     def steps(self) -> range:
-        """The window's step indices, in the order they are drawn."""
+        """The window's step indices, in order."""
         return range(self.start, self.stop)
 
     def __contains__(self, step: int) -> bool:
@@ -46,10 +46,10 @@ class Window:
 
 
 def sample_window(length: int, allowed: tuple[int, int], seed: int) -> Window:
-    """Draw where the window starts, uniformly, from a *group's* seed.
+    """Sample where the window starts, uniformly, from a *group's* seed.
 
     All samples of a group share the window, so that they differ by their noise alone and their
-    log-probabilities are of the same steps. The released code draws it per process, where members
+    log-probabilities are of the same steps. The released code samples it per process, where members
     of one group may differ (method: section 2.3).
 
     Args:

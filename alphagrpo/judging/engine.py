@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from alphagrpo.errors import CheckpointError
+from alphagrpo.tensor_files import check_tensor_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,33 +128,11 @@ def check_model_folder(folder: Path) -> list[Path]:
     if not (folder / "config.json").is_file() or not weights:
         raise CheckpointError(
             f"a served model is a folder with config.json and *.safetensors, got {folder}; "
-            "train or download the model, or mend the path in the Serve config"
+            "train or download the model, or fix the path in the Serve config"
         )
     for path in weights:
-        _check_complete(path)
+        check_tensor_file(path, owner="a served model")
     return weights
-
-
-def _check_complete(path: Path) -> None:
-    """Compares a safetensors file's size with what its header says."""
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            header_size = int.from_bytes(file.read(8), "little")
-            if header_size > size:
-                raise ValueError("header longer than the file")
-            header = json.loads(file.read(header_size))
-        ends = [value["data_offsets"][1] for key, value in header.items() if key != "__metadata__"]
-        expected = 8 + header_size + max(ends, default=0)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"weights must be a safetensors file, {path} is not ({error}); fetch it again"
-        ) from error
-    if size != expected:
-        raise CheckpointError(
-            f"{path} must hold {expected} bytes by its own header, got {size}; it is truncated or "
-            "damaged, fetch it again"
-        )
 
 
 def _hash_file(path: Path, digest: Any) -> None:

@@ -79,14 +79,14 @@ class _GuidedTransition(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        given: Tensor | None,
+        recorded: Tensor | None,
         table: Tensor,
         guidance: Guidance,
         noise_key: tuple[Tensor, Tensor, int],
         *velocities: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         seeds, samples, step = noise_key
-        x_next = torch.empty_like(x) if given is None else _ready(given)
+        x_next = torch.empty_like(x) if recorded is None else _ready(recorded)
         mean = torch.empty_like(x)
         log_prob = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
         ctx.launch = _launch_arguments(x, guidance, len(velocities))
@@ -94,7 +94,7 @@ class _GuidedTransition(torch.autograd.Function):
         ctx.scales = tuple(float(scale) for scale in scales)
         transition_kernel[(x.shape[0],)](
             *_three(velocities), x, x_next, mean, log_prob, table,
-            _ready_ids(seeds), _ready_ids(samples), step, int(given is None),
+            _ready_ids(seeds), _ready_ids(samples), step, int(recorded is None),
             *ctx.scales, **ctx.launch,
         )  # fmt: skip
         ctx.save_for_backward(x_next, mean, table, *velocities)

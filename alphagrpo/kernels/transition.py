@@ -22,7 +22,7 @@ class Transition:
     x_next: Tensor
     """[B, N, C] float32, a constant."""
     mean: Tensor
-    """[B, N, C] of the Gaussian it was drawn from; differentiable, for a KL term."""
+    """[B, N, C] of the Gaussian it was sampled from; differentiable, for a KL term."""
     log_prob: Tensor
     """[B] mean over (N, C) of -(x_next - mean)^2 / (2 sigma^2 (-dt)); differentiable."""
     std: Tensor
@@ -106,7 +106,7 @@ def replay_transition(
     """Score a recorded transition, differentiably in every velocity branch.
 
     Arguments, results, tolerance and errors as in :func:`guided_transition`; ``x_next`` [B, N, C]
-    is what was drawn then. With the velocities of the rollout the log-probability has the
+    is what was sampled then. With the velocities of the rollout the log-probability has the
     rollout's bits, so that the ratio is exactly 1.
     """
     coefficients = _checked_coefficients(x, velocities, t, t_next, t_second, noise_level)

@@ -1,7 +1,7 @@
 """Triton: guidance, renormalisation, SDE transition, noise and log-probability in one kernel.
 
 One program works on one sample and walks over its tiles in order, so a sample's bits do not depend
-on the batch. Rollout and replay run the *same* compiled kernel: whether x_next is drawn or loaded
+on the batch. Rollout and replay run the *same* compiled kernel: whether x_next is sampled or loaded
 is a run-time argument, and the instructions after that point are shared.
 """
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from torch import Tensor
 
 from alphagrpo.algorithms.objective import Objective
-from alphagrpo.policy.contexts import ReadThoughts
+from alphagrpo.policy.contexts import ScoredThoughts
 
 
 class Diagnostics:
@@ -34,7 +34,7 @@ class Diagnostics:
             self._sums[f"{part}/{name}"] += share * getattr(objective, name)
         self._largest[part].append(objective.max_abs_log_ratio)
 
-    def add_entropy(self, thoughts: ReadThoughts, sample_weights: Tensor) -> None:
+    def add_entropy(self, thoughts: ScoredThoughts, sample_weights: Tensor) -> None:
         """Entropy of the distributions that valid thoughts were sampled from."""
         counted = thoughts.mask & (sample_weights > 0)[:, None]
         self._entropy.append(((thoughts.entropy * counted).sum(), counted.sum()))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,13 @@ from alphagrpo.learner.backward import Term, backpropagate
 from alphagrpo.learner.diagnostics import Diagnostics
 from alphagrpo.learner.optimizer import MasterAdamW
 from alphagrpo.models import weights
-from alphagrpo.models.lora import disabled, trainable_parameters
+from alphagrpo.models.lora import disabled
 from alphagrpo.models.unified import UnifiedModel
 from alphagrpo.policy.recipe import Recipe
 from alphagrpo.policy.replay import GroupReplay, replay_group
+from alphagrpo.policy.trainable import trainable_parameters
 from alphagrpo.ports import TrainingBatch, TrainingGroup, UpdateReport
-from alphagrpo.types import Group, WeightsManifest
+from alphagrpo.types import Group, WeightsKind, WeightsManifest
 
 
 class GRPOLearner:
@@ -118,7 +119,7 @@ class GRPOLearner:
         """The parameters as bytes, under a new version if they changed since the last export."""
         if self._changed:
             self.version, self._changed = self.version + 1, False
-        kind: Literal["lora", "full"] = "lora" if self.config.model.trainable == "lora" else "full"
+        kind: WeightsKind = "lora" if self.config.model.trainable == "lora" else "full"
         return weights.flatten(self.parameters, version=self.version, kind=kind)
 
     def mark_exported(self) -> None:

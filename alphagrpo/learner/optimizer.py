@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from alphagrpo.config.optimization import OptimizerConfig
-from alphagrpo.errors import CheckpointError
-from alphagrpo.models.lora import of_generation_expert
+from alphagrpo.policy.checkpoint import MASTER, require_masters
+from alphagrpo.policy.family import FAMILY
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -30,7 +30,7 @@ class MasterAdamW:
         self._rates = (config.lr, config.generation_lr or config.lr)
         split: tuple[list[Tensor], list[Tensor]] = ([], [])
         for name, master in self._masters.items():
-            split[of_generation_expert(name)].append(master)
+            split[FAMILY.of_generation_expert(name)].append(master)
         self._adam = torch.optim.AdamW(
             [{"params": part, "lr": rate} for part, rate in zip(split, self._rates, strict=True)],
             betas=config.betas,
@@ -72,7 +72,7 @@ class MasterAdamW:
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Masters and moments as ``<kind>/<parameter>``, and the count of steps."""
-        tensors = {f"master/{name}": m.detach() for name, m in self._masters.items()}
+        tensors = {MASTER + name: m.detach() for name, m in self._masters.items()}
         for name, master in self._masters.items():
             state = self._adam.state.get(master)
             if state:
@@ -83,17 +83,14 @@ class MasterAdamW:
     @torch.no_grad()
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore :meth:`state_tensors`; CheckpointError (and no change) where they do not fit."""
-        wanted = {f"master/{name}": tuple(m.shape) for name, m in self._masters.items()}
-        got = {k: tuple(t.shape) for k, t in tensors.items() if k.startswith("master/")}
-        if wanted != got:
-            different = sorted(k for k in wanted.keys() | got.keys() if wanted.get(k) != got.get(k))
-            raise CheckpointError(
-                f"a learner's checkpoint must hold exactly its trainable parameters, "
-                f"{len(different)} differ (the first: {different[0]}); "
-                "resume with the model section the run was started with"
-            )
+        require_masters(
+            {name: tuple(master.shape) for name, master in self._masters.items()},
+            tensors,
+            "a learner's checkpoint must hold exactly its trainable parameters",
+            "resume with the model section the run was started with",
+        )
         for name, master in self._masters.items():
-            master.copy_(tensors[f"master/{name}"])
+            master.copy_(tensors[MASTER + name])
             self._parameters[name].copy_(master)
             self._adam.state.pop(master, None)
             if f"step/{name}" in tensors:

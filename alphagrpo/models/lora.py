@@ -1,18 +1,16 @@
-"""Low-rank adapters for both experts, and which parameters of a model train.
+"""Low-rank adapters on the linear layers of any model, and freezing of all that does not train.
 
-Adapters are added to q, k, v, o, gate, up and down of every decoder layer, both experts (AlphaGRPO,
-training details: rank 32, alpha 64). A starts Gaussian, B at zero, so a fresh adapter changes
-nothing. Rollout and replay run the same unmerged arithmetic; merging is for export only.
+A starts Gaussian, B at zero, so a fresh adapter changes nothing. Rollout and replay run the same
+unmerged arithmetic; merging is for export only.
 
 Legend of shapes: R rank, I inputs, O outputs of an adapted layer.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +18,8 @@ from torch.nn import functional
 
 from alphagrpo.errors import CheckpointError, ConfigError
 
-TrainKind = Literal["lora", "experts", "all"]
-
-LAYERS = "language_model.model.layers."
-_TARGET = re.compile(re.escape(LAYERS) + r"\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)")
+_ADAPTER = ".lora_"
+"""In the names of adapter weights, and of no others."""
 
 
 class LoraLinear(nn.Linear):
@@ -61,11 +57,14 @@ class LoraLinear(nn.Linear):
         return self.scale * (self.lora_b @ self.lora_a)
 
 
-def add_lora(model: nn.Module, *, rank: int, alpha: float, seed: int) -> tuple[str, ...]:
-    """Put an adapter on every target layer and freeze everything else.
+def add_lora(
+    model: nn.Module, takes_adapter: Callable[[str], bool], *, rank: int, alpha: float, seed: int
+) -> tuple[str, ...]:
+    """Put an adapter on every linear layer whose name is chosen and freeze everything else.
 
     Args:
         model: the model; its layers are replaced in place, names of existing weights stay.
+        takes_adapter: whether the linear layer of a name is adapted.
         rank: R >= 1.
         alpha: the adapter's output is scaled by ``alpha / rank``.
         seed: the adapters' start is a function of it and of the model's shape alone.
@@ -80,13 +79,20 @@ def add_lora(model: nn.Module, *, rank: int, alpha: float, seed: int) -> tuple[s
         raise ConfigError(f"a LoRA rank must be at least 1, got {rank}; use 32 as the paper does")
     if adapters(model):
         raise ConfigError("a model takes one set of LoRA adapters; merge or remove the first")
-    targets = [name for name, module in model.named_modules() if _is_target(name, module)]
+    targets = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and takes_adapter(name)
+    ]
     if not targets:
-        raise ConfigError(f"LoRA needs linear layers under {LAYERS}, this model has none")
+        raise ConfigError(
+            "LoRA needs linear layers to adapt, no name of this model's is chosen; load a model of "
+            "the family that names them"
+        )
     generator = torch.Generator().manual_seed(seed)
     for name in targets:
         _replace(model, name, LoraLinear(_linear(model, name), rank, alpha, generator))
-    trainable_parameters(model, "lora")
+    train_only(model, is_adapter_weight)
     return tuple(targets)
 
 
@@ -131,15 +137,15 @@ def load_lora_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
     """Inside, the model computes without its adapters: the reference policy of a KL term."""
-    found = list(adapters(model).values())
-    before = [adapter.enabled for adapter in found]
-    for adapter in found:
+    switched = list(adapters(model).values())
+    before = [adapter.enabled for adapter in switched]
+    for adapter in switched:
         adapter.enabled = False
     try:
         yield
     finally:
-        for adapter, was in zip(found, before, strict=True):
-            adapter.enabled = was
+        for adapter, enabled in zip(switched, before, strict=True):
+            adapter.enabled = enabled
 
 
 @torch.no_grad()
@@ -155,40 +161,17 @@ def merge(model: nn.Module) -> None:
         _replace(model, name, plain)
 
 
-def trainable_parameters(model: nn.Module, kind: TrainKind) -> dict[str, nn.Parameter]:
-    """Say which parameters train, freeze the rest, and return the training ones by name.
-
-    ``lora``: the adapters only. ``experts``: all weights of all decoder layers, both experts.
-    ``all``: everything; adapters, where there are any, included.
-
-    Raises:
-        ConfigError: ``kind`` is unknown, or names no parameter of this model.
-    """
-    rules = {
-        "lora": lambda name: ".lora_" in name,
-        "experts": lambda name: name.startswith(LAYERS) and ".lora_" not in name,
-        "all": lambda name: True,
-    }
-    if kind not in rules:
-        raise ConfigError(f"what trains must be one of {', '.join(rules)}, got {kind!r}")
-    chosen = {name: p for name, p in model.named_parameters() if rules[kind](name)}
-    if not chosen:
-        raise ConfigError(
-            f"{kind!r} names no parameter of this model; call add_lora first or train 'experts'"
-        )
+def train_only(model: nn.Module, chosen: Callable[[str], bool]) -> dict[str, nn.Parameter]:
+    """Freeze all parameters but those whose names are chosen; returns these, in model order."""
+    training = {name: p for name, p in model.named_parameters() if chosen(name)}
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in chosen)
-    return chosen
+        parameter.requires_grad_(name in training)
+    return training
 
 
-def of_generation_expert(name: str) -> bool:
-    """Whether a parameter (or adapter) belongs to the expert that denoises pictures."""
-    return "_moe_gen" in name
-
-
-def _is_target(name: str, module: nn.Module) -> bool:
-    plain = name.replace("_moe_gen", "")
-    return isinstance(module, nn.Linear) and _TARGET.fullmatch(plain) is not None
+def is_adapter_weight(name: str) -> bool:
+    """Whether a parameter's name is that of an adapter's A or B."""
+    return _ADAPTER in name
 
 
 def _linear(model: nn.Module, name: str) -> nn.Linear:

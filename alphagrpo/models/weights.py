@@ -10,7 +10,6 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alphagrpo.errors import WeightsError
-from alphagrpo.types import WeightsManifest
+from alphagrpo.types import WeightsKind, WeightsManifest
 
 CHUNK_BYTES = 256 * 2**20
 """Largest piece put into the object store at once: bounds its memory and overlaps transfers."""
@@ -30,7 +29,7 @@ def flatten(
     parameters: Mapping[str, Tensor],
     *,
     version: int,
-    kind: Literal["lora", "full"] = "full",
+    kind: WeightsKind = "full",
     chunk_bytes: int = CHUNK_BYTES,
 ) -> tuple[WeightsManifest, tuple[Chunk, ...]]:
     """Copy ``parameters`` into read-only chunks of at most ``chunk_bytes``.

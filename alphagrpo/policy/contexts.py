@@ -55,7 +55,7 @@ class ImageConditions(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class ReadThoughts:
+class ScoredThoughts:
     """A group's thoughts, read again as whole pieces with their sampled ids as targets."""
 
     context: Context
@@ -73,7 +73,7 @@ def read_prefix(
     model: UnifiedModel,
     system: Ids | None,
     prompts: Sequence[Ids],
-    shown: ImageConditions | None = None,
+    pictures: ImageConditions | None = None,
     *,
     image_branch: bool = False,
 ) -> Prefix:
@@ -86,7 +86,7 @@ def read_prefix(
         model: the policy.
         system: ids of the system prompt; None where there is none.
         prompts: B pieces of text, read last.
-        shown: B pictures, read between: latents first, then pixels (method: section 10).
+        pictures: B pictures, read between: latents first, then pixels (method: section 10).
         image_branch: whether guidance will ask for the image-free branch.
     """
     shared = model.empty_context(1)
@@ -94,12 +94,12 @@ def read_prefix(
         shared = read_pieces(model, shared, [system])[0]
     if len(prompts) > 1:
         shared = shared.expand(len(prompts))
-    if shown is None:
+    if pictures is None:
         return Prefix(read_pieces(model, shared, prompts)[0], shared)
-    seen = model.read_latents(shared, shown.latents, shown.grid)
-    seen = model.read_pixels(seen, model.vision_pixels(shown.pixels))
+    read = model.read_latents(shared, pictures.latents, pictures.grid)
+    read = model.read_pixels(read, model.vision_pixels(pictures.pixels))
     image_free = read_pieces(model, shared, prompts)[0] if image_branch else None
-    return Prefix(read_pieces(model, seen, prompts)[0], seen, image_free)
+    return Prefix(read_pieces(model, read, prompts)[0], read, image_free)
 
 
 def read_pieces(
@@ -128,7 +128,7 @@ def frame(
 
 def read_thoughts(
     model: UnifiedModel, context: Context, thoughts: Sequence[Ids], finished: Sequence[bool]
-) -> ReadThoughts:
+) -> ScoredThoughts:
     """Read sampled thoughts again, each as one piece, and score the ids that were sampled.
 
     A thought that ended by itself already holds its end id, which is scored; one that was cut gets
@@ -152,7 +152,7 @@ def read_thoughts(
         hidden[:, :-1][mask], model.text_head(), torch.from_numpy(targets).to(hidden.device)
     )
     zeros = torch.zeros(mask.shape, device=hidden.device)
-    return ReadThoughts(
+    return ScoredThoughts(
         context=read,
         log_probs=zeros.masked_scatter(mask, scored),
         entropy=zeros.masked_scatter(mask, entropy.detach()),
@@ -164,7 +164,7 @@ def read_thoughts(
 class Branches:
     """The contexts of one picture batch: conditional, text-free, and (for refinements) image-free.
 
-    Contexts are constants for the picture. Packs of several branches are made when a step first
+    Contexts are constants for the picture. Packs of several branches are built when a step first
     asks for them and then kept: a refinement at 7B holds gigabytes in each.
     """
 

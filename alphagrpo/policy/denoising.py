@@ -28,7 +28,7 @@ class FlowPlan:
     guidance: Guidance
     noise_level: float
     window: Window | None
-    """Which steps are drawn by SDE; None for Euler steps throughout."""
+    """Which steps are SDE steps; None for Euler steps throughout."""
     has_image: bool = False
     """Whether the context holds a picture, so that image guidance may act."""
 

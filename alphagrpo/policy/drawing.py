@@ -23,7 +23,7 @@ from alphagrpo.types import ImageSegment, TextSegment
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
+class RandomKeys:
     """What each sequence's random numbers are a function of."""
 
     thoughts: Sequence[int]
@@ -34,14 +34,14 @@ class Keys:
     """Counter word of the start noise; equal where samples share it."""
 
     @classmethod
-    def of_requests(cls, seeds: Sequence[int]) -> Keys:
+    def of_requests(cls, seeds: Sequence[int]) -> RandomKeys:
         """Sequences that have nothing to do with one another."""
         nought = [0] * len(seeds)
         return cls(seeds, seeds, nought, nought)
 
 
 @dataclass(frozen=True, slots=True)
-class Thinking:
+class ThoughtSettings:
     """How a batch thinks before it draws."""
 
     sampling: SamplingParams
@@ -106,9 +106,9 @@ def draw_batch(
     model: UnifiedModel,
     prefix: Prefix,
     plan: FlowPlan,
-    keys: Keys,
+    keys: RandomKeys,
     grid: tuple[int, int],
-    thinking: Thinking | None,
+    thinking: ThoughtSettings | None,
 ) -> GeneratedBatch:
     """Think (if asked) and draw, one sequence per key; ``grid`` is rows and columns of tokens."""
     context, log_probs = prefix.full, None

@@ -5,26 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from alphagrpo.config import RunConfig
-from alphagrpo.errors import CheckpointError, ConfigError
-from alphagrpo.models.bagel import load_bagel
-from alphagrpo.models.lora import add_lora, trainable_parameters
-
-if TYPE_CHECKING:
-    from alphagrpo.models.bagel import Bagel
-
-TOKENIZER_FILE = "tokenizer.json"
+from alphagrpo.errors import CheckpointError
+from alphagrpo.models.unified import UnifiedModel
+from alphagrpo.policy.family import FAMILY, check_picture_size
+from alphagrpo.policy.trainable import add_adapters, trainable_parameters
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A loaded policy, with everything frozen but what the run trains."""
 
-    model: Bagel
+    model: UnifiedModel
     tokenizer: FolderTokenizer
 
 
@@ -41,11 +38,12 @@ def load_policy(config: RunConfig) -> Policy:
     device = section.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_bagel(section.path, dtype=getattr(torch, section.dtype), device=device)
-    _check_size(config, model)
+    check_picture_size(config.task, FAMILY.shape(section.path))
+    model = FAMILY.load(section.path, dtype=getattr(torch, section.dtype), device=device)
+    module = cast(nn.Module, model)
     if section.trainable == "lora":
-        add_lora(model, rank=section.lora.rank, alpha=section.lora.alpha, seed=config.seed)
-    trainable_parameters(model, section.trainable)
+        add_adapters(module, section.lora, config.seed)
+    trainable_parameters(module, section.trainable)
     return Policy(model, FolderTokenizer(section.path))
 
 
@@ -53,10 +51,10 @@ class FolderTokenizer:
     """The tokenizer of a model folder: text to ids and back, nothing added, nothing left out."""
 
     def __init__(self, folder: str | Path) -> None:
-        path = Path(folder) / TOKENIZER_FILE
+        path = Path(folder) / FAMILY.tokenizer_file
         if not path.exists():
             raise CheckpointError(
-                f"a model folder needs {TOKENIZER_FILE}, {path} does not exist; copy it there, or "
+                f"a model folder needs {path.name}, {path} does not exist; copy it there, or "
                 "make it with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
             )
         # Not through transformers: its import costs each actor seconds.
@@ -76,13 +74,3 @@ class FolderTokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of ``token_ids``, special tokens and think tags included."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=False))
-
-
-def _check_size(config: RunConfig, model: Bagel) -> None:
-    side, limit = model.pixels_per_token, model.config.max_latent_size
-    for name, extent in (("height", config.task.height), ("width", config.task.width)):
-        if extent % side or extent // side > limit:
-            raise ConfigError(
-                f"task.{name} must be a multiple of {side} up to {side * limit} pixels for this "
-                f"model, got {extent}; change it in the run config"
-            )

@@ -1,16 +1,22 @@
-"""What a task draws and trains with: text-to-image and refinement have settings of their own."""
+"""What a task draws and trains with: text-to-image and refinement have settings of their own.
+
+Free of torch until a window or a plan is asked for: a dry run looks at settings alone.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from alphagrpo import seeds
 from alphagrpo.config import RunConfig
 from alphagrpo.config.sampling import FlowConfig, SamplingParams
-from alphagrpo.flow import Window, sample_window
-from alphagrpo.policy.denoising import FlowPlan
 from alphagrpo.tasks import refinement_of
 from alphagrpo.types import RolloutJob, TaskName
+
+if TYPE_CHECKING:
+    from alphagrpo.flow import Window
+    from alphagrpo.policy.denoising import FlowPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +45,14 @@ class Recipe:
 
     def window(self, shared_seed: int) -> Window:
         """The SDE window of a group whose members share ``shared_seed``."""
+        from alphagrpo.flow import sample_window
+
         return sample_window(self.flow.window.length, self.flow.window.allowed, shared_seed)
 
     def plan(self, window: Window) -> FlowPlan:
         """The steps of the group's pictures."""
+        from alphagrpo.policy.denoising import FlowPlan
+
         has_image = self.task == "srr"
         return FlowPlan.for_training(self.flow, window, guided=self.guided, has_image=has_image)
 

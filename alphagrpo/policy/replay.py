@@ -22,7 +22,7 @@ from alphagrpo.policy.contexts import (
     Branches,
     Ids,
     Prefix,
-    ReadThoughts,
+    ScoredThoughts,
     read_prefix,
     read_thoughts,
 )
@@ -42,7 +42,7 @@ class GroupReplay:
     """What each sample had read before it thought: a constant."""
     texts: tuple[TextSegment, ...]
     """The recorded thoughts; none in a run without thinking."""
-    thoughts: ReadThoughts | None
+    thoughts: ScoredThoughts | None
     """With gradient; None in a run without thinking."""
     old_text: Tensor | None
     """[G, L] recorded log-probabilities, 0 where nothing was sampled."""
@@ -59,7 +59,7 @@ class GroupReplay:
         """K."""
         return self.old_image.shape[1]
 
-    def read_again(self, model: UnifiedModel) -> ReadThoughts:
+    def read_again(self, model: UnifiedModel) -> ScoredThoughts:
         """The thoughts under the model as it is now, for a reference without adapters."""
         return _read(model, self.prefix, self.texts)
 
@@ -133,13 +133,13 @@ def _prefix(
     if prompt is None:
         raise PolicyDataError(f"trajectory {first.id} must hold its prompt text, it does not")
     starts = _starts(group, round_index)
-    shown = image_conditions(starts, grid, model) if starts else None
+    pictures = image_conditions(starts, grid, model) if starts else None
     prefix = read_prefix(
         model,
         system,
         [prompt] * max(1, len(starts)),
-        shown,
-        image_branch=shown is not None and plan.needs_image_branch,
+        pictures,
+        image_branch=pictures is not None and plan.needs_image_branch,
     )
     return prefix.expand(size) if len(starts) < 2 else prefix
 
@@ -148,13 +148,13 @@ def _starts(group: Group, round_index: int) -> Sequence[Start]:
     """The pictures this round began from: none, one for all samples, or each sample's last."""
     if round_index > 0:
         return [t.images[round_index - 1] for t in group.trajectories]
-    given = [s for s in group.trajectories[0].segments if isinstance(s, GivenImage)]
-    if group.job.task == "srr" and len(given) != 1:
+    drafts = [s for s in group.trajectories[0].segments if isinstance(s, GivenImage)]
+    if group.job.task == "srr" and len(drafts) != 1:
         raise PolicyDataError(
-            f"a refinement begins from one draft, {group.trajectories[0].id} holds {len(given)}; "
+            f"a refinement begins from one draft, {group.trajectories[0].id} holds {len(drafts)}; "
             "its runner is of another version"
         )
-    return given
+    return drafts
 
 
 def _nth(segments: Sequence[T], index: int, trajectory: Trajectory) -> T:
@@ -166,7 +166,7 @@ def _nth(segments: Sequence[T], index: int, trajectory: Trajectory) -> T:
     )
 
 
-def _read(model: UnifiedModel, prefix: Context, texts: Sequence[TextSegment]) -> ReadThoughts:
+def _read(model: UnifiedModel, prefix: Context, texts: Sequence[TextSegment]) -> ScoredThoughts:
     return read_thoughts(model, prefix, [t.token_ids for t in texts], [t.finished for t in texts])
 
 

@@ -32,10 +32,10 @@ def image_conditions(
 
 def check_start(start: GivenImage, task: TaskConfig, grid: tuple[int, int], channels: int) -> None:
     """Raise BadImage unless ``start`` is a colour picture of the run's size with its latents."""
-    wanted = (task.height, task.width, 3)
-    if start.pixels.shape != wanted or start.pixels.dtype != np.uint8:
+    expected = (task.height, task.width, 3)
+    if start.pixels.shape != expected or start.pixels.dtype != np.uint8:
         raise BadImage(
-            f"a picture to refine or edit is {wanted[0]} x {wanted[1]} pixels of 3 bytes, got "
+            f"a picture to refine or edit is {expected[0]} x {expected[1]} pixels of 3 bytes, got "
             f"{start.pixels.dtype} {list(start.pixels.shape)}; convert it to RGB and resize it"
         )
     tokens = (grid[0] * grid[1], channels)

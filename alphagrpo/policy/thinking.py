@@ -53,7 +53,7 @@ def pick(logits: Tensor, u: Tensor, sampling: SamplingParams) -> Tensor:
     probs, ids = (logits / sampling.temperature).softmax(dim=-1).sort(descending=True, stable=True)
     reached = probs.cumsum(dim=-1)
     kept = torch.where(reached - probs < sampling.top_p, probs, 0.0).cumsum(dim=-1)
-    # Counting the ids below the drawn point inverts the distribution; u < 1 keeps it inside.
+    # Counting the ids below the sampled point inverts the distribution; u < 1 keeps it inside.
     place = (kept <= u[:, None] * kept[:, -1:]).sum(dim=-1)
     place = place.clamp_max((reached - probs < sampling.top_p).sum(dim=-1) - 1)
     return ids.gather(-1, place[:, None])[:, 0]

@@ -13,13 +13,13 @@ from alphagrpo import seeds
 from alphagrpo.config import RunConfig
 from alphagrpo.config.sampling import SamplingParams
 from alphagrpo.models import weights
-from alphagrpo.models.lora import trainable_parameters
 from alphagrpo.models.unified import UnifiedModel
 from alphagrpo.policy.contexts import Ids, ImageConditions, read_prefix
 from alphagrpo.policy.denoising import FlowPlan
-from alphagrpo.policy.drawing import GeneratedBatch, Keys, Thinking, draw_batch
+from alphagrpo.policy.drawing import GeneratedBatch, RandomKeys, ThoughtSettings, draw_batch
 from alphagrpo.policy.recipe import GroupSeeds, Recipe
 from alphagrpo.policy.starts import check_start, image_conditions
+from alphagrpo.policy.trainable import trainable_parameters
 from alphagrpo.ports import Picture, PictureRequest
 from alphagrpo.rewards.format import format_bonus
 from alphagrpo.tasks import refinement_of
@@ -85,7 +85,7 @@ class RolloutWorker:
         window, prompt = recipe.window(keys.shared), self._encode(job.prompt.text)
         think = self.config.task.think
         prefix = read_prefix(self.model, self._system if think else None, [prompt])
-        drawn = draw_batch(
+        batch = draw_batch(
             self.model,
             prefix.expand(job.group_size),
             recipe.plan(window),
@@ -93,9 +93,9 @@ class RolloutWorker:
             self.grid,
             self._thinking(think, recipe.text),
         )
-        texts, images = drawn.text_segments(), drawn.image_segments(window, keys.shared)
-        given = self._given(think, GivenText(token_ids=prompt))
-        return self._group(job, keys, _joined([given] * job.group_size, texts, images))
+        texts, images = batch.text_segments(), batch.image_segments(window, keys.shared)
+        conditions = self._given(think, GivenText(token_ids=prompt))
+        return self._group(job, keys, _joined([conditions] * job.group_size, texts, images))
 
     @torch.no_grad()
     def draw_drafts(self, job: RolloutJob) -> tuple[Picture, ...]:
@@ -107,15 +107,15 @@ class RolloutWorker:
         prefix = read_prefix(
             self.model, self._system if how.think else None, [self._encode(job.prompt.text)]
         )
-        drawn = draw_batch(
+        batch = draw_batch(
             self.model,
             prefix.expand(how.num),
             FlowPlan.euler(how.num_points, shift, how.guidance),
-            Keys.of_requests(numbers),
+            RandomKeys.of_requests(numbers),
             self.grid,
             self._thinking(how.think, how.text),
         )
-        return self._pictures([job.prompt] * how.num, drawn)
+        return self._pictures([job.prompt] * how.num, batch)
 
     @torch.no_grad()
     def sample_refinements(self, job: RolloutJob, draft: GivenImage) -> Group:
@@ -126,8 +126,8 @@ class RolloutWorker:
         """
         recipe, think = Recipe.of(self.config, "srr"), self.config.task.think
         request = self._encode(refinement_of(self.config).request(job.prompt.text))
-        given = self._given(think, draft, GivenText(token_ids=request))
-        segments = [given] * job.group_size
+        conditions = self._given(think, draft, GivenText(token_ids=request))
+        segments = [conditions] * job.group_size
         starts: Sequence[GivenImage | ImageSegment] = [draft]
         for index in range(recipe.rounds):
             keys = GroupSeeds.of(job, index)
@@ -140,7 +140,7 @@ class RolloutWorker:
                 image_conditions(starts, self.grid, self.model),
                 image_branch=plan.needs_image_branch,
             )
-            drawn = draw_batch(
+            batch = draw_batch(
                 self.model,
                 prefix.expand(job.group_size) if len(starts) == 1 else prefix,
                 plan,
@@ -148,8 +148,8 @@ class RolloutWorker:
                 self.grid,
                 self._thinking(think, recipe.text),
             )
-            images = drawn.image_segments(window, keys.shared)
-            segments = _joined(segments, drawn.text_segments(), images)
+            images = batch.image_segments(window, keys.shared)
+            segments = _joined(segments, batch.text_segments(), images)
             starts = images
         return self._group(job, GroupSeeds.of(job), segments)
 
@@ -162,42 +162,42 @@ class RolloutWorker:
         Raises:
             BadImage: for a picture to refine or edit that is not of the run's size and form.
         """
-        found: dict[int, Picture] = {}
+        pictures: dict[int, Picture] = {}
         for purpose in ("draw", "refine", "edit"):
-            mine = [i for i, r in enumerate(requests) if _purpose(r) == purpose]
-            if mine:
-                drawn = self._requested(purpose, [requests[i] for i in mine])
-                found |= dict(zip(mine, drawn, strict=True))
-        return tuple(found[i] for i in range(len(requests)))
+            indices = [i for i, r in enumerate(requests) if _purpose(r) == purpose]
+            if indices:
+                batch = self._requested(purpose, [requests[i] for i in indices])
+                pictures |= dict(zip(indices, batch, strict=True))
+        return tuple(pictures[i] for i in range(len(requests)))
 
     def _requested(self, purpose: str, requests: Sequence[PictureRequest]) -> tuple[Picture, ...]:
         settings, think = self.config.evaluation, self.config.task.think
         shift, guidance = self.config.rollout.flow.shift, settings.guidance
-        texts, shown = [request.prompt.text for request in requests], None
+        texts, pictures = [request.prompt.text for request in requests], None
         if purpose != "draw":
-            shown = self._shown(requests)
+            pictures = self._conditions(requests)
             how = self.config.refinement
             if how is not None:
                 shift, guidance = how.flow.shift, settings.refinement_guidance or how.flow.guidance
         if purpose == "refine":
             texts = [refinement_of(self.config).request(text) for text in texts]
-        plan = FlowPlan.euler(settings.num_points, shift, guidance, has_image=shown is not None)
+        plan = FlowPlan.euler(settings.num_points, shift, guidance, has_image=pictures is not None)
         prefix = read_prefix(
             self.model,
             self._system if think else None,
             [self._encode(text) for text in texts],
-            shown,
+            pictures,
             image_branch=plan.needs_image_branch,
         )
-        drawn = draw_batch(
+        batch = draw_batch(
             self.model,
             prefix,
             plan,
-            Keys.of_requests([request.seed for request in requests]),
+            RandomKeys.of_requests([request.seed for request in requests]),
             self.grid,
             self._thinking(think, settings.text),
         )
-        return self._pictures([request.prompt for request in requests], drawn)
+        return self._pictures([request.prompt for request in requests], batch)
 
     def describe(self, trajectory: Trajectory) -> str:
         """A trajectory's thoughts as text, without closing end ids; a line per round."""
@@ -205,7 +205,7 @@ class RolloutWorker:
 
     # -- parts
 
-    def _shown(self, requests: Sequence[PictureRequest]) -> ImageConditions:
+    def _conditions(self, requests: Sequence[PictureRequest]) -> ImageConditions:
         starts = [request.start for request in requests if request.start is not None]
         for start in starts:
             check_start(start, self.config.task, self.grid, self.model.latent_channels)
@@ -240,16 +240,16 @@ class RolloutWorker:
         system = GivenText(token_ids=self._system, role="system")
         return (system, *segments) if think else segments
 
-    def _thinking(self, think: bool, sampling: SamplingParams) -> Thinking | None:
-        return Thinking(sampling, self.config.task.max_think_tokens) if think else None
+    def _thinking(self, think: bool, sampling: SamplingParams) -> ThoughtSettings | None:
+        return ThoughtSettings(sampling, self.config.task.max_think_tokens) if think else None
 
-    def _pictures(self, prompts: Sequence[Prompt], drawn: GeneratedBatch) -> tuple[Picture, ...]:
-        latents = drawn.latents
+    def _pictures(self, prompts: Sequence[Prompt], batch: GeneratedBatch) -> tuple[Picture, ...]:
+        latents = batch.latents
         return tuple(
             Picture(
                 prompt=prompt,
-                thought=self._text(drawn.thoughts[i].ids) if drawn.thoughts else "",
-                pixels=drawn.pixels[i],
+                thought=self._text(batch.thoughts[i].ids) if batch.thoughts else "",
+                pixels=batch.pixels[i],
                 policy_version=self.version,
                 latents=latents[i],
             )
@@ -257,10 +257,10 @@ class RolloutWorker:
         )
 
     @staticmethod
-    def _keys(recipe: Recipe, group: GroupSeeds) -> Keys:
+    def _keys(recipe: Recipe, group: GroupSeeds) -> RandomKeys:
         size = len(group.own)
         starts = [0] * size if recipe.flow.start_noise == "group" else range(size)
-        return Keys(group.own, [group.shared] * size, range(size), starts)
+        return RandomKeys(group.own, [group.shared] * size, range(size), starts)
 
     def _encode(self, text: str) -> Ids:
         return np.asarray(self.tokenizer.encode(text), np.int64)
@@ -271,13 +271,13 @@ class RolloutWorker:
 
 
 def _joined(
-    given: Sequence[tuple[Segment, ...]],
+    conditions: Sequence[tuple[Segment, ...]],
     texts: Sequence[tuple[TextSegment, ...]],
     images: Sequence[ImageSegment],
 ) -> list[tuple[Segment, ...]]:
     """Each sequence's segments with what it thought and drew after them."""
     joined: list[tuple[Segment, ...]] = []
-    for old, text, image in zip(given, texts, images, strict=True):
+    for old, text, image in zip(conditions, texts, images, strict=True):
         joined.append((*old, *text, image))
     return joined
 

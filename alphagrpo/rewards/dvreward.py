@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 from alphagrpo.errors import NoQuestions, ServiceError
+from alphagrpo.options import Aggregate, Kinds
 from alphagrpo.types import Question, QuestionKind, Score, Verdict
 
-Aggregate = Literal["geometric", "mean", "sum_mean"]
-Kinds = Literal["all", "semantic"]
-"""Which of a set's questions count: all, or the semantic ones alone."""
 BEST_GRADE = 10
 
 

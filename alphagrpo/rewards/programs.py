@@ -14,12 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from alphagrpo.config.programs import is_import_path
 from alphagrpo.errors import ConfigError
-from alphagrpo.rewards.dvreward import (
-    Aggregate,
-    Kinds,
-    asked_questions,
-    score_verdicts,
-)
+from alphagrpo.options import Aggregate, Kinds
+from alphagrpo.rewards.dvreward import asked_questions, score_verdicts
 from alphagrpo.rewards.whole import Holistic, SingleQuestion
 from alphagrpo.types import Question, QuestionSet, Score, Verdict
 

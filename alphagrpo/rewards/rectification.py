@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
-Rectification = Literal["off", "max", "group_min"]
+from alphagrpo.options import Rectification
 
 
 def rectify(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from alphagrpo.errors import ConfigError
+from alphagrpo.options import Gate
 from alphagrpo.ports import Picture, PictureRequest
 from alphagrpo.seeds import derive
 from alphagrpo.types import Prompt, Score
@@ -19,8 +20,6 @@ from alphagrpo.types import Prompt, Score
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-Gate = Literal["dvreward", "none"]
 
 Draw = Callable[[Sequence[PictureRequest]], Awaitable[Sequence[Picture]]]
 """Draws the requested pictures, in order."""

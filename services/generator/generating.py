@@ -63,7 +63,7 @@ class _Painter:
 
     def load(self, folder: Path) -> None:
         """Change all weights or none; CheckpointError where they cannot be used."""
-        from alphagrpo.learner.state import load_weights
+        from alphagrpo.policy.checkpoint import load_weights
 
         version = load_weights(self.worker.parameters, folder)
         self.weights = WeightsModel(version=version, source=str(folder))

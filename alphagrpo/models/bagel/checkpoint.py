@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -23,11 +22,10 @@ from alphagrpo.errors import CheckpointError
 from alphagrpo.files import replacing
 from alphagrpo.models.bagel.autoencoder import Autoencoder, official_name
 from alphagrpo.models.bagel.config import BagelConfig
-from alphagrpo.models.bagel.config_fields import read_json
+from alphagrpo.models.bagel.layout import AUTOENCODER_FILE, OWNER, WEIGHT_FILES, weight_files
 from alphagrpo.models.bagel.model import Bagel
+from alphagrpo.tensor_files import open_tensors
 
-WEIGHT_FILES = ("ema.safetensors", "model.safetensors", "weights.safetensors")
-AUTOENCODER_FILE = "ae.safetensors"
 FLOAT32_MODULES = ("language_model.lm_head.", "llm2vae.", "latent_pos_embed.", "vit_pos_embed.")
 """Heads are computed in float32; keeping their weights so saves a conversion at every call."""
 
@@ -53,7 +51,7 @@ def load_bagel(
     with torch.device("meta"):
         model = Bagel(config)
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    state = read_weights(_weight_files(folder), expected, str(device))
+    state = read_weights(weight_files(folder), expected, str(device))
     for name, tensor in state.items():
         state[name] = tensor.to(torch.float32 if name.startswith(FLOAT32_MODULES) else dtype)
     model.load_state_dict(state, assign=True)
@@ -134,19 +132,9 @@ def read_weights(
     """
     state: dict[str, Tensor] = {}
     for path in files:
-        try:
-            with safe_open(path, framework="pt", device=device) as handle:
-                for name in handle.keys():
-                    state[name] = handle.get_tensor(name)
-        except FileNotFoundError as error:
-            raise CheckpointError(
-                f"a BAGEL checkpoint needs {path.name}; {path} does not exist; copy it there"
-            ) from error
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path} must be a whole safetensors file ({error}); it is truncated or of another "
-                "format: fetch it again"
-            ) from error
+        with open_tensors(path, owner=OWNER, framework="pt", device=device) as file:
+            for name in file.keys():
+                state[name] = file.get_tensor(name)
     _check(state, expected)
     return state
 
@@ -175,21 +163,6 @@ def _check(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]])
 def _some(names: list[str], count: int = 4) -> str:
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    for name in WEIGHT_FILES:
-        if (folder / name).exists():
-            return [folder / name]
-    for index in sorted(folder.glob("*.safetensors.index.json")):
-        shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise CheckpointError(f"{index} must hold a weight_map; fetch the file again")
-        return [folder / name for name in sorted(set(shards.values()))]
-    raise CheckpointError(
-        f"a BAGEL checkpoint needs its weights; {folder} holds none of {', '.join(WEIGHT_FILES)} "
-        "and no index of shards; copy ema.safetensors there"
-    )
 
 
 def _load_autoencoder(folder: Path, empty: Autoencoder, device: str) -> Autoencoder:

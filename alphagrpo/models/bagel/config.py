@@ -91,7 +91,7 @@ class AutoencoderConfig:
         if 2 ** (len(self.ch_mult) - 1) != self.downsample:
             raise CheckpointError(
                 "autoencoder: downsample must be 2 ** (levels - 1); "
-                f"got {self.downsample} with {len(self.ch_mult)} levels; mend config.json"
+                f"got {self.downsample} with {len(self.ch_mult)} levels; fix config.json"
             )
         for width in self.ch_mult:
             require_multiple("autoencoder ch * ch_mult", self.ch * width, 32)
@@ -190,7 +190,7 @@ def tiny_config(**changes: Any) -> BagelConfig:
 
 
 def _read_llm(raw: Mapping[str, Any]) -> LlmConfig:
-    for key, wanted in (
+    for key, expected in (
         ("hidden_act", "silu"),
         ("tie_word_embeddings", False),
         ("use_sliding_window", False),
@@ -198,7 +198,7 @@ def _read_llm(raw: Mapping[str, Any]) -> LlmConfig:
         ("qk_norm", True),
         ("layer_module", "Qwen2MoTDecoderLayer"),
     ):
-        expect_field(raw, key, wanted)
+        expect_field(raw, key, expected)
     return LlmConfig(
         hidden_size=get_field(raw, "hidden_size", int),
         intermediate_size=get_field(raw, "intermediate_size", int),

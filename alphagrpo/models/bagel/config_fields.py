@@ -40,7 +40,7 @@ def require_multiple(name: str, value: int, of: int) -> None:
     """Refuse a ``value`` that is no positive multiple of ``of``."""
     if of <= 0 or value <= 0 or value % of:
         raise CheckpointError(
-            f"{name} must be a positive multiple of {of}, got {value}; mend the checkpoint's config"
+            f"{name} must be a positive multiple of {of}, got {value}; fix the checkpoint's config"
         )
 
 
@@ -55,16 +55,16 @@ def get_field(source: Mapping[str, Any], key: str, kind: type[T], default: T | N
         return kind(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise CheckpointError(
-            f"config field {key!r} must be {kind.__name__}, got {value!r}; mend the config file"
+            f"config field {key!r} must be {kind.__name__}, got {value!r}; fix the config file"
         )
     return value
 
 
-def expect_field(source: Mapping[str, Any], key: str, wanted: object) -> None:
-    """Refuse a field that is given and is not ``wanted``."""
-    if source.get(key, wanted) != wanted:
+def expect_field(source: Mapping[str, Any], key: str, expected: object) -> None:
+    """Refuse a field that is given and is not ``expected``."""
+    if source.get(key, expected) != expected:
         raise CheckpointError(
-            f"config field {key!r} must be {wanted!r} (what BAGEL is), got {source[key]!r}; "
+            f"config field {key!r} must be {expected!r} (what BAGEL is), got {source[key]!r}; "
             "this checkpoint is of another model"
         )
 

@@ -118,21 +118,21 @@ class Layer(nn.Module):
         past: tuple[Tensor, Tensor],
         bias: Tensor | None,
         kernel: AttentionKernel,
-        wanted: frozenset[str],
+        outputs: frozenset[str],
     ) -> tuple[list[tuple[str, Tensor]], Tensor, Tensor]:
         """Process the experts' slices ``(suffix, [B, S_e, D])`` together.
 
-        Slices whose suffix is not in ``wanted`` give keys and values only, and are not returned.
+        Slices whose suffix is not in ``outputs`` give keys and values only, and are not returned.
         Returns the slices, and this block's keys and values (without the past).
         """
         modules = self._modules
         norms = [_lowered(modules["input_layernorm" + suffix](x)) for suffix, x in parts]  # type: ignore[misc]
         k, v = self._keys_values(parts, norms, rotation)
-        asking = [i for i, (suffix, _) in enumerate(parts) if suffix in wanted]
-        if not asking:
+        answered = [i for i, (suffix, _) in enumerate(parts) if suffix in outputs]
+        if not answered:
             return [], k, v
         attention: Attention = self.self_attn
-        q = _join([attention.queries(norms[i], parts[i][0]) for i in asking])
+        q = _join([attention.queries(norms[i], parts[i][0]) for i in answered])
         q_cos, q_sin = rotation.q_cos, rotation.q_sin
         skipped = v.shape[1] - q.shape[1]
         if skipped and q_cos.shape[1] > 1:
@@ -143,9 +143,9 @@ class Layer(nn.Module):
         mixed = attend(q, _heads_first(past[0], k), _heads_first(past[1], v), bias, kernel)
         done = []
         start = 0
-        for i in asking:
+        for i in answered:
             suffix, x = parts[i]
-            rows = mixed[:, start : start + x.shape[1]] if len(asking) > 1 else mixed
+            rows = mixed[:, start : start + x.shape[1]] if len(answered) > 1 else mixed
             start += x.shape[1]
             x = x + attention.output(rows, suffix)
             inner = _lowered(modules["post_attention_layernorm" + suffix](x))  # type: ignore[misc]
@@ -197,11 +197,11 @@ class Decoded:
 
 
 BOTH = frozenset({"", "_moe_gen"})
-"""Both experts' outputs are wanted."""
+"""Both experts' outputs."""
 GEN = frozenset({"_moe_gen"})
-"""Only latent tokens' outputs are wanted: the velocity."""
+"""Only latent tokens' outputs: the velocity."""
 NONE: frozenset[str] = frozenset()
-"""Only keys and values are wanted: reading a picture."""
+"""Only keys and values: reading a picture."""
 
 
 class Decoder(nn.Module):
@@ -225,7 +225,7 @@ class Decoder(nn.Module):
         position: Tensor,
         bias: Tensor | None,
         past: tuple[Sequence[Tensor], Sequence[Tensor]],
-        wanted: frozenset[str] = BOTH,
+        outputs: frozenset[str] = BOTH,
     ) -> Decoded:
         """Run one block against a cache.
 
@@ -235,16 +235,16 @@ class Decoder(nn.Module):
             position: rotary positions [B, S] in the order (und, gen), or [B, 1] if all share one.
             bias: additive mask [B, S or 1, T + S], see :func:`~.attention.attend`.
             past: cached keys and values, per layer [B, T, kv_heads, head_dim].
-            wanted: which experts' outputs are needed; the last layer computes no others.
+            outputs: which experts' outputs are needed; the last layer computes no others.
         """
         parts = [(s, x) for s, x in (("", und), ("_moe_gen", gen)) if x is not None]
         rotation = Rotation.at(position, self.config)
         keys, values = [], []
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
-            ask = BOTH if i < last else wanted
+            needed = BOTH if i < last else outputs
             pair = (past[0][i], past[1][i])
-            inputs = (parts, rotation, pair, bias, self.kernel, ask)
+            inputs = (parts, rotation, pair, bias, self.kernel, needed)
             if self.recompute and torch.is_grad_enabled():
                 parts, k, v = checkpoint(layer, *inputs, use_reentrant=False)
             else:

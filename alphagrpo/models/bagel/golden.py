@@ -94,8 +94,8 @@ class Golden:
 
     def matching(self, pattern: str) -> list[re.Match[str]]:
         """Matches of a regular expression on whole names, in the file's order."""
-        found = (re.fullmatch(pattern, name) for name in self.info)
-        return [match for match in found if match]
+        matches = (re.fullmatch(pattern, name) for name in self.info)
+        return [match for match in matches if match]
 
     # -- contexts that several cases share
 
@@ -153,8 +153,8 @@ class Golden:
 
     def resolution(self, name: str, default: str) -> str:
         """The resolution a tensor's description refers to, such as ``c4.r0``."""
-        found = re.search(r"c4\.r\d+", self.meaning(name))
-        return found[0] if found else default
+        matches = re.search(r"c4\.r\d+", self.meaning(name))
+        return matches[0] if matches else default
 
 
 def release_order(tokens: Tensor) -> Tensor:

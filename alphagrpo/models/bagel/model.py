@@ -168,24 +168,24 @@ class Bagel(nn.Module):
         inputs = torch.cat([self.markers(pixels.shape[0]), self.vision_inputs(pixels)], dim=1)
         return self._read_image(context, self._vision(context, inputs, NONE))
 
-    def _vision(self, context: Context, inputs: Tensor, wanted: frozenset[str]) -> Decoded:
+    def _vision(self, context: Context, inputs: Tensor, outputs: frozenset[str]) -> Decoded:
         return self.language_model.model(
             inputs,
             None,
             context.position[:, None],
             self._full_bias(context, inputs.shape[1]),
             (context.keys, context.values),
-            wanted,
+            outputs,
         )
 
-    def _image(self, context: Context, latents: Tensor, wanted: frozenset[str]) -> Decoded:
+    def _image(self, context: Context, latents: Tensor, outputs: frozenset[str]) -> Decoded:
         return self.language_model.model(
             self.markers(latents.shape[0]),
             latents,
             context.position[:, None],
             self._full_bias(context, latents.shape[1] + 2),
             (context.keys, context.values),
-            wanted,
+            outputs,
         )
 
     @staticmethod

@@ -93,7 +93,7 @@ def _compare_bytes(name: str, difference: Tensor) -> Verdict:
 
 def run_case(golden: Golden, case: str) -> Iterator[Verdict]:
     """All verdicts of one case; an output nobody computes is a miss."""
-    wanted = [name for name in golden.outputs() if name.split(".")[0] == case]
+    outputs = [name for name in golden.outputs() if name.split(".")[0] == case]
     produced: Produced = {}
     note = "no case here computes it"
     if case in CASES:
@@ -102,7 +102,7 @@ def run_case(golden: Golden, case: str) -> Iterator[Verdict]:
         except Exception as error:
             logger.debug("case %s failed", case, exc_info=True)
             note = f"{type(error).__name__}: {error}"
-    for name in wanted:
+    for name in outputs:
         if name in produced:
             yield compare(golden, name, produced[name])
         else:
@@ -146,8 +146,8 @@ def _report(golden: Golden, cases: Sequence[str] | None) -> int:
     print(f"{'output':<{width}}  {'difference':>10}  {'tolerance':>10}  verdict")
     missed: list[Verdict] = []
     total = 0
-    found = run_all(golden) if not cases else (v for c in cases for v in run_case(golden, c))
-    for verdict in found:
+    verdicts = run_all(golden) if not cases else (v for c in cases for v in run_case(golden, c))
+    for verdict in verdicts:
         total += 1
         mark = "ok" if verdict.passed else "MISS"
         note = f"  {verdict.note}" if verdict.note else ""

@@ -115,10 +115,10 @@ def _all_guided(
 def _interval(golden: Golden) -> tuple[float, float] | None:
     """Bounds of the interval case, noted as ``lo=t[i], hi=t[j]``."""
     for match in golden.matching(r"c4\..*_interval"):
-        found = re.search(r"lo=t\[(\d+)\].*hi=t\[(\d+)\]", golden.meaning(match[0]))
-        if found:
+        bounds = re.search(r"lo=t\[(\d+)\].*hi=t\[(\d+)\]", golden.meaning(match[0]))
+        if bounds:
             times = golden["c4.t"].tolist()
-            return times[int(found[1])], times[int(found[2])]
+            return times[int(bounds[1])], times[int(bounds[2])]
     return None
 
 
@@ -205,7 +205,7 @@ def together(golden: Golden) -> Produced:
 def _time_noted(golden: Golden) -> float:
     """The time of c9, noted in a tensor's meaning as ``t=0.6``; 0.6 where it is not."""
     for match in golden.matching(r"c9\..*"):
-        found = re.search(r"\bt=([\d.]*\d)", golden.meaning(match[0]))
-        if found:
-            return float(found[1])
+        time = re.search(r"\bt=([\d.]*\d)", golden.meaning(match[0]))
+        if time:
+            return float(time[1])
     return 0.6

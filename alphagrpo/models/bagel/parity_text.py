@@ -150,10 +150,10 @@ def resizing(golden: Golden) -> Produced:
 
 def _max_pixels(golden: Golden, name: str) -> int:
     """The largest area, noted in the tensor's meaning as a product such as 14*14*9*1024."""
-    found = re.search(r"max_pixels ([\d*]+)", golden.meaning(name))
-    if found is None:
+    bound = re.search(r"max_pixels ([\d*]+)", golden.meaning(name))
+    if bound is None:
         return MAX_PIXELS
     area = 1
-    for factor in found[1].strip("*").split("*"):
+    for factor in bound[1].strip("*").split("*"):
         area *= int(factor)
     return area

@@ -142,10 +142,10 @@ def _step(golden: Golden, kind: str, level: float, index: int) -> dict[str, Tens
     t, t_next = times[index], times[index + 1]
     x, v, noise = (golden[f"c8.{name}"][None] for name in ("x_t", "v", "noise"))
     if kind == "sde":
-        made = sde_step(x, v, t, t_next, noise, noise_level=level, t_second=times[1])
+        step = sde_step(x, v, t, t_next, noise, noise_level=level, t_second=times[1])
     else:
-        made = cps_step(x, v, t, t_next, noise, noise_level=level)
-    x_next, mean, std = made
+        step = cps_step(x, v, t, t_next, noise, noise_level=level)
+    x_next, mean, std = step
 
     def log_prob(sample: Tensor) -> Tensor:
         if kind == "cps":

@@ -8,13 +8,8 @@ import pytest
 
 from alphagrpo.cli.main import main
 from alphagrpo.config import load_config
-from alphagrpo.policy.memory import (
-    kv_bytes,
-    lora_weights,
-    model_size,
-    picture_tokens,
-    released_config,
-)
+from alphagrpo.policy.family import FAMILY
+from alphagrpo.policy.memory import model_size
 
 ROOT = Path(__file__).parents[3]
 BAGEL = ROOT / "deploy/configs/bagel-7b-rt2i.yaml"
@@ -36,12 +31,12 @@ def dry_run(
 
 def test_sizes_of_the_released_model_are_the_published_ones() -> None:
     shape, size = model_size(load_config(BAGEL))
-    assert shape == released_config()
+    assert shape == FAMILY.released_shape()
     assert size.assumed
     assert size.understanding == size.generation == pytest.approx(6.53e9, rel=1e-3)
     assert size.embeddings == 2 * 152064 * 3584
-    assert size.lora == lora_weights(shape.llm, 32) == pytest.approx(161.5e6, rel=1e-3)
-    assert kv_bytes(shape.llm, 2) == 56 * 1024
+    assert size.lora == shape.adapter_weights(32) == pytest.approx(161.5e6, rel=1e-3)
+    assert 2 * shape.kv_values_per_token == 56 * 1024
     assert size.total == pytest.approx(14.7e9, rel=0.01)
 
 
@@ -75,7 +70,7 @@ def test_released_refinement_recipe_is_planned_with_its_pictures_and_three_branc
     ratio = found["memory"]["activations"] / plain["memory"]["activations"]
     assert ratio == pytest.approx(3 / 2)
     # A picture is 1026 latent and 1371 vision tokens (method: section 10).
-    assert picture_tokens(released_config(), 512, 512) == 1026 + 1371
+    assert FAMILY.released_shape().picture_tokens(512, 512) == 1026 + 1371
     per_token = found["model"]["kv_bytes_per_token"]
     assert found["memory"]["context_per_group"] > 4 * 14 * (1026 + 1371 + 1024) * per_token
 

@@ -10,7 +10,7 @@ import torch
 
 from alphagrpo.config import RunConfig
 from alphagrpo.models import weights
-from alphagrpo.models.lora import trainable_parameters
+from alphagrpo.policy.trainable import trainable_parameters
 from alphagrpo.policy.worker import RolloutWorker
 from alphagrpo.ports import PictureRequest
 from alphagrpo.types import GivenText, Group

@@ -15,7 +15,7 @@ from alphagrpo.learner.inprocess import LocalLearner, LocalStore
 from alphagrpo.learner.learner import GRPOLearner
 from alphagrpo.loop import TrainingLoop
 from alphagrpo.models import weights
-from alphagrpo.models.lora import trainable_parameters
+from alphagrpo.policy.trainable import trainable_parameters
 from alphagrpo.policy.worker import RolloutWorker
 from alphagrpo.rollout.inprocess import LocalPool
 from alphagrpo.rollout.runner import GroupRunner

@@ -14,7 +14,7 @@ from alphagrpo.learner.inprocess import LocalLearner, LocalStore
 from alphagrpo.learner.learner import GRPOLearner
 from alphagrpo.loop import TrainingLoop
 from alphagrpo.models import weights
-from alphagrpo.models.lora import trainable_parameters
+from alphagrpo.policy.trainable import trainable_parameters
 from alphagrpo.policy.worker import RolloutWorker
 from alphagrpo.record.ledger import read_ledger, rows_of_group, write_ledger
 from alphagrpo.rewards.rectification import rectify

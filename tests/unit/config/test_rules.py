@@ -1,0 +1,189 @@
+"""Combinations that cannot work are refused with the rule, the values and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from alphagrpo.config import RunConfig
+from alphagrpo.errors import ConfigError
+from tests.fakes import make_config
+
+REFLECTION = {"prompt": "the picture should be {prompt}"}
+SILENT = {"task": {"think": False}, "reward": {"format_bonus": 0}}
+
+RULES = [
+    (
+        {"rollout": {"flow": {"num_points": 5, "window": {"allowed": [0, 11]}}}},
+        r"rollout\.flow\.window\.allowed .* schedule's 4 steps, got \[0, 11\)",
+        r"raise rollout\.flow\.num_points or narrow the range",
+    ),
+    (
+        {"rollout": {"flow": {"window": {"length": 3, "allowed": [4, 4]}}}},
+        r"got \[4, 4\)",
+        "narrow the range",
+    ),
+    (
+        {"rollout": {"flow": {"window": {"length": 3, "allowed": [0, 2]}}}},
+        r"got 3 steps in \[0, 2\)",
+        "shorten the window or widen the range",
+    ),
+    (
+        {"rollout": {"flow": {"window": {"length": 3}, "guidance": {"interval": [0.5, 0.5]}}}},
+        r"interval must be increasing, got \[0\.5, 0\.5\]",
+        "swap them",
+    ),
+    (
+        {"optimizer": {"decay_steps": 99}},
+        r"decay_steps must be at least training\.num_steps, got 99 and 100",
+        "set both to the same number",
+    ),
+    (
+        {"task": {"think": False}},
+        r"format_bonus rewards a well-formed thought, got 1\.0 with task\.think false",
+        r"set reward\.format_bonus to 0",
+    ),
+    (
+        SILENT | {"algorithm": {"image": {"enabled": False}}},
+        r"nothing would train with task\.think and algorithm\.image\.enabled both false",
+        "turn one of them on",
+    ),
+    *(
+        (
+            {"learner": {"groups_at_once": 2}, "algorithm": {half: {"kl_weight": 0.1}}},
+            r"got kl_weight 0\.1 with learner\.groups_at_once 2",
+            "set one of them to 0 or 1",
+        )
+        for half in ("text", "image")
+    ),
+    *(
+        (
+            {"task": {"kind": kind}},
+            rf"needs a section refinement .* got task\.kind {kind}",
+            r"add it \(deploy/configs/shapes-srr\.yaml has one\)",
+        )
+        for kind in ("srr", "mixed")
+    ),
+    (
+        {"evaluation": {"rounds": 2}},
+        r"task\.kind rt2i and evaluation\.rounds 2 without one",
+        "add it",
+    ),
+    (
+        {"refinement": REFLECTION | {"flow": {"num_points": 3}}},
+        r"refinement\.flow\.window\.allowed .* 2 steps",
+        r"raise refinement\.flow\.num_points",
+    ),
+    (
+        {"task": {"kind": "mixed"}, "refinement": REFLECTION | {"drafts": {"trained": True}}},
+        r"got task\.think true and task\.kind mixed",
+        r"needs task\.think true and task\.kind srr",
+    ),
+    (
+        SILENT | {"refinement": REFLECTION | {"drafts": {"trained": True}}},
+        r"got task\.think false and task\.kind rt2i",
+        r"task\.kind srr",
+    ),
+    (
+        SILENT | {"refinement": REFLECTION | {"format_bonus": 0.5}},
+        r"well-formed reflection, got 0\.5 with task\.think false",
+        r"set refinement\.format_bonus to 0",
+    ),
+    (
+        {"refinement": {"prompt": "again"}},
+        r"must hold \{prompt\} once.* got 'again'",
+        "write for example",
+    ),
+    (
+        {"refinement": {"prompt": "{prompt} {prompt}"}},
+        r"must hold \{prompt\} once",
+        "write for example",
+    ),
+    (
+        {"reward": {"kinds": "semantic", "program": "holistic"}},
+        r"kinds semantic needs a program that asks the set's questions .* got holistic",
+        r"set reward\.kinds to all",
+    ),
+    (
+        {"reward": {"program": "no such reward"}},
+        r"one of dvreward, .* got 'no such reward'",
+        "choose one of them",
+    ),
+]
+
+
+def with_sections(**sections: Any) -> RunConfig:
+    """As :func:`make_config`, with a task and a flow that stay valid where one key changes."""
+    task = {"system_prompt": "think", "height": 32, "width": 32}
+    sections["task"] = task | sections.get("task", {})
+    return make_config(**sections)
+
+
+@pytest.mark.parametrize(("sections", "rule", "remedy"), RULES)
+def test_an_impossible_combination_is_refused_with_rule_value_and_remedy(
+    sections: dict[str, Any], rule: str, remedy: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"(?s){rule}.*{remedy}"):
+        with_sections(**sections)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"optimizer": {"decay_steps": 100}},
+        {"rollout": {"flow": {"num_points": 4, "window": {"length": 3, "allowed": [0, 3]}}}},
+        {"learner": {"groups_at_once": 2}, "model": {"path": "x", "trainable": "experts"}},
+        {"algorithm": {"text": {"kl_weight": 0.1}}},
+        SILENT,
+        {"algorithm": {"image": {"enabled": False}}},
+        {"task": {"kind": "srr"}, "refinement": REFLECTION | {"drafts": {"trained": True}}},
+        {"task": {"kind": "mixed"}, "refinement": REFLECTION, "evaluation": {"rounds": 1}},
+        SILENT | {"refinement": REFLECTION},
+        {"reward": {"kinds": "semantic", "program": "dvreward_binary"}},
+        {"reward": {"kinds": "semantic", "program": "my.package:Reward"}},
+    ],
+)
+def test_the_neighbours_of_refused_combinations_are_valid(sections: dict[str, Any]) -> None:
+    with_sections(**sections)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "decay", "factors"),
+    [
+        (0, None, [1.0, 1.0, 1.0, 1.0]),
+        (2, None, [0.5, 1.0, 1.0, 1.0]),
+        (0, 4, [1.0, 0.75, 0.5, 0.25]),
+        (2, 4, [0.5, 0.75, 0.5, 0.25]),
+        (4, 2, [0.25, 0.5, 0.0, 0.0]),
+    ],
+)
+def test_rates_rise_and_fall_by_the_lower_of_both_lines(
+    warmup: int, decay: int | None, factors: list[float]
+) -> None:
+    optimizer = make_config(
+        optimizer={"warmup_steps": warmup, "decay_steps": decay}, training={"num_steps": 1}
+    ).optimizer
+    assert [optimizer.rate_factor(index) for index in range(4)] == factors
+
+
+@pytest.mark.parametrize(
+    ("group_size", "share", "minimum"), [(4, 0.5, 2), (4, 0.51, 3), (14, 0.5, 7), (4, 0.1, 2)]
+)
+def test_a_group_needs_its_share_of_scores_and_never_fewer_than_two(
+    group_size: int, share: float, minimum: int
+) -> None:
+    config = make_config(
+        rollout={
+            "group_size": group_size,
+            "flow": {"num_points": 6, "window": {"length": 3, "allowed": (0, 4)}},
+        },
+        reward={"min_valid_share": share},
+    )
+    assert config.min_valid == minimum
+
+
+def test_a_reflection_prompt_quotes_the_prompt_and_leaves_other_braces_alone() -> None:
+    config = make_config(refinement={"prompt": "draw {prompt}, not {that}"})
+    assert config.refinement is not None
+    assert config.refinement.request("a {prompt} dog") == "draw a {prompt} dog, not {that}"
