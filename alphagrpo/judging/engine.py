@@ -1,4 +1,4 @@
-"""What the judging programs ask of a model server, and how a model's revision is told."""
+"""What the judging programs need of a model server, and a model's revision."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def check_model_folder(folder: Path) -> list[Path]:
     if not (folder / "config.json").is_file() or not weights:
         raise CheckpointError(
             f"a served model is a folder with config.json and *.safetensors, got {folder}; "
-            "train or download the model, or mend the path in the Serve config"
+            "train or download the model, or fix the path in the Serve config"
         )
     for path in weights:
         _check_complete(path)

@@ -26,7 +26,7 @@ def store_key(prompt: str, revision: str) -> str:
 
 
 class QuestionStore:
-    """Question sets in ``folder``, made when first written to.
+    """Question sets in ``folder``, which is created when first written to.
 
     Files are replaced whole, so that a reader never sees half of one; several processes may share
     a folder.
@@ -54,7 +54,7 @@ class QuestionStore:
         if kept.prompt != prompt or kept.revision != revision:
             raise ConfigError(
                 f"{path} must be about prompt {prompt!r} at {revision}, got {kept.prompt!r} at "
-                f"{kept.revision}; undo the change, or delete the file to have it made again"
+                f"{kept.revision}; undo the change, or delete the file to have it written again"
             )
         return kept
 
@@ -83,7 +83,7 @@ class QuestionStore:
     ) -> dict[str, str]:
         """Make and keep the sets of ``prompts`` that are not there yet, one after the other.
 
-        Returns the prompts of which no questions could be made, each with its reason.
+        Returns the prompts without a usable question set, each with its reason.
         """
         refused: dict[str, str] = {}
         for prompt in dict.fromkeys(prompts):
@@ -109,5 +109,5 @@ def _parse(text: str, path: Path) -> QuestionSet:
         reason = str(error) if isinstance(error, ValueError) else f"missing or wrong: {error}"
         raise ConfigError(
             f"{path} must hold a question set (prompt, revision, questions with id, text, kind, "
-            f"tag), and does not: {reason}; mend the file, or delete it to have it made again"
+            f"tag), and does not: {reason}; fix the file, or delete it to have it written again"
         ) from error

@@ -70,7 +70,7 @@ class Templates:
 
 @cache
 def templates() -> Templates:
-    """All templates, made once."""
+    """All templates, computed once."""
     rows, kinds = [], []
     for index, alpha in enumerate(masks()):
         for dy in (0, -1, 1):
@@ -129,7 +129,7 @@ def _opacity(colour: Floats, ground: Floats) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """One occupied cell: what it is and whether it is well made."""
+    """One occupied cell: what it is and whether it is drawn well."""
 
     kind: str | None
     colour: str | None
@@ -259,11 +259,11 @@ class Judgement:
     answers: dict[str, bool]
     """Reference question id to answer."""
     all_right: bool
-    """Every semantic question but the total is answered yes: all that was asked is there."""
+    """Every semantic question but the total is answered yes: all that the prompt names is there."""
     strict: bool
-    """All right, and the total too: nothing that was not asked."""
+    """All right, and the total too: nothing else is there."""
     extra: bool
-    """There are more things than asked, unclear ones included."""
+    """There are more things than the prompt names, unclear ones included."""
     clean: bool
     """Every quality question is answered yes."""
 
@@ -272,11 +272,11 @@ def judge(spec: Spec, reading: Reading) -> Judgement:
     """Answer the reference questions of ``spec`` about what was read of a picture."""
     questions = reference_questions(spec)
     answers = {q.id: answer(q.text, reading) for q in questions}
-    asked = {
+    demands = {
         q.id for q in questions if q.kind == "semantic" and parse_question(q.text).type != "total"
     }
     quality = [answers[q.id] for q in questions if q.kind == "quality"]
-    right = all(answers[name] for name in asked)
+    right = all(answers[name] for name in demands)
     strict = right and all(answers[q.id] for q in questions if q.kind == "semantic")
     extra = len(reading.objects) > spec.total
     return Judgement(answers, right, strict, extra, all(quality))
@@ -289,5 +289,5 @@ def judge_many(specs: Sequence[Spec], pictures: NDArray[np.uint8]) -> list[Judge
 
 
 def all_right(spec: Spec, picture: NDArray[np.uint8]) -> bool:
-    """Whether all that was asked is in the picture [48, 48, 3]; see :class:`Judgement`."""
+    """Whether all that the prompt names is in the picture [48, 48, 3]; see :class:`Judgement`."""
     return judge(spec, read(picture)).all_right

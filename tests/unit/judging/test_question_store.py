@@ -78,7 +78,7 @@ def test_text_that_is_no_json_or_no_utf8_is_named(tmp_path):
     store = QuestionStore(tmp_path)
     path = store.put(_set("a fox"))
     path.write_text("{")
-    with pytest.raises(ConfigError, match="mend the file"):
+    with pytest.raises(ConfigError, match="fix the file"):
         store.get("a fox", REVISION)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="UTF-8"):
