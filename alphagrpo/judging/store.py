@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,6 @@ from alphagrpo.errors import ConfigError, NoQuestions
 from alphagrpo.files import write_atomically
 from alphagrpo.judging.questions import checked, questions_from_records, questions_to_records
 from alphagrpo.types import QuestionSet
-
-log = logging.getLogger(__name__)
 
 
 def store_key(prompt: str, revision: str) -> str:
@@ -69,32 +65,6 @@ class QuestionStore:
         }
         write_atomically(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         return path
-
-    def list(self) -> Iterator[QuestionSet]:
-        """All kept sets, by file name. Raises ConfigError at one that cannot be read."""
-        for path in sorted(self.folder.glob("*.json")):
-            yield _parse(path.read_text(encoding="utf-8"), path)
-
-    async def fill(
-        self,
-        prompts: Iterable[str],
-        revision: str,
-        make: Callable[[str], Awaitable[QuestionSet]],
-    ) -> dict[str, str]:
-        """Make and keep the sets of ``prompts`` that are not there yet, one after the other.
-
-        Returns the prompts without a usable question set, each with its reason.
-        """
-        refused: dict[str, str] = {}
-        for prompt in dict.fromkeys(prompts):
-            if self.get(prompt, revision) is not None:
-                continue
-            try:
-                self.put(await make(prompt))
-            except NoQuestions as error:
-                log.warning("no questions for %r: %s", prompt, error)
-                refused[prompt] = str(error)
-        return refused
 
 
 def _parse(text: str, path: Path) -> QuestionSet:

@@ -36,8 +36,6 @@ class Seen:
     colour: str | None
     row: int
     col: int
-    confidence: float = 1.0
-    """How much of the cell its best template explains, in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,6 @@ class _Look:
 
     kind: str | None
     colour: str | None
-    fit: float
     complete: bool
     even: bool
 
@@ -163,7 +162,6 @@ def _look(cell: Floats, diff: Floats, fits: Floats, ground: Floats, grain: float
     return _Look(
         KINDS[kind] if known else None,
         None if name is None else COLOUR_NAMES[name],
-        fit,
         bool(known and leak <= LEAK and hole <= HOLE and solid),
         bool(far.mean() <= UNEVEN_SHARE),
     )
@@ -230,7 +228,7 @@ def _reading(
     """The reading of one picture from what is known of its nine cells."""
     looks = {i: _look(cells[i], diff[i], fits[i], rings[i], grain) for i in np.flatnonzero(there)}
     objects = tuple(
-        Seen(look.kind, look.colour, *divmod(int(i), GRID), look.fit) for i, look in looks.items()
+        Seen(look.kind, look.colour, *divmod(int(i), GRID)) for i, look in looks.items()
     )
     name = _nearest(ground, _GROUNDS, BACKGROUND_RANGE, 0.0)
     return Reading(
@@ -286,8 +284,3 @@ def judge_many(specs: Sequence[Spec], pictures: NDArray[np.uint8]) -> list[Judge
     """One judgement per specification and picture [B, 48, 48, 3]."""
     readings = read_many(pictures)
     return [judge(spec, reading) for spec, reading in zip(specs, readings, strict=True)]
-
-
-def all_right(spec: Spec, picture: NDArray[np.uint8]) -> bool:
-    """Whether all that the prompt names is in the picture [48, 48, 3]; see :class:`Judgement`."""
-    return judge(spec, read(picture)).all_right

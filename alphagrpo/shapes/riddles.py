@@ -81,11 +81,6 @@ class Riddle:
         """JSON values only, for ``Prompt.metadata["riddles"]``."""
         return {"slot": self.slot, "phrase": self.phrase, "answer": self.answer, "item": self.item}
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Riddle:
-        """The inverse of :meth:`to_json`."""
-        return cls(value["slot"], value["phrase"], value["answer"], int(value["item"]))
-
 
 def riddle_noun(phrase: str, count: int) -> str:
     """``shape with three sides``, or ``shapes with three sides`` where there are several."""

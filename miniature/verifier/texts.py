@@ -16,7 +16,7 @@ from miniature.verifier.questions import predicate_of
 WHOLE_TEMPLATE = 'does the picture show exactly this : "{prompt}" ?'
 """Answered " yes" or " no": whether every semantic reference question of the prompt holds."""
 GRADE_CONTENT_TEMPLATE = 'from 0 to 10 , how well does the picture show this : "{prompt}" ?'
-"""Answered by the number of :func:`content_grade`."""
+"""Answered by the :func:`grade` of :func:`semantic_truths`."""
 GRADE_QUALITY_TEXT = "from 0 to 10 , how clean is the picture ?"
 """Answered by the number of :func:`quality_grade`."""
 
@@ -36,11 +36,6 @@ def semantic_truths(spec: Spec, reading: Reading) -> list[bool]:
     """Whether each semantic reference question of ``spec`` holds, the total included."""
     questions = reference_questions(spec)
     return [predicate_of(q.text).holds(reading) for q in questions if q.kind == "semantic"]
-
-
-def content_grade(spec: Spec, reading: Reading) -> int:
-    """0 to 10: how much of what a prompt asks for is there."""
-    return grade(semantic_truths(spec, reading))
 
 
 def quality_grade(reading: Reading) -> int:

@@ -18,7 +18,7 @@ from alphagrpo.shapes.oracle import read_many
 from alphagrpo.shapes.questions import reference_questions
 from alphagrpo.shapes.render import render
 from alphagrpo.shapes.specs import Item, Spec
-from alphagrpo.shapes.splits import sample_split_wording, split_of
+from alphagrpo.shapes.splits import sample_split_wording, split_of, wordings
 from alphagrpo.shapes.world import GRID, SIZE, Scene, SceneObject
 from miniature import decomposer
 from miniature.judge_tokenizer import (
@@ -29,6 +29,7 @@ from miniature.judge_tokenizer import (
     single_id,
     verifier_tokenizer,
 )
+from miniature.question_json import questions_to_json
 from miniature.verifier import evaluate as evaluation
 from miniature.verifier import figures as figures_of
 from miniature.verifier import heads, policy_pictures
@@ -189,8 +190,28 @@ def test_decomposer_resumes_to_the_same_weights_and_loads(tmp_path):
     model, tokenizer = decomposer.load_decomposer(whole)
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
     figures = decomposer.evaluate_decomposer(whole, n=2)
-    assert 0 <= figures["plain"] <= 1
-    assert set(figures) == {"plain", "thought", "questions", "parsed", "overall"}
+    # Six steps teach no question set.
+    assert (figures["overall"], figures["parsed"]) == (0.0, 0.0)
+
+
+def test_decomposer_figures_count_whole_sets_their_questions_and_what_parses(monkeypatch):
+    plain, thought = (list(wordings("heldout", sort, 2, 3)) for sort in ("plain", "thought"))
+    sets = {wording.text: reference_questions(wording.spec) for wording in (*plain, *thought)}
+    answers = {text: questions_to_json(questions) for text, questions in sets.items()}
+    # One plain answer is cut short; one riddle is answered with the other one's questions.
+    answers[plain[0].text] = answers[plain[0].text][:-1]
+    answers[thought[0].text] = answers[thought[1].text]
+    shared = {q.text for q in sets[thought[0].text]} & {q.text for q in sets[thought[1].text]}
+    right = len(sets[plain[1].text]) + len(sets[thought[1].text]) + len(shared)
+    monkeypatch.setattr(decomposer, "load_decomposer", lambda folder: (None, None))
+    monkeypatch.setattr(decomposer, "decompose", lambda _, __, texts: [answers[t] for t in texts])
+    assert decomposer.evaluate_decomposer(Path("none"), n=2, seed=3) == {
+        "plain": 0.5,
+        "thought": 0.5,
+        "overall": 0.5,
+        "parsed": 0.75,
+        "questions": pytest.approx(right / sum(map(len, sets.values()))),
+    }
 
 
 def test_verifier_resumes_to_the_same_weights_and_loads(tmp_path):
@@ -218,6 +239,8 @@ def test_verifier_resumes_to_the_same_weights_and_loads(tmp_path):
         figures
     )
     assert {"whole", "whole_thought", "grade_content_exact", "grade_quality_error"} <= set(figures)
+    # Three families of four pictures, and the prompted ones with questions of their prompts.
+    assert figures["questions"] > 3 * 4 * evaluation.QUESTIONS
 
 
 def test_losses_fall_on_a_few_examples(tokenizer):

@@ -10,19 +10,21 @@ import numpy as np
 import pytest
 import torch
 
+from alphagrpo.data import sort_of
 from alphagrpo.eval.edits import EvaluationSettings
 from alphagrpo.models.bagel import load_bagel, random_bagel
 from alphagrpo.models.bagel.autoencoder import Autoencoder
 from alphagrpo.models.bagel.sampling import to_bytes
 from alphagrpo.models.unified import SpecialTokens
 from alphagrpo.policy.loading import FolderTokenizer
-from alphagrpo.shapes.language import parse_canonical
+from alphagrpo.shapes.language import parse_canonical, thought
 from alphagrpo.shapes.prompts import sample_wording
-from alphagrpo.shapes.render import render_many
+from alphagrpo.shapes.render import render, render_many
 from alphagrpo.shapes.riddles import RIDDLES, Riddle
-from alphagrpo.shapes.specs import random_scene, satisfies
-from alphagrpo.shapes.splits import sample_split_wording, wordings
+from alphagrpo.shapes.specs import random_scene, sample_scene, satisfies
+from alphagrpo.shapes.splits import sample_split_wording, spec_of, wordings
 from miniature.pixels import to_pixels
+from miniature.policy import evaluate
 from miniature.policy.autoencoder import (
     balance,
     miniature_autoencoder_config,
@@ -30,7 +32,7 @@ from miniature.policy.autoencoder import (
 )
 from miniature.policy.beliefs import KNOWN_RIGHT, beliefs, misread, noisy_spec
 from miniature.policy.corpus import Corpus
-from miniature.policy.evaluate import evaluate_policy
+from miniature.policy.evaluate import ThoughtAndPicture, evaluate_policy
 from miniature.policy.latent_table import LatentTable, content_ids
 from miniature.policy.objective import PolicyRecipe, padded, velocities
 from miniature.policy.pretrain import miniature_config, pretrain_policy, special_ids
@@ -203,10 +205,41 @@ def test_the_folder_loads_and_is_evaluated(trained):
         assert torch.equal(tensor, loaded.state_dict()[name])
     assert FolderTokenizer(folder).decode(FolderTokenizer(folder).encode("a red circle"))
     figures = evaluate_policy(folder, n=3, settings=EvaluationSettings(num_points=3))
-    for sort in ("plain", "thought", "told"):
-        assert figures[f"{sort}.n"] == 3
-        assert 0 <= figures[f"{sort}.all_right"] <= 1
+    assert {figures[f"{sort}.n"] for sort in ("plain", "thought", "told")} == {3}
+    # Three steps teach neither thoughts nor pictures; with a right thought the thought is right.
+    assert (figures["plain.thought_right"], figures["thought.thought_right"]) == (0.0, 0.0)
     assert figures["told.thought_right"] == 1.0
+    assert (figures["plain.all_right"], figures["told.all_right"]) == (0.0, 0.0)
+
+
+def test_policy_figures_count_thoughts_and_pictures_of_their_own_sort(trained, monkeypatch):
+    kept: dict[str, list[str]] = {}
+
+    def results(model, tokenizer, prompt_set, seed, settings, right_thoughts):
+        """Of each four: right, a right thought only, a right picture only, nothing right."""
+        answers = []
+        for index, prompt in enumerate(prompt_set):
+            spec = spec_of(prompt)
+            picture = render(sample_scene(spec, np.random.default_rng(index)))
+            words = thought(spec) if right_thoughts or index % 4 < 2 else "<think>no</think>"
+            blank = np.full_like(picture, 246)
+            answers.append(ThoughtAndPicture(words, blank if index % 2 else picture))
+        return answers
+
+    monkeypatch.setattr(evaluate, "_draw_all", results)
+    keep = lambda name, prompts, _: kept.update({name: [sort_of(p) for p in prompts]})  # noqa: E731
+    figures = evaluate_policy(trained[0], n=8, keep=keep)
+    assert kept == {"plain": ["plain"] * 8, "thought": ["thought"] * 8, "told": ["thought"] * 8}
+    assert [figures[f"{name}.thought_right"] for name in kept] == [0.5, 0.5, 1.0]
+    for name in kept:
+        shares = {
+            key: figures[f"{name}.{key}"] for key in ("all_right", "strict", "extra", "clean")
+        }
+        assert shares == {"all_right": 0.5, "strict": 0.5, "extra": 0.0, "clean": 1.0}
+        assert figures[f"{name}.all_right_given_right_thought"] == 0.5
+    del kept["told"]
+    evaluate_policy(trained[0], n=4, right_thoughts=False, keep=keep)
+    assert kept.keys() == {"plain", "thought"}
 
 
 @pytest.mark.skipif(not SHIPPED.exists(), reason="the miniature policy's weights are not there")

@@ -22,7 +22,7 @@ SORTS: tuple[Sort, ...] = ("plain", "thought")
 
 
 def keys_of(prompt: Prompt) -> set[Key]:
-    riddles = tuple(Riddle.from_json(value) for value in prompt.metadata["riddles"])
+    riddles = tuple(Riddle(**value) for value in prompt.metadata["riddles"])
     return {*spec_keys(spec_of(prompt)), *riddle_keys(spec_of(prompt), riddles)}
 
 
