@@ -109,7 +109,7 @@ def _pretrain_policy(args: argparse.Namespace, output: Path, show: ProgressLines
 def _pretrain_autoencoder(args: argparse.Namespace, output: Path, show: ProgressLines) -> None:
     from safetensors.torch import save_file
 
-    from miniature.policy.pretrain_autoencoder import pretrain_autoencoder
+    from miniature.policy.autoencoder import pretrain_autoencoder
 
     autoencoder = pretrain_autoencoder(
         minutes=args.minutes,
@@ -155,10 +155,10 @@ PRETRAIN: dict[str, Callable[..., None]] = {
 
 def _evaluate(args: argparse.Namespace) -> int:
     folder = args.folder or Path("deploy/models") / args.model
-    given = _given_pictures(args)
+    pictures = _picture_options(args)
     evaluator = _evaluator(args.model, args.skills)
     with Narrator(aside=True).stage(f"measuring {folder}, {args.num:,} cases of each sort"):
-        figures = evaluator(folder, n=args.num, seed=args.seed, **given)
+        figures = evaluator(folder, n=args.num, seed=args.seed, **pictures)
     if args.json:
         print_json({"model": args.model, **figures})
     else:
@@ -167,14 +167,14 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _given_pictures(args: argparse.Namespace) -> dict[str, Path]:
+def _picture_options(args: argparse.Namespace) -> dict[str, Path]:
     """The options that name pictures to measure a verifier on."""
-    given = {name: getattr(args, name) for name in ("policy", "pictures") if getattr(args, name)}
-    if given and args.model != "verifier":
+    options = {name: getattr(args, name) for name in ("policy", "pictures") if getattr(args, name)}
+    if options and args.model != "verifier":
         raise ConfigError(
             f"--policy and --pictures are for a verifier, got {args.model}; leave them out"
         )
-    return given
+    return options
 
 
 def _evaluator(model: str, skills: bool) -> Callable[..., dict[str, float]]:
@@ -189,7 +189,7 @@ def _evaluator(model: str, skills: bool) -> Callable[..., dict[str, float]]:
 
         return evaluate_decomposer
     if skills:
-        from miniature.policy.evaluate_skills import evaluate_skills
+        from miniature.policy.skills import evaluate_skills
 
         return evaluate_skills
     from miniature.policy.evaluate import evaluate_policy

@@ -19,12 +19,14 @@ from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alphagrpo.errors import CheckpointError, NoQuestions
+from alphagrpo.judging.questions import parse_question_set
 from alphagrpo.shapes.prompts import Sort, Wording
-from alphagrpo.shapes.questions import questions_from_json, questions_to_json, reference_questions
+from alphagrpo.shapes.questions import reference_questions
 from alphagrpo.shapes.splits import sample_split_wording, wordings
 from alphagrpo.shapes.world import pick
 from miniature.fast_llama import llama_hidden
 from miniature.judge_tokenizer import judge_tokenizer
+from miniature.question_json import questions_to_json
 from miniature.training import TrainProgress, TrainSettings, TrainState, fit
 
 BATCH = 32
@@ -54,24 +56,24 @@ def decomposer_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 def example(tokenizer: PreTrainedTokenizerFast, wording: Wording) -> tuple[list[int], list[int]]:
     """(ids of the prompt and a newline, ids of the right answer and the end token)."""
-    asked = tokenizer.encode(f"{wording.text}\n", add_special_tokens=False)
+    prompt = tokenizer.encode(f"{wording.text}\n", add_special_tokens=False)
     answer = questions_to_json(reference_questions(wording.spec))
     ids = tokenizer.encode(answer, add_special_tokens=False)
-    return list(asked), [*ids, int(tokenizer.eos_token_id)]
+    return list(prompt), [*ids, int(tokenizer.eos_token_id)]
 
 
 def make_batch(
-    tokenizer: PreTrainedTokenizerFast, found: Sequence[Wording]
+    tokenizer: PreTrainedTokenizerFast, wordings: Sequence[Wording]
 ) -> tuple[Tensor, Tensor]:
     """(input ids, labels), both [B, S], padded on the right; labels are IGNORED in the prompt."""
-    pairs = [example(tokenizer, wording) for wording in found]
-    length = max(len(asked) + len(answer) for asked, answer in pairs)
+    pairs = [example(tokenizer, wording) for wording in wordings]
+    length = max(len(prompt) + len(answer) for prompt, answer in pairs)
     ids = torch.full((len(pairs), length), int(tokenizer.pad_token_id))
     labels = torch.full((len(pairs), length), IGNORED)
-    for row, (asked, answer) in enumerate(pairs):
-        end = len(asked) + len(answer)
-        ids[row, :end] = torch.tensor([*asked, *answer])
-        labels[row, len(asked) : end] = torch.tensor(answer)
+    for row, (prompt, answer) in enumerate(pairs):
+        end = len(prompt) + len(answer)
+        ids[row, :end] = torch.tensor([*prompt, *answer])
+        labels[row, len(prompt) : end] = torch.tensor(answer)
     return ids, labels
 
 
@@ -81,9 +83,9 @@ def answer_logits(
     """(logits [N, vocabulary] before each of the batch's N answer tokens, those tokens [N])."""
     embedded = F.embedding(ids, model.model.embed_tokens.weight.to(dtype))
     hidden = llama_hidden(model.model, embedded, torch.arange(ids.shape[1]))
-    wanted = labels[:, 1:] != IGNORED
-    logits = F.linear(hidden[:, :-1][wanted], model.lm_head.weight.to(dtype)).float()
-    return logits, labels[:, 1:][wanted]
+    learnt = labels[:, 1:] != IGNORED
+    logits = F.linear(hidden[:, :-1][learnt], model.lm_head.weight.to(dtype)).float()
+    return logits, labels[:, 1:][learnt]
 
 
 def right_share(model: LlamaForCausalLM, ids: Tensor, labels: Tensor) -> float:
@@ -202,8 +204,8 @@ def evaluate_decomposer(folder: Path, n: int = 512, seed: int = 0) -> dict[str, 
     """Agreement with the reference on ``n`` held-out prompts of each sort, greedy decoding.
 
     ``plain`` and ``thought``: share of prompts whose whole set (texts, tags, dependencies, order)
-    is the reference's; ``questions``: share of reference questions found; ``parsed``: share of
-    answers that are a question set at all, without structured output's help.
+    is the reference's; ``questions``: share of reference questions that are asked;
+    ``parsed``: share of answers that are a question set at all, without structured output's help.
     """
     model, tokenizer = load_decomposer(folder)
     counts: dict[str, list[float]] = defaultdict(list)
@@ -221,10 +223,10 @@ def evaluate_decomposer(folder: Path, n: int = 512, seed: int = 0) -> dict[str, 
 def _compare(wording: Wording, answer: str, sort: str, counts: dict[str, list[float]]) -> None:
     reference = reference_questions(wording.spec)
     try:
-        found = questions_from_json(answer)
+        questions = parse_question_set(answer)
     except NoQuestions:
-        found = ()
-    counts["parsed"].append(float(bool(found)))
-    counts[sort].append(float(found == reference))
-    texts = {question.text for question in found}
+        questions = ()
+    counts["parsed"].append(float(bool(questions)))
+    counts[sort].append(float(questions == reference))
+    texts = {question.text for question in questions}
     counts["questions"] += [float(question.text in texts) for question in reference]

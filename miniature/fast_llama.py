@@ -64,7 +64,7 @@ def llama_hidden(
     """The stack's output after its last norm, [B, S, d], for input embeddings x [B, S, d].
 
     ``positions`` [S] are the rotary positions. ``keep`` picks the positions whose output is needed
-    ([B, S, d] to [B, K, d]); the last layer then works on those alone. ``watch`` is shown every
+    ([B, S, d] to [B, K, d]); the last layer then works on those alone. ``watch`` gets every
     layer's number and output.
     """
     B, S, d = x.shape

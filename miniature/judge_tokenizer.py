@@ -24,7 +24,7 @@ __all__ = ["FENCE", "GLOBAL", "IMAGE", "NO", "YES", "judge_tokenizer", "single_i
 
 @cache
 def judge_tokenizer() -> PreTrainedTokenizerFast:
-    """The world's tokenizer with the special tokens of both judges; made once, shared after."""
+    """The world's tokenizer with the special tokens of both judges; built once, shared after."""
     return build_tokenizer(IDEFICS_TOKENS)
 
 

@@ -1,4 +1,4 @@
-"""The miniature models' tokenizer: a byte-level BPE made from the world's own language.
+"""The miniature models' tokenizer: a byte-level BPE of the world's own language.
 
 All three miniature models share it. It is trained in a second, from nothing but this package, and
 every world word with its leading space is one token.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from alphagrpo.judging.questions import QUALITY_TAGS, SEMANTIC_TAGS
 from alphagrpo.shapes.edits import (
     NO_CHANGE,
     NOTHING_WRONG,
@@ -26,14 +27,10 @@ from alphagrpo.shapes.edits import (
 from alphagrpo.shapes.grammar import QUALITY_TEXT
 from alphagrpo.shapes.language import THINK_CLOSE, THINK_OPEN, canonical, describe
 from alphagrpo.shapes.prompts import Wording, sample_wording
-from alphagrpo.shapes.questions import (
-    QUALITY_TAGS,
-    SEMANTIC_TAGS,
-    questions_to_json,
-    reference_questions,
-)
+from alphagrpo.shapes.questions import reference_questions
 from alphagrpo.shapes.riddles import COLOUR_RIDDLES, COUNT_RIDDLES, KIND_RIDDLES, riddle_noun
 from alphagrpo.shapes.specs import random_scene
+from miniature.question_json import questions_to_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -4,8 +4,8 @@
 
     state = fit(model, loss, TrainSettings(steps=2000, checkpoint=folder), resume=True)
 
-``loss(step, rng)`` draws its own batch from ``rng`` and returns the scalar loss and any figures to
-show. Every step's generators are seeded from (seed, step) alone, so a run that was stopped and
+``loss(step, rng)`` samples its own batch from ``rng`` and returns the scalar loss and any figures
+to show. Every step's generators are seeded from (seed, step) alone, so a run that was stopped and
 resumed takes the same batches as one that was not. The learning rate rises linearly, then falls as
 a cosine that is exactly zero at the last step; under a time budget "last" means when it is spent.
 """
@@ -32,7 +32,7 @@ LossFn = Callable[[int, np.random.Generator], tuple[Tensor, Mapping[str, float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
-    """How long and how fast. At least one of ``steps`` and ``minutes`` is given."""
+    """How long and how fast. At least one of ``steps`` and ``minutes`` is set."""
 
     steps: int | None = None
     minutes: float | None = None
@@ -57,7 +57,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         if self.steps is None and self.minutes is None:
-            raise ConfigError("training is bounded by steps or minutes, got neither; give one")
+            raise ConfigError("training is bounded by steps or minutes, got neither; set one")
         if any(bound is not None and bound <= 0 for bound in (self.steps, self.minutes)):
             raise ConfigError(
                 f"steps and minutes are positive, got {self.steps}, {self.minutes}; raise them"
@@ -267,7 +267,7 @@ def fit(
     at each step.
 
     Raises:
-        CheckpointError: ``resume`` found a file that is broken or of another model.
+        CheckpointError: ``resume`` met a file that is broken or of another model.
     """
     run, window = _Run(model, settings), _Window()
     if resume:

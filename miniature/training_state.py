@@ -76,12 +76,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
 def _check_shapes(
     path: Path, tensors: Mapping[str, Tensor], named: Mapping[str, nn.Parameter]
 ) -> None:
-    found = {
+    shapes = {
         key.removeprefix("model/"): tuple(value.shape)
         for key, value in tensors.items()
         if key.startswith("model/")
     }
-    if found != {name: tuple(value.shape) for name, value in named.items()}:
+    if shapes != {name: tuple(value.shape) for name, value in named.items()}:
         raise CheckpointError(
             f"a training checkpoint fits the model it continues, got {path.name} of another "
             "shape; delete it, or start without resuming"

@@ -19,7 +19,7 @@ from alphagrpo.record.recorder import Recorder
 from alphagrpo.rewards.programs import reward_program
 from alphagrpo.shapes.language import thought
 from alphagrpo.shapes.oracle import answer, read
-from alphagrpo.shapes.questions import reference_question_set
+from alphagrpo.shapes.questions import reference_questions
 from alphagrpo.shapes.render import render
 from alphagrpo.shapes.specs import sample_scene, sample_spec
 from alphagrpo.shapes.splits import spec_of
@@ -63,7 +63,11 @@ class RenderingPool:
 
 class OracleDecomposer:
     async def decompose(self, prompt: Prompt) -> QuestionSet:
-        return reference_question_set(prompt.text, spec_of(prompt))
+        return QuestionSet(
+            prompt=prompt.text,
+            questions=reference_questions(spec_of(prompt)),
+            revision="reference@shapes-1",
+        )
 
 
 class OracleVerifier:

@@ -29,7 +29,7 @@ def load_prompts(
 
     ``source`` is a ``.txt`` file (one prompt a line), a ``.jsonl`` file (an object with ``prompt``
     or ``text`` a line; other keys become metadata), or ``shapes:train`` / ``shapes:heldout``, of
-    which ``num`` (default 1,024) are made, a share ``thought_share`` of them needing a thought.
+    which ``num`` (default 1,024) are sampled, a share ``thought_share`` of them needing a thought.
 
     Raises ConfigError for an unknown source, PromptFileError for a file that is empty, not UTF-8
     or holds a malformed line.
@@ -92,7 +92,7 @@ def sort_of(prompt: Prompt) -> str:
 
 
 def check_source(source: str) -> None:
-    """Raise what :func:`load_prompts` would raise for ``source``, without making any prompt."""
+    """Raise what :func:`load_prompts` would raise for ``source``, without sampling any prompt."""
     if not source.startswith(WORLD_PREFIX):
         read_prompt_file(Path(source))
     else:
@@ -114,13 +114,13 @@ def _json_lines(path: Path, text: str) -> Iterator[Prompt]:
         except json.JSONDecodeError as error:
             raise PromptFileError(
                 f"each line of {path} must be a JSON object, line {number} is not: {error.msg} at "
-                f"column {error.colno}; mend or remove the line"
+                f"column {error.colno}; fix or remove the line"
             ) from None
         prompt = _prompt_text(record)
         if prompt is None:
             raise PromptFileError(
                 f'each line of {path} must be an object with a non-empty string "prompt" or '
-                f'"text", line {number} is {line.strip()[:80]!r}; mend or remove the line'
+                f'"text", line {number} is {line.strip()[:80]!r}; fix or remove the line'
             )
         rest: dict[str, Any] = {k: v for k, v in record.items() if k not in (*TEXT_KEYS, "id")}
         yield Prompt(id=str(record.get("id", f"{path.stem}:{number}")), text=prompt, metadata=rest)
@@ -165,9 +165,9 @@ def _distinct(split: Split, sort: Sort, num: int, seed: int) -> list[Prompt]:
     """``num`` prompts with distinct ids, or as many as the world has when it runs out."""
     from alphagrpo.shapes.splits import prompts  # kept off the path of runs on prompt files
 
-    found: dict[str, Prompt] = {}
-    asked = num
-    while num and len(found) < num and asked <= num * 8:
-        found = {prompt.id: prompt for prompt in prompts(split, sort, asked, seed)}
-        asked *= 2
-    return list(found.values())[:num]
+    by_id: dict[str, Prompt] = {}
+    size = num
+    while num and len(by_id) < num and size <= num * 8:
+        by_id = {prompt.id: prompt for prompt in prompts(split, sort, size, seed)}
+        size *= 2
+    return list(by_id.values())[:num]

@@ -56,17 +56,17 @@ class DsgProgram:
         )
 
     async def _attempt(self, prompt: str, attempt: int) -> tuple[Question, ...]:
-        # The first try is the likeliest answer; later ones are drawn, or they would be the same.
+        # The first try is the likeliest answer; later ones are sampled, or they would be the same.
         heat = 0.0 if attempt == 1 else 0.3
         facts = (await self._ask(text.TUPLES, text.TUPLES_SCHEMA, heat, prompt=prompt))["facts"]
         listed = _numbered(facts)
-        needs, asked = await asyncio.gather(
+        needs, worded = await asyncio.gather(
             self._ask(
                 text.DEPENDENCIES, text.DEPENDENCIES_SCHEMA, heat, prompt=prompt, facts=listed
             ),
             self._ask(text.QUESTIONS, text.QUESTIONS_SCHEMA, heat, prompt=prompt, facts=listed),
         )
-        wording, graph = asked["questions"], needs["needs"]
+        wording, graph = worded["questions"], needs["needs"]
         if not len(facts) == len(wording) == len(graph):
             raise NoQuestions(
                 f"facts, questions and dependencies are as many, got {len(facts)}, {len(wording)} "

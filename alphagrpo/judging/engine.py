@@ -1,4 +1,4 @@
-"""What the judging programs ask of a model server, and how a model's revision is told."""
+"""What the judging programs need of a model server, and a model's revision."""
 
 from __future__ import annotations
 

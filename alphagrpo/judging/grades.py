@@ -20,6 +20,6 @@ def parse_grade(text: str) -> int:
     if word not in CHOICES:
         raise ServiceError(
             f"a grade is a whole number from 0 to {BEST}, the judge answered {text[:80]!r}; its "
-            "engine must limit answers to the choices it is given"
+            "engine must limit answers to the request's choices"
         )
     return int(word)

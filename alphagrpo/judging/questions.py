@@ -86,7 +86,7 @@ def _parsed(index: int, item: Mapping[str, Any], kind: QuestionKind) -> Question
 
 
 def checked(questions: Iterable[Question]) -> tuple[Question, ...]:
-    """The same questions if they can be asked and scored.
+    """The same questions where a verifier can answer them and a program score them.
 
     Raises NoQuestions unless there are questions of both kinds, with text, unique ids, known
     aspects, and dependencies on other semantic questions that form no circle.

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,6 @@ from alphagrpo.files import write_atomically
 from alphagrpo.judging.questions import checked, questions_from_records, questions_to_records
 from alphagrpo.types import QuestionSet
 
-log = logging.getLogger(__name__)
-
 
 def store_key(prompt: str, revision: str) -> str:
     """sha256 over the prompt's text and ``<program>@<model revision>``, hex."""
@@ -26,7 +22,7 @@ def store_key(prompt: str, revision: str) -> str:
 
 
 class QuestionStore:
-    """Question sets in ``folder``, made when first written to.
+    """Question sets in ``folder``, which is created when first written to.
 
     Files are replaced whole, so that a reader never sees half of one; several processes may share
     a folder.
@@ -54,7 +50,7 @@ class QuestionStore:
         if kept.prompt != prompt or kept.revision != revision:
             raise ConfigError(
                 f"{path} must be about prompt {prompt!r} at {revision}, got {kept.prompt!r} at "
-                f"{kept.revision}; undo the change, or delete the file to have it made again"
+                f"{kept.revision}; undo the change, or delete the file to have it written again"
             )
         return kept
 
@@ -70,32 +66,6 @@ class QuestionStore:
         write_atomically(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         return path
 
-    def list(self) -> Iterator[QuestionSet]:
-        """All kept sets, by file name. Raises ConfigError at one that cannot be read."""
-        for path in sorted(self.folder.glob("*.json")):
-            yield _parse(path.read_text(encoding="utf-8"), path)
-
-    async def fill(
-        self,
-        prompts: Iterable[str],
-        revision: str,
-        make: Callable[[str], Awaitable[QuestionSet]],
-    ) -> dict[str, str]:
-        """Make and keep the sets of ``prompts`` that are not there yet, one after the other.
-
-        Returns the prompts of which no questions could be made, each with its reason.
-        """
-        refused: dict[str, str] = {}
-        for prompt in dict.fromkeys(prompts):
-            if self.get(prompt, revision) is not None:
-                continue
-            try:
-                self.put(await make(prompt))
-            except NoQuestions as error:
-                log.warning("no questions for %r: %s", prompt, error)
-                refused[prompt] = str(error)
-        return refused
-
 
 def _parse(text: str, path: Path) -> QuestionSet:
     try:
@@ -109,5 +79,5 @@ def _parse(text: str, path: Path) -> QuestionSet:
         reason = str(error) if isinstance(error, ValueError) else f"missing or wrong: {error}"
         raise ConfigError(
             f"{path} must hold a question set (prompt, revision, questions with id, text, kind, "
-            f"tag), and does not: {reason}; mend the file, or delete it to have it made again"
+            f"tag), and does not: {reason}; fix the file, or delete it to have it written again"
         ) from error

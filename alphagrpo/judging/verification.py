@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Ask(NamedTuple):
-    """What is asked once however many questions share it."""
+    """One request to the engine, however many questions share it."""
 
     text: str
     form: QuestionForm
@@ -85,7 +85,7 @@ class VerificationProgram:
         known = {ask: self.cache.get(self._cache_key(key, ask)) for ask in asks}
         answers = {ask: answer for ask, answer in known.items() if answer is not None}
         open_asks = [ask for ask in asks if ask not in answers]
-        # A picture that was asked about before is warm in the engine too.
+        # A picture with known answers is warm in the engine too.
         warm = self.warm_first and not answers
         answers |= await self._ask(pixels, key, open_asks, warm)
         return tuple(
@@ -139,7 +139,7 @@ class VerificationProgram:
     def _check_questions(self, questions: Sequence[Question]) -> None:
         if len(questions) > self.max_questions:
             raise ConfigError(
-                f"a picture is asked at most {self.max_questions} questions at once, got "
+                f"at most {self.max_questions} questions about a picture go together, got "
                 f"{len(questions)}; split them"
             )
         for question in questions:

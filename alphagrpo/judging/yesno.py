@@ -1,7 +1,7 @@
 """Exact yes and no: which token ids spell them, and P(yes) from their log-probabilities.
 
 DVReward, section 3.2: s = P(yes) / (P(yes) + P(no)) at the first answer token, summed over
-spellings. The ids are asked for by number, so that neither side can fall out of a top-k list.
+spellings. The engine scores these ids by number, so that neither side can fall out of a top-k list.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class AnswerTokens:
 
     @property
     def all(self) -> tuple[int, ...]:
-        """Both, yes first: what an engine is asked to score."""
+        """Both, yes first: what an engine scores."""
         return self.yes + self.no
 
 
@@ -61,7 +61,7 @@ def p_yes(log_probs: Mapping[int, float], tokens: AnswerTokens) -> float:
     missing = [token for token in tokens.all if token not in log_probs]
     if missing:
         raise ServiceError(
-            f"the engine must score every yes and no token it is asked for, ids {missing} are "
+            f"the engine must score every yes and no token of the request, ids {missing} are "
             "missing; its version may not support logprob_token_ids"
         )
     yes = _log_sum([log_probs[token] for token in tokens.yes])

@@ -49,7 +49,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """One thing that is wrong with a picture, in words, and the edit that would mend it."""
+    """One thing that is wrong with a picture, in words, and the edit that would fix it."""
 
     name: DefectName
     text: str
@@ -113,13 +113,13 @@ class EditOutcome:
     """What the oracle says of an edited picture."""
 
     followed: bool
-    """What was asked for has happened."""
+    """The change has happened."""
     kept: bool
     """Everything else is as before."""
 
 
 def edit_outcome(before: Scene, change: Edit, reading: Reading) -> EditOutcome:
-    """Compare what is read of an edited picture with what the edit asked for."""
+    """Compare what is read of an edited picture with the edit."""
     old, new = _cells_of(before), _cells_of(change.scene)
     got = {(thing.row, thing.col): (thing.kind, thing.colour) for thing in reading.objects}
     touched = {cell for cell in old.keys() | new.keys() if old.get(cell) != new.get(cell)}
@@ -166,26 +166,26 @@ def defects(spec: Spec, picture: Scene | Reading) -> tuple[Defect, ...]:
     """All that is wrong with a picture of ``spec``, worst first; empty where nothing is."""
     reading = Reading.of_scene(picture) if isinstance(picture, Scene) else picture
     want = Counter({(item.kind, item.colour): item.number for item in spec.items})
-    found = [*_object_defects(want, reading)]
-    if not found and spec.relation is not None:
-        found += _relation_defects(spec, reading.objects)
-    found += _background_defects(spec.background, reading.background)
+    wrong = [*_object_defects(want, reading)]
+    if not wrong and spec.relation is not None:
+        wrong += _relation_defects(spec, reading.objects)
+    wrong += _background_defects(spec.background, reading.background)
     if not (reading.complete and reading.even_colour and reading.even_background):
-        found.append(Defect("quality", "the picture is not clean", "make the picture clean"))
-    return tuple(dict.fromkeys(found))
+        wrong.append(Defect("quality", "the picture is not clean", "make the picture clean"))
+    return tuple(dict.fromkeys(wrong))
 
 
-def scene_defects(picture: Scene, wanted: Scene) -> tuple[Defect, ...]:
-    """What is wrong with a picture that should hold what ``wanted`` holds, wherever it lies."""
-    want = Counter((item.kind, item.colour) for item in wanted.objects)
-    found = [*_object_defects(want, Reading.of_scene(picture))]
-    return (*found, *_background_defects(wanted.background, picture.background))
+def scene_defects(picture: Scene, target: Scene) -> tuple[Defect, ...]:
+    """What is wrong with a picture that should hold what ``target`` holds, wherever it lies."""
+    want = Counter((item.kind, item.colour) for item in target.objects)
+    wrong = [*_object_defects(want, Reading.of_scene(picture))]
+    return (*wrong, *_background_defects(target.background, picture.background))
 
 
-def _background_defects(wanted: str | None, seen: str | None) -> Iterator[Defect]:
-    if wanted not in (None, seen):
-        text = f"the background is {seen or 'unclear'} , it should be {wanted}"
-        yield Defect("background", text, f"make the background {wanted}")
+def _background_defects(target: str | None, seen: str | None) -> Iterator[Defect]:
+    if target not in (None, seen):
+        text = f"the background is {seen or 'unclear'} , it should be {target}"
+        yield Defect("background", text, f"make the background {target}")
 
 
 def _object_defects(want: Counter[_Name], reading: Reading) -> Iterator[Defect]:
@@ -220,16 +220,16 @@ def _counted(
     have: Counter[_Name],
     want: Counter[_Name],
 ) -> Iterator[Defect]:
-    """Things of which there are too few or too many, or none where some were asked."""
+    """Things of which there are too few or too many, or none where there should be some."""
     for thing, number in wrong.items():
         kind, colour = thing
         verb = "add" if name == "missing" else "remove"
         fix = f"{verb} {noun_phrase(Item(min(number, 4), colour, kind))}"
-        there, asked = have[thing], want[thing]
-        if there and asked:
+        there, right = have[thing], want[thing]
+        if there and right:
             things = f"{colour} {plural(kind)}" if there > 1 else f"{colour} {kind}"
             text = f"there {'are' if there > 1 else 'is'} {_number(there)} {things} , "
-            text += f"there should be {_number(asked)}"
+            text += f"there should be {_number(right)}"
         elif name == "missing":
             text = f"the {colour} {kind if number == 1 else plural(kind)} "
             text += "is missing" if number == 1 else "are missing"
@@ -278,8 +278,8 @@ def reflection(spec: Spec, picture: Scene | Reading) -> str:
     return " , ".join(parts) or NOTHING_WRONG
 
 
-def names_a_defect(text: str, found: tuple[Defect, ...]) -> bool:
+def names_a_defect(text: str, present: tuple[Defect, ...]) -> bool:
     """Whether a reflection states at least one of the defects that are really there."""
     words = " ".join(re.sub(r"[^a-z ]", " ", text.lower()).split())
-    stated = (" ".join(re.sub(r"[^a-z ]", " ", defect.text).split()) for defect in found)
+    stated = (" ".join(re.sub(r"[^a-z ]", " ", defect.text).split()) for defect in present)
     return any(re.search(rf"\b{re.escape(part)}\b", words) for part in stated)

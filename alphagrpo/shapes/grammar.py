@@ -30,14 +30,12 @@ QUALITY_TEXT: Mapping[QuestionType, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One occupied cell. A None is something that could not be made out."""
+    """One occupied cell. A None is something that is not clear."""
 
     kind: str | None
     colour: str | None
     row: int
     col: int
-    confidence: float = 1.0
-    """How much of the cell its best template explains, in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +97,20 @@ class Predicate:
         if self.type == "total":
             return reading.unclear == 0 and len(reading.objects) == self.count
         if self.type == "attribute":
-            named = self._matching(reading, self.kind, None)
-            return bool(named) and all(thing.colour == self.colour for thing in named)
-        found = self._matching(reading, self.kind, self.colour)
+            alike = self._matching(reading, self.kind, None)
+            return bool(alike) and all(thing.colour == self.colour for thing in alike)
+        named = self._matching(reading, self.kind, self.colour)
         if self.type == "spatial":
             others = self._matching(reading, *self.other)
             return any(
                 related((a.row, a.col), self.relation, (b.row, b.col))
-                for a in found
+                for a in named
                 for b in others
                 if a is not b
             )
         if self.type == "count":
-            return len(found) == self.count
-        return not found if self.type == "negative" else bool(found)
+            return len(named) == self.count
+        return not named if self.type == "negative" else bool(named)
 
 
 _COLOUR = f"({'|'.join(COLOUR_NAMES)})"
@@ -137,19 +135,19 @@ def _kind(word: str) -> str | None:
     return KIND_OF.get(word)
 
 
-def _build(type_: QuestionType, found: tuple[str, ...]) -> Predicate:
+def _build(type_: QuestionType, parts: tuple[str, ...]) -> Predicate:
     if type_ == "total":
-        return Predicate("total", count=_VALUES[found[0]])
+        return Predicate("total", count=_VALUES[parts[0]])
     if type_ == "count":
-        return Predicate("count", _kind(found[2]), found[1], _VALUES[found[0]])
+        return Predicate("count", _kind(parts[2]), parts[1], _VALUES[parts[0]])
     if type_ == "background":
-        return Predicate("background", background=found[0])
+        return Predicate("background", background=parts[0])
     if type_ == "attribute":
-        return Predicate("attribute", _kind(found[0]), found[1])
+        return Predicate("attribute", _kind(parts[0]), parts[1])
     if type_ == "spatial":
-        other = (_kind(found[4]), found[3])
-        return Predicate("spatial", _kind(found[1]), found[0], relation=found[2], other=other)
-    return Predicate(type_, _kind(found[1]), found[0])
+        other = (_kind(parts[4]), parts[3])
+        return Predicate("spatial", _kind(parts[1]), parts[0], relation=parts[2], other=other)
+    return Predicate(type_, _kind(parts[1]), parts[0])
 
 
 def parse_question(text: str) -> Predicate:

@@ -70,7 +70,7 @@ class Templates:
 
 @cache
 def templates() -> Templates:
-    """All templates, made once."""
+    """All templates, computed once."""
     rows, kinds = [], []
     for index, alpha in enumerate(masks()):
         for dy in (0, -1, 1):
@@ -129,11 +129,10 @@ def _opacity(colour: Floats, ground: Floats) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """One occupied cell: what it is and whether it is well made."""
+    """One occupied cell: what it is and whether it is drawn well."""
 
     kind: str | None
     colour: str | None
-    fit: float
     complete: bool
     even: bool
 
@@ -163,7 +162,6 @@ def _look(cell: Floats, diff: Floats, fits: Floats, ground: Floats, grain: float
     return _Look(
         KINDS[kind] if known else None,
         None if name is None else COLOUR_NAMES[name],
-        fit,
         bool(known and leak <= LEAK and hole <= HOLE and solid),
         bool(far.mean() <= UNEVEN_SHARE),
     )
@@ -230,7 +228,7 @@ def _reading(
     """The reading of one picture from what is known of its nine cells."""
     looks = {i: _look(cells[i], diff[i], fits[i], rings[i], grain) for i in np.flatnonzero(there)}
     objects = tuple(
-        Seen(look.kind, look.colour, *divmod(int(i), GRID), look.fit) for i, look in looks.items()
+        Seen(look.kind, look.colour, *divmod(int(i), GRID)) for i, look in looks.items()
     )
     name = _nearest(ground, _GROUNDS, BACKGROUND_RANGE, 0.0)
     return Reading(
@@ -259,11 +257,11 @@ class Judgement:
     answers: dict[str, bool]
     """Reference question id to answer."""
     all_right: bool
-    """Every semantic question but the total is answered yes: all that was asked is there."""
+    """Every semantic question but the total is answered yes: all that the prompt names is there."""
     strict: bool
-    """All right, and the total too: nothing that was not asked."""
+    """All right, and the total too: nothing else is there."""
     extra: bool
-    """There are more things than asked, unclear ones included."""
+    """There are more things than the prompt names, unclear ones included."""
     clean: bool
     """Every quality question is answered yes."""
 
@@ -272,11 +270,11 @@ def judge(spec: Spec, reading: Reading) -> Judgement:
     """Answer the reference questions of ``spec`` about what was read of a picture."""
     questions = reference_questions(spec)
     answers = {q.id: answer(q.text, reading) for q in questions}
-    asked = {
+    demands = {
         q.id for q in questions if q.kind == "semantic" and parse_question(q.text).type != "total"
     }
     quality = [answers[q.id] for q in questions if q.kind == "quality"]
-    right = all(answers[name] for name in asked)
+    right = all(answers[name] for name in demands)
     strict = right and all(answers[q.id] for q in questions if q.kind == "semantic")
     extra = len(reading.objects) > spec.total
     return Judgement(answers, right, strict, extra, all(quality))
@@ -286,8 +284,3 @@ def judge_many(specs: Sequence[Spec], pictures: NDArray[np.uint8]) -> list[Judge
     """One judgement per specification and picture [B, 48, 48, 3]."""
     readings = read_many(pictures)
     return [judge(spec, reading) for spec, reading in zip(specs, readings, strict=True)]
-
-
-def all_right(spec: Spec, picture: NDArray[np.uint8]) -> bool:
-    """Whether all that was asked is in the picture [48, 48, 3]; see :class:`Judgement`."""
-    return judge(spec, read(picture)).all_right

@@ -27,7 +27,7 @@ _RELATION_WORDS: Mapping[str, tuple[str, ...]] = {
 }
 _PHRASES_OF: Mapping[Slot, Mapping[str, tuple[str, ...]]] = {
     slot: {
-        answer: tuple(phrase for phrase, found in table.items() if found == answer)
+        answer: tuple(phrase for phrase, known in table.items() if known == answer)
         for answer in dict.fromkeys(table.values())
     }
     for slot, table in RIDDLES.items()
@@ -111,5 +111,5 @@ def sample_wording(sort: Sort, rng: np.random.Generator, family: Family | None =
 
 
 def sample_sort_family(sort: Sort, rng: np.random.Generator) -> Family:
-    """A family of prompts, drawn by its share among prompts of a sort."""
+    """A family of prompts, sampled by its share among prompts of a sort."""
     return sample_family(FAMILY_MIX if sort == "plain" else THOUGHT_MIX, rng)

@@ -14,7 +14,7 @@ from alphagrpo.shapes.world import BACKGROUNDS, CELL, COLOURS, KINDS, SIZE, Scen
 
 _SUPERSAMPLING = 8
 _SHADE = 8
-"""Largest change of a colour channel between pictures drawn with ``rng``."""
+"""Largest change of a colour channel between two pictures with varied shades."""
 
 
 def _inside(kind: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""Riddles: descriptions that need a thought before they can be drawn.
+"""Riddles: descriptions that need a thought before a picture.
 
 Every phrase has one answer and an identity of its own, so that a policy may know some phrases and
 confuse others, and a run can show which of them it learnt.
@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-
-from alphagrpo.shapes.specs import Item, Spec
 
 Slot = Literal["kind", "colour", "count"]
 
@@ -83,35 +81,7 @@ class Riddle:
         """JSON values only, for ``Prompt.metadata["riddles"]``."""
         return {"slot": self.slot, "phrase": self.phrase, "answer": self.answer, "item": self.item}
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Riddle:
-        """The inverse of :meth:`to_json`."""
-        return cls(value["slot"], value["phrase"], value["answer"], int(value["item"]))
-
 
 def riddle_noun(phrase: str, count: int) -> str:
     """``shape with three sides``, or ``shapes with three sides`` where there are several."""
     return phrase if count == 1 else phrase.replace("shape", "shapes", 1)
-
-
-def misread(spec: Spec, riddles: tuple[Riddle, ...], answers: Mapping[str, str]) -> Spec | None:
-    """What the prompt would mean to someone who takes phrase ``p`` for ``answers[p]``.
-
-    None where that cannot be drawn. With it a noisy thought corpus is made from right prompts.
-    """
-    items = list(spec.items)
-    for riddle in riddles:
-        answer = answers.get(riddle.phrase, riddle.answer)
-        items[riddle.item] = _with(items[riddle.item], riddle.slot, answer)
-    absent = spec.absent
-    if absent in {word for item in items for word in item[1:]}:
-        return None
-    if sum(item.number for item in items) > 4 or len({i[1:] for i in items}) < len(items):
-        return None
-    return Spec(tuple(items), spec.relation, spec.background, absent)
-
-
-def _with(item: Item, slot: Slot, answer: str) -> Item:
-    if slot == "count":
-        return item._replace(number=int(answer))
-    return item._replace(kind=answer) if slot == "kind" else item._replace(colour=answer)

@@ -72,7 +72,7 @@ class Spec:
         if self.absent is not None:
             check_word(self.absent, (*KINDS, *COLOUR_NAMES), "absent kind or colour")
         if problem := self._problem():
-            raise ConfigError(f"{problem}, got {self}; ask for something that can be drawn")
+            raise ConfigError(f"{problem}, got {self}; state what a picture can show")
 
     def _problem(self) -> str | None:
         if not 1 <= len(self.items) <= 2:
@@ -87,7 +87,7 @@ class Spec:
             if [item.number for item in self.items] != [1, 1]:
                 return "a relation holds between two single objects"
         if self.absent in {word for item in self.items for word in item[1:]}:
-            return "what is absent is not asked for"
+            return "what is absent is not among the items"
         return None
 
     @property
@@ -124,7 +124,7 @@ class Spec:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Spec:
-        """The specification of :meth:`to_json`. Raises ConfigError where it cannot be drawn."""
+        """The specification of :meth:`to_json`. Raises ConfigError where no picture can show it."""
         items = tuple(Item(int(number), colour, kind) for number, colour, kind in value["items"])
         return cls(items, value.get("relation"), value.get("background"), value.get("absent"))
 
@@ -141,7 +141,7 @@ def related(first: tuple[int, int], relation: str, second: tuple[int, int]) -> b
 
 
 def satisfies(scene: Scene, spec: Spec) -> bool:
-    """Whether the scene is exactly what is asked: these objects, nothing else."""
+    """Whether the scene is exactly what ``spec`` says: these objects, nothing else."""
     have = Counter((item.colour, item.kind) for item in scene.objects)
     if have != Counter({(item.colour, item.kind): item.number for item in spec.items}):
         return False
@@ -155,7 +155,7 @@ def satisfies(scene: Scene, spec: Spec) -> bool:
 
 
 def sample_scene(spec: Spec, rng: np.random.Generator) -> Scene:
-    """A random scene that satisfies ``spec``; a background left open is drawn too."""
+    """A random scene that satisfies ``spec``; a background left open is sampled too."""
     names = [(item.kind, item.colour) for item in spec.items for _ in range(item.number)]
     while True:
         cells = [divmod(int(i), GRID) for i in rng.permutation(GRID * GRID)[: len(names)]]
@@ -204,7 +204,7 @@ def sample_extras(
 
 
 def sample_family(mix: Mapping[Family, float], rng: np.random.Generator) -> Family:
-    """A family, drawn by its share of ``mix``."""
+    """A family, sampled by its share of ``mix``."""
     luck = rng.random() * sum(mix.values())
     for family, share in mix.items():
         luck -= share

@@ -1,6 +1,6 @@
 """Which combinations are held out, and where prompts come from.
 
-Every wording has *keys*, the combinations it is made of:
+Every wording has *keys*, the combinations in it:
 
 - ``single colour kind``: one object alone in the picture;
 - ``count n colour kind``: n > 1 objects of one colour and kind;
@@ -27,8 +27,8 @@ import numpy as np
 from alphagrpo.errors import ConfigError
 from alphagrpo.shapes.prompts import Sort, Wording, sample_sort_family, sample_wording
 from alphagrpo.shapes.riddles import Riddle
-from alphagrpo.shapes.specs import Family, Spec, sample_scene
-from alphagrpo.shapes.world import COLOUR_NAMES, KINDS, Scene
+from alphagrpo.shapes.specs import Family, Spec
+from alphagrpo.shapes.world import COLOUR_NAMES, KINDS
 from alphagrpo.types import Prompt
 
 Split = Literal["train", "heldout"]
@@ -36,7 +36,7 @@ Key = tuple[str, ...]
 
 HELD_OUT_SHARE = 0.2
 _PATIENCE = 200
-"""Repeats in a row after which texts of a family may come twice: nearly all have been drawn."""
+"""Repeats in a row after which texts of a family may come twice: nearly all have been sampled."""
 
 
 def _position(key: Key) -> float:
@@ -65,7 +65,7 @@ def is_held_out_key(key: Key) -> bool:
 
 
 def spec_keys(spec: Spec) -> tuple[Key, ...]:
-    """The combinations of objects a specification is made of."""
+    """The combinations of objects in a specification."""
     if spec.total == 1:
         return (("single", *spec.items[0][1:]),)
     keys: list[Key] = [
@@ -105,7 +105,7 @@ def split_of(wording: Wording) -> Split:
 def sample_split_wording(split: Split, sort: Sort, rng: np.random.Generator) -> Wording:
     """One random wording of a split; for training corpora, where texts may repeat.
 
-    The family is drawn first, so that every split has the same mix of families.
+    The family is sampled first, so that every split has the same mix of families.
     """
     return _wording_of(split, sort, sample_sort_family(sort, rng), rng)
 
@@ -115,12 +115,6 @@ def _wording_of(split: Split, sort: Sort, family: Family, rng: np.random.Generat
         wording = sample_wording(sort, rng, family)
         if split_of(wording) == split:
             return wording
-
-
-def sample_train_scene(rng: np.random.Generator, sort: Sort = "plain") -> tuple[Wording, Scene]:
-    """A training wording and a picture of it: no held-out combination on either side."""
-    wording = sample_split_wording("train", sort, rng)
-    return wording, sample_scene(wording.spec, rng)
 
 
 def to_prompt(wording: Wording, split: Split, sort: Sort) -> Prompt:
@@ -147,7 +141,7 @@ def spec_of(prompt: Prompt) -> Spec:
         return Spec.from_json(prompt.metadata["spec"])
     except KeyError:
         raise ConfigError(
-            f"the oracle reads what was asked from metadata['spec'], got none in {prompt.id!r}; "
+            f"the oracle reads a prompt's meaning from metadata['spec'], {prompt.id!r} has none; "
             "take prompts from alphagrpo.shapes.splits"
         ) from None
 

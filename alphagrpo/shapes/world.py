@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -85,18 +85,6 @@ class Scene:
         """Cells without an object, row by row."""
         taken = {(item.row, item.col) for item in self.objects}
         return [divmod(i, GRID) for i in range(GRID * GRID) if divmod(i, GRID) not in taken]
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values only; :meth:`from_json` is the inverse."""
-        return {"objects": [list(item) for item in self.objects], "background": self.background}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Scene:
-        """The scene of :meth:`to_json`. Raises ConfigError for unknown words or two in a cell."""
-        objects = tuple(
-            SceneObject(k, c, int(row), int(col)) for k, c, row, col in value["objects"]
-        )
-        return cls(objects, value["background"])
 
 
 def check_word(word: str, known: Sequence[str], what: str) -> None:

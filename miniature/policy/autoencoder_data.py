@@ -14,17 +14,17 @@ from torch import Tensor
 
 from alphagrpo.models.bagel.autoencoder import Autoencoder
 from alphagrpo.models.bagel.embeddings import unpatchify
-from alphagrpo.shapes.pixels import to_pixels
 from alphagrpo.shapes.render import masks, render, render_many
 from alphagrpo.shapes.specs import random_scene
 from alphagrpo.shapes.world import GRID, MAX_OBJECTS, Scene
+from miniature.pixels import to_pixels
 from miniature.policy.latent_table import LatentTable
 
 BATCH = 16
 LATENT_PATCH = 2
 CROWDED = 9
 """Objects in the fullest training picture: one in every cell, to see more shapes per picture."""
-DRAWN_NOISE = 0.35
+LATENT_NOISE = 0.35
 """Largest spread of the noise on scaled latents in the decoder's own leg."""
 POOL = 3000
 """Pictures the decoder learns from alone, encoded once."""
@@ -44,8 +44,8 @@ def random_pictures(
     crowd = np.where(rng.random(count) < sparse, MAX_OBJECTS, CROWDED)
     scenes = [random_scene(rng, int(most)) for most in crowd]
     scenes = [with_gray(scene, rng, gray) for scene in scenes]
-    drawn = np.stack([render(scene, rng if rng.random() < 0.5 else None) for scene in scenes])
-    pixels = to_pixels(drawn)
+    renders = np.stack([render(scene, rng if rng.random() < 0.5 else None) for scene in scenes])
+    pixels = to_pixels(renders)
     share = torch.from_numpy((rng.random(count) < 0.1) * rng.random(count) * 0.5).float()
     return torch.lerp(pixels, pixels.roll(1, 0), share[:, None, None, None])
 
@@ -91,7 +91,7 @@ class DecoderObjective:
         chosen = torch.from_numpy(rng.integers(0, len(self.pixels), BATCH))
         exchanged = random_exchange(rng, BATCH)
         clean = exchanged_cells(self.latents[chosen], exchanged)
-        noised = clean + torch.rand(BATCH, 1, 1, 1) * DRAWN_NOISE * torch.randn_like(clean)
+        noised = clean + torch.rand(BATCH, 1, 1, 1) * LATENT_NOISE * torch.randn_like(clean)
         config = self.autoencoder.config
         decoded = self.autoencoder.kl.decoder(noised / config.scale_factor + config.shift_factor)
         error = decoded.float() - exchanged_cells(self.pixels[chosen], exchanged)

@@ -1,7 +1,7 @@
-"""A start that can copy: attention heads which look at the same cell of the given picture.
+"""A start that can copy: attention heads which look at the same cell of the picture before.
 
-Editing needs a head that finds, for a cell of the picture being drawn, the same cell of the picture
-given before. From a random start (and from a policy that only draws from text) such heads did not
+Editing needs a head that, for a cell of the new picture, looks at the same cell of the picture
+before. From a random start (and from a policy that only draws from text) such heads did not
 form within the thousands of steps the miniature is trained for, so a few are put in by hand.
 
 Legend of shapes: n latent token, D hidden, c = 9 cells.
@@ -63,7 +63,7 @@ def _write(projection: nn.Linear, head: int, width: int, code: Tensor) -> None:
 def _inputs(model: Bagel, norm: nn.Module, latents: Tensor) -> Tensor:
     """[n, D] what ``norm`` hands its layer for clean and noised pictures."""
     seen: list[Tensor] = []
-    handle = norm.register_forward_hook(lambda module, given, out: seen.append(out.detach()))
+    handle = norm.register_forward_hook(lambda module, inputs, out: seen.append(out.detach()))
     try:
         # Its own generator: a run that is resumed must begin with the same heads.
         rng = torch.Generator().manual_seed(len(latents))

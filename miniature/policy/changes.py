@@ -1,8 +1,8 @@
-"""Changes of pictures for the policy's skills: what is spoilt, how it is mended, how to ask for it.
+"""Changes of pictures for the policy's skills: what is spoilt, its repair, how to ask for it.
 
 A :class:`Change` is a picture, another one, and three ways to say what lies between them. It never
 holds a prompt: what a whole picture should be is asked in comparisons only, and what follows a
-comparison is never shown (``docs/miniature_policy.md``).
+comparison is in no example (``miniature/policy.md``).
 """
 
 from __future__ import annotations
@@ -58,35 +58,35 @@ class Change:
 
 def edited(scene: Scene, rng: np.random.Generator) -> Change:
     """One to three random edits of ``scene`` at once."""
-    after, asked = scene, []
+    after, requests = scene, []
     for _ in range(pick(rng, EDITS)):
         change = edit(after, rng)
         after = change.scene
-        asked.append(phrased(change.instruction, rng))
+        requests.append(phrased(change.instruction, rng))
     complaint = " , ".join(defect.text for defect in scene_defects(scene, after))
-    return Change(scene, after, listed(asked, rng), complaint or NOTHING_WRONG)
+    return Change(scene, after, listed(requests, rng), complaint or NOTHING_WRONG)
 
 
-def mended(spec: Spec, rng: np.random.Generator) -> Change:
-    """A spoilt picture of ``spec`` and the picture it was; ``spec`` itself is not said."""
+def repaired(spec: Spec, rng: np.random.Generator) -> Change:
+    """A spoilt picture of ``spec`` and the picture it was; ``spec`` itself is not stated."""
     after = sample_scene(spec, rng)
     before = spoilt(spec, after, rng)
-    found = defects(spec, before)
-    if not found:
+    wrong = defects(spec, before)
+    if not wrong:
         return Change(before, before, NOTHING_WRONG, NOTHING_WRONG)
-    fixes = [phrased(defect.fix, rng) for defect in found]
-    return Change(before, after, listed(fixes, rng), complaint_of(found))
+    fixes = [phrased(defect.fix, rng) for defect in wrong]
+    return Change(before, after, listed(fixes, rng), complaint_of(wrong))
 
 
-def complaint_of(found: Sequence[Defect]) -> str:
+def complaint_of(wrong: Sequence[Defect]) -> str:
     """The words of a comparison that finds these defects."""
-    return " , ".join(defect.text for defect in found) or NOTHING_WRONG
+    return " , ".join(defect.text for defect in wrong) or NOTHING_WRONG
 
 
-def listed(asked: Sequence[str], rng: np.random.Generator) -> str:
+def listed(requests: Sequence[str], rng: np.random.Generator) -> str:
     """Several requests in one line, in any order."""
-    order = rng.permutation(len(asked))
-    return pick(rng, (" , ", " and ")).join(asked[i] for i in order)
+    order = rng.permutation(len(requests))
+    return pick(rng, (" , ", " and ")).join(requests[i] for i in order)
 
 
 def phrased(instruction: str, rng: np.random.Generator) -> str:
@@ -120,7 +120,7 @@ def _spoilt_once(spec: Spec, scene: Scene, rng: np.random.Generator) -> Scene:
             scene.objects, pick(rng, [name for name in BACKGROUND_NAMES if name != ground])
         )
     if not objects or (luck < 0.5 and len(objects) <= MAX_OBJECTS):
-        # Things too many are mostly copies: a policy that drew one circle too often.
+        # Things too many are mostly copies: a policy that draws one circle too often.
         kind, colour = pick(rng, KINDS), pick(rng, COLOUR_NAMES)
         if objects and luck < 0.38:
             kind, colour, *_ = pick(rng, objects)
@@ -141,10 +141,10 @@ def _spoilt_once(spec: Spec, scene: Scene, rng: np.random.Generator) -> Scene:
 def _misplaced(spec: Spec, scene: Scene, rng: np.random.Generator) -> Scene:
     """One of the related objects moved to where the relation does not hold; or as it was."""
     names = [(item.kind, item.colour) for item in spec.items]
-    found = {item[:2]: item for item in scene.objects}
-    if any(name not in found for name in names):
+    by_name = {item[:2]: item for item in scene.objects}
+    if any(name not in by_name for name in names):
         return scene
-    first, second = (found[name] for name in names)
+    first, second = (by_name[name] for name in names)
     turned = rng.random() < 0.5
     moved, fixed = (second, first) if turned else (first, second)
 

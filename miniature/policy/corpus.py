@@ -1,8 +1,6 @@
 """What the miniature policy is pre-trained on: contexts, thoughts and the pictures that follow.
 
-The thought corpus is noisy by design, so that reinforcement learning has something to find: some
-riddle phrases are explained rightly nearly always, the others are confused with one fixed wrong
-answer about every second time (``docs/miniature_policy.md`` has the rates). Pictures always show
+Thoughts are right or wrong at the rates of :mod:`miniature.policy.beliefs`. Pictures always show
 what the *thought* says, so that the picture part of the policy learns to trust its thought.
 
 All texts are framed as BAGEL feeds them: ``<bos> ids <eos>`` per piece.
@@ -10,39 +8,26 @@ All texts are framed as BAGEL feeds them: ``<bos> ids <eos>`` per piece.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from hashlib import blake2b
 
 import numpy as np
 
-from alphagrpo.errors import ConfigError
 from alphagrpo.models.unified import SpecialTokens
 from alphagrpo.shapes.edits import comparison
 from alphagrpo.shapes.language import SYSTEM_PROMPT, THINK_CLOSE, THINK_OPEN, describe, thought
 from alphagrpo.shapes.prompts import Sort, Wording
-from alphagrpo.shapes.riddles import RIDDLES, Riddle, Slot, misread
-from alphagrpo.shapes.specs import RELATIONS, Item, Spec, sample_scene
+from alphagrpo.shapes.specs import Spec, sample_scene
 from alphagrpo.shapes.splits import sample_split_wording
-from alphagrpo.shapes.world import BACKGROUND_NAMES, COLOUR_NAMES, KINDS, Scene, pick
-from miniature.policy.changes import Change, edited, mended, spoilt
-
-KNOWN_SHARE = 0.5
-"""Share of riddle phrases the policy is taught to explain rightly."""
-KNOWN_RIGHT = 0.96
-MINORITY = (0.42, 0.50)
-"""Right and partner's share of a phrase whose right answer is the (slight) minority."""
-MAJORITY = (0.52, 0.40)
-"""The same of a phrase whose right answer is the slight majority."""
-PLAIN_NOISE = 0.1
-"""Share of plain prompts whose thought gets one word wrong."""
+from alphagrpo.shapes.world import Scene
+from miniature.policy.beliefs import noisy_spec
+from miniature.policy.changes import Change, edited, repaired, spoilt
 
 THOUGHT_SHARE = 0.45
 """Share of prompts that need a thought, among contexts with a prompt."""
 CONTEXT_MIX = (("think", 0.62), ("prompt", 0.81), ("wish", 0.84), ("system", 0.95), ("empty", 1.0))
-"""Kinds of context a picture is drawn from, with cumulative shares. A wish is the request of a
-comparison where no picture is given: the image-free branch of a guided refinement."""
+"""Kinds of context before a picture, with cumulative shares. A wish is the request of a
+comparison without a picture: the image-free branch of a guided refinement."""
 
 CAPTION_PROMPT = "there is"
 """The request of a caption."""
@@ -52,103 +37,14 @@ DROPPED = 0.1
 """Share of edits without any text, for guidance."""
 UNSEEN = 0.07
 """Share of edits whose picture is dropped, for guidance."""
-REQUESTS = (("asked", 0.6), ("none", 0.82), ("other", 1.0))
+REQUESTS = (("own", 0.6), ("none", 0.82), ("other", 1.0))
 """What is read before the thought of an edit, cumulative: its own request, nothing, or something
-else. The picture drawn follows the thought in all three; the thought is learnt in the first."""
-MENDED = 0.6
-"""Share of edits that mend a spoilt picture of a training prompt; the others are random."""
+else. The target follows the thought in all three; the thought is learnt in the first."""
+REPAIRED = 0.6
+"""Share of edits that repair a spoilt picture of a training prompt; the others are random."""
 
 Encode = Callable[[str], list[int]]
 """A text to its token ids, without framing."""
-
-
-def _order(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
-@cache
-def beliefs(slot: Slot) -> Mapping[str, Mapping[str, float]]:
-    """Per riddle phrase of a slot, the share of each answer in the thought corpus."""
-    table = RIDDLES[slot]
-    answers = tuple(dict.fromkeys(table.values()))
-    phrases = sorted(table, key=_order)
-    known = round(KNOWN_SHARE * len(phrases))
-    result: dict[str, Mapping[str, float]] = {}
-    for index, phrase in enumerate(phrases):
-        wrong = [answer for answer in answers if answer != table[phrase]]
-        partner = wrong[_order("partner of " + phrase) % len(wrong)]
-        if index < known:
-            right, other = KNOWN_RIGHT, (1 - KNOWN_RIGHT) / len(wrong)
-            result[phrase] = {a: right if a == table[phrase] else other for a in answers}
-        else:
-            shares = MINORITY if index % 2 else MAJORITY
-            rest = (1 - sum(shares)) / max(len(wrong) - 1, 1)
-            named = {table[phrase]: shares[0], partner: shares[1]}
-            result[phrase] = {answer: named.get(answer, rest) for answer in answers}
-    return result
-
-
-def rightness(riddles: tuple[Riddle, ...], temperature: float = 1.0) -> float:
-    """Chance that a thought sampled from the corpus' own shares explains every riddle rightly."""
-    chance = 1.0
-    for riddle in riddles:
-        shares = beliefs(riddle.slot)[riddle.phrase]
-        weights = {answer: share ** (1 / temperature) for answer, share in shares.items()}
-        chance *= weights[riddle.answer] / sum(weights.values())
-    return chance
-
-
-def _believed(riddle: Riddle, rng: np.random.Generator) -> str:
-    shares = beliefs(riddle.slot)[riddle.phrase]
-    luck = rng.random() * sum(shares.values())
-    for answer, share in shares.items():
-        luck -= share
-        if luck < 0:
-            return answer
-    return riddle.answer
-
-
-def _one_word_wrong(spec: Spec, rng: np.random.Generator) -> Spec | None:
-    """``spec`` with one word replaced, or None where that cannot be drawn."""
-    items = list(spec.items)
-    index = int(rng.random() * len(items))
-    item = items[index]
-    relation, background = spec.relation, spec.background
-    luck = rng.random()
-    if luck < 0.2 and relation is not None:
-        relation = pick(rng, RELATIONS)
-    elif luck < 0.3 and background is not None:
-        background = pick(rng, BACKGROUND_NAMES)
-    elif luck < 0.5:
-        items[index] = item._replace(number=pick(rng, (1, 2, 3, 4)))
-    elif luck < 0.75:
-        items[index] = item._replace(kind=pick(rng, KINDS))
-    else:
-        items[index] = item._replace(colour=pick(rng, COLOUR_NAMES))
-    return _valid(tuple(items), relation, background, spec.absent)
-
-
-def _valid(
-    items: tuple[Item, ...], relation: str | None, background: str | None, absent: str | None
-) -> Spec | None:
-    try:
-        return Spec(items, relation, background, absent)
-    except ConfigError:
-        return None
-
-
-def noisy_spec(wording: Wording, rng: np.random.Generator) -> Spec:
-    """What the corpus takes a prompt to mean: right at the rates of :func:`beliefs`."""
-    while True:
-        if wording.riddles:
-            answers = {riddle.phrase: _believed(riddle, rng) for riddle in wording.riddles}
-            meant = misread(wording.spec, wording.riddles, answers)
-        elif rng.random() < PLAIN_NOISE:
-            meant = _one_word_wrong(wording.spec, rng)
-        else:
-            meant = wording.spec
-        if meant is not None:
-            return meant
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +65,7 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn on a picture: texts to read after it, and what is to be said or drawn."""
+    """One turn on a picture: texts to read after it, and the answer or picture that follows."""
 
     scene: Scene
     """What the picture shows."""
@@ -191,7 +87,7 @@ def compare_prompt(caption: str) -> str:
 
 
 class Corpus:
-    """Draws training sequences; a function of the generator it is given.
+    """Samples training sequences; a function of the generator that is passed.
 
     Example: ``Corpus(tokenizer_encode, model.special).drawing(rng, queries=4)``
     """
@@ -264,17 +160,17 @@ class Corpus:
             return self._turn(change.before, None, None, thinking, change.after)
         if not thinking:
             return self._turn(change.before, request, None, False, change.after)
-        said = change.complaint if rng.random() < 0.65 else change.difference
+        words = change.complaint if rng.random() < 0.65 else change.difference
         luck = rng.random()
         kind = next(name for name, edge in REQUESTS if luck < edge)
-        read = {"asked": request, "none": None, "other": self._other_request(rng)}[kind]
-        learnt = kind == "asked"
-        return self._turn(change.before, read, said, True, change.after, learnt=learnt)
+        read = {"own": request, "none": None, "other": self._other_request(rng)}[kind]
+        learnt = kind == "own"
+        return self._turn(change.before, read, words, True, change.after, learnt=learnt)
 
     def _change(self, rng: np.random.Generator) -> Change:
-        if rng.random() >= MENDED:
+        if rng.random() >= REPAIRED:
             return edited(self._scene(rng), rng)
-        return mended(sample_split_wording("train", "plain", rng).spec, rng)
+        return repaired(sample_split_wording("train", "plain", rng).spec, rng)
 
     def _other_request(self, rng: np.random.Generator) -> str:
         """A request that has nothing to do with the change at hand."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alphagrpo.config.sampling import SamplingParams
-from alphagrpo.eval.edits import LATENT_GRID, EvaluationSettings, miniature_guidance
+from alphagrpo.eval.edits import LATENT_GRID, EvaluationSettings
 from alphagrpo.models.bagel import Bagel, load_bagel
+from alphagrpo.models.bagel.sampling import to_bytes
 from alphagrpo.policy.contexts import Branches, read_prefix, read_thoughts
 from alphagrpo.policy.denoising import denoise, start_noise
 from alphagrpo.policy.loading import FolderTokenizer
@@ -28,7 +28,7 @@ from alphagrpo.shapes.language import SYSTEM_PROMPT, thought, thought_is_right
 from alphagrpo.shapes.oracle import judge_many
 from alphagrpo.shapes.prompts import Sort
 from alphagrpo.shapes.specs import Spec
-from alphagrpo.shapes.splits import Split, prompts, spec_of
+from alphagrpo.shapes.splits import prompts, spec_of
 from alphagrpo.shapes.world import GRID
 from alphagrpo.types import Prompt
 
@@ -50,7 +50,7 @@ def draw_many(
     settings: EvaluationSettings,
     thoughts: Sequence[str] | None = None,
 ) -> list[ThoughtAndPicture]:
-    """Think about and draw each text; ``thoughts`` puts words into the policy's mouth instead."""
+    """Think about and draw each text; with ``thoughts`` these are read in place of its own."""
     system = np.asarray(tokenizer.encode(SYSTEM_PROMPT), np.int64)
     samples = [0] * len(texts)
     ids = [np.asarray(tokenizer.encode(text), np.int64) for text in texts]
@@ -74,34 +74,33 @@ def draw_many(
     shape = (GRID * GRID, model.latent_channels)
     noise = start_noise(seeds, samples, shape, model.device)
     final = denoise(model, branches, settings.plan, noise, LATENT_GRID).final
-    pixels = model.decode_latents(final, LATENT_GRID) * 0.5 + 0.5
-    pictures = (pixels.clamp(0, 1) * 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    pictures = to_bytes(model.decode_latents(final, LATENT_GRID)).cpu().numpy()
     inner = [row[:-1] if done else row for row, done in zip(rows, finished, strict=True)]
-    said = [tokenizer.decode(row.tolist()) for row in inner]
-    return [ThoughtAndPicture(*pair) for pair in zip(said, pictures, strict=True)]
+    words = [tokenizer.decode(row.tolist()) for row in inner]
+    return [ThoughtAndPicture(*pair) for pair in zip(words, pictures, strict=True)]
 
 
 def _draw_all(
     model: Bagel,
     tokenizer: FolderTokenizer,
-    asked: Sequence[Prompt],
+    prompt_set: Sequence[Prompt],
     seed: int,
     settings: EvaluationSettings,
-    told: bool,
+    right_thoughts: bool,
 ) -> list[ThoughtAndPicture]:
-    drawn: list[ThoughtAndPicture] = []
-    for start in range(0, len(asked), settings.batch):
-        part = asked[start : start + settings.batch]
+    results: list[ThoughtAndPicture] = []
+    for start in range(0, len(prompt_set), settings.batch):
+        part = prompt_set[start : start + settings.batch]
         seeds = [derive("evaluation", seed, prompt.id) for prompt in part]
-        words = [thought(spec_of(prompt)) for prompt in part] if told else None
-        drawn += draw_many(model, tokenizer, [p.text for p in part], seeds, settings, words)
-    return drawn
+        words = [thought(spec_of(prompt)) for prompt in part] if right_thoughts else None
+        results += draw_many(model, tokenizer, [p.text for p in part], seeds, settings, words)
+    return results
 
 
-def _figures(specs: Sequence[Spec], drawn: Sequence[ThoughtAndPicture]) -> dict[str, float]:
+def _figures(specs: Sequence[Spec], results: Sequence[ThoughtAndPicture]) -> dict[str, float]:
     """Shares over one sort of prompts; see :func:`evaluate_policy`."""
-    judged = judge_many(specs, np.stack([one.pixels for one in drawn]))
-    right = np.array([thought_is_right(d.thought, s) for d, s in zip(drawn, specs, strict=True)])
+    judged = judge_many(specs, np.stack([one.pixels for one in results]))
+    right = np.array([thought_is_right(r.thought, s) for r, s in zip(results, specs, strict=True)])
     good = np.array([one.all_right for one in judged])
     families: dict[str, list[bool]] = defaultdict(list)
     for spec, ok in zip(specs, good, strict=True):
@@ -118,34 +117,12 @@ def _figures(specs: Sequence[Spec], drawn: Sequence[ThoughtAndPicture]) -> dict[
     }
 
 
-def evaluate_model(
-    model: Bagel,
-    tokenizer: FolderTokenizer,
-    n: int = 256,
-    seed: int = 0,
-    *,
-    settings: EvaluationSettings | None = None,
-    split: Split = "heldout",
-    told: bool = True,
-    keep: Callable[[str, Sequence[Prompt], Sequence[ThoughtAndPicture]], None] | None = None,
-) -> dict[str, float]:
-    """As :func:`evaluate_policy`, of a model in memory."""
-    settings = settings or EvaluationSettings()
-    result: dict[str, float] = {"seed": seed, "guidance": settings.guidance.text_scale}
-    sorts: Mapping[str, tuple[Sort, bool]] = {
-        "plain": ("plain", False),
-        "thought": ("thought", False),
-    }
-    if told:
-        sorts = {**sorts, "told": ("thought", True)}
-    for name, (sort, is_told) in sorts.items():
-        asked = prompts(split, sort, n, seed)
-        drawn = _draw_all(model, tokenizer, asked, seed, settings, is_told)
-        figures = _figures([spec_of(prompt) for prompt in asked], drawn)
-        result |= {f"{name}.{key}": value for key, value in figures.items()}
-        if keep is not None:
-            keep(name, asked, drawn)
-    return result
+SORTS: tuple[tuple[str, Sort, bool], ...] = (
+    ("plain", "plain", False),
+    ("thought", "thought", False),
+    ("told", "thought", True),
+)
+"""(name in the figures, sort of prompts, whether the right thought is read in place of its own)."""
 
 
 def evaluate_policy(
@@ -153,11 +130,8 @@ def evaluate_policy(
     n: int = 256,
     seed: int = 0,
     *,
-    guidance: float = 2.0,
-    temperature: float = 0.3,
-    num_points: int = 16,
-    shift: float = 3.0,
-    told: bool = True,
+    settings: EvaluationSettings | None = None,
+    right_thoughts: bool = True,
     keep: Callable[[str, Sequence[Prompt], Sequence[ThoughtAndPicture]], None] | None = None,
 ) -> dict[str, float]:
     """The oracle's figures of the policy in ``folder`` on held-out prompts.
@@ -166,11 +140,8 @@ def evaluate_policy(
         folder: a checkpoint folder with tokenizer.
         n: prompts of each sort; 256 have a standard error of 3 points.
         seed: of prompts, thoughts and noise.
-        guidance: text scale; 1 for none.
-        temperature: of the thoughts.
-        num_points: points of the time grid.
-        shift: of the time grid.
-        told: also draw the thought prompts with the right thought given, under ``told``.
+        settings: how thoughts are sampled and pictures drawn.
+        right_thoughts: also draw the thought prompts after the right thought, under ``told``.
         keep: called with each sort's name, prompts, and thoughts with pictures.
 
     Returns:
@@ -181,10 +152,15 @@ def evaluate_policy(
         ``all_right_<family>``.
     """
     model, tokenizer = load_bagel(folder), FolderTokenizer(folder)
-    settings = EvaluationSettings(
-        num_points=num_points,
-        shift=shift,
-        guidance=miniature_guidance(guidance),
-        sampling=SamplingParams(temperature=temperature, top_p=1.0),
-    )
-    return evaluate_model(model, tokenizer, n, seed, settings=settings, told=told, keep=keep)
+    settings = settings or EvaluationSettings()
+    figures: dict[str, float] = {"seed": seed, "guidance": settings.guidance.text_scale}
+    for name, sort, is_right in SORTS:
+        if is_right and not right_thoughts:
+            continue
+        prompt_set = prompts("heldout", sort, n, seed)
+        results = _draw_all(model, tokenizer, prompt_set, seed, settings, is_right)
+        shares = _figures([spec_of(prompt) for prompt in prompt_set], results)
+        figures |= {f"{name}.{key}": value for key, value in shares.items()}
+        if keep is not None:
+            keep(name, prompt_set, results)
+    return figures

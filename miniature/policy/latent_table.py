@@ -18,10 +18,10 @@ from torch import Tensor
 
 from alphagrpo.models.bagel.autoencoder import Autoencoder
 from alphagrpo.models.bagel.embeddings import patchify
-from alphagrpo.shapes.pixels import to_pixels
 from alphagrpo.shapes.render import render_many
 from alphagrpo.shapes.specs import random_scene
 from alphagrpo.shapes.world import BACKGROUND_NAMES, COLOUR_NAMES, GRID, KINDS, Scene
+from miniature.pixels import to_pixels
 
 CONTENTS = 1 + len(KINDS) * len(COLOUR_NAMES)
 _OBJECT = {

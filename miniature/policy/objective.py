@@ -1,7 +1,7 @@
 """The pre-training loss of the miniature policy: pictures, thoughts, and skills with pictures.
 
-Each context is read once and several noised pictures are drawn from it, invisible to each other as
-in BAGEL's own training.
+Each context is read once and several noised pictures follow it, invisible to each other as in
+BAGEL's own training.
 
 Legend of shapes: B context, Q picture per context, L token, N = 9 image tokens, C = 64 values.
 """
@@ -19,10 +19,10 @@ from torch.nn import functional
 from alphagrpo.models.bagel import Bagel
 from alphagrpo.models.bagel.attention import bias_from
 from alphagrpo.models.unified import Context
-from alphagrpo.shapes.pixels import to_pixels
 from alphagrpo.shapes.render import render
 from alphagrpo.shapes.specs import random_scene
 from alphagrpo.shapes.world import GRID
+from miniature.pixels import to_pixels
 from miniature.policy.autoencoder_data import CROWDED, POOL
 from miniature.policy.corpus import Corpus, Drawing, Turn
 from miniature.policy.latent_table import LatentTable
@@ -37,14 +37,14 @@ class PolicyRecipe:
 
     contexts: int = 6
     queries: int = 8
-    """Noised pictures drawn from each context."""
+    """Noised pictures after each context."""
     captions: int = 2
     comparisons: int = 14
     edits: int = 12
     """Of these and the two before, each step."""
     edit_queries: int = 3
     copy_steps: int = 100
-    """First steps, in which crowded pictures are drawn as they are given, in place of skills."""
+    """First steps, in which crowded pictures are copied, in place of skills."""
     copies: int = 24
     copy_queries: int = 2
     thought_weight: float = 0.3
@@ -54,12 +54,12 @@ class PolicyRecipe:
     """Of the normal number whose sigmoid is the flow time."""
     time_std: float = 1.0
     condition_noise: float = 0.3
-    """Largest spread of the noise on latents given as a condition: drawn ones are never clean."""
+    """Largest spread of the noise on latents read as a condition: a policy's are never clean."""
     encoded: float = 0.3
-    """Share of steps that encode the given pictures, as an edit of an uploaded picture does, and do
-    not look their latents up, which are nearer to those of the policy's own drafts."""
+    """Share of steps that encode the pictures to edit, as an edit of an uploaded picture does, and
+    do not look their latents up, which are nearer to those of the policy's own drafts."""
     pixel_noise: float = 0.06
-    """Largest spread of the noise on pixels given as a condition, in [-1, 1]."""
+    """Largest spread of the noise on pixels read as a condition, in [-1, 1]."""
     table_pictures: int = 2400
     """Pictures over which latent tokens are averaged."""
     pool_pictures: int = POOL
@@ -71,13 +71,13 @@ class PolicyRecipe:
 def flow_loss(model: Bagel, context: Context, latents: Tensor, recipe: PolicyRecipe) -> Tensor:
     """Mean squared error of the velocity, ``x_t = (1-t) data + t noise``, ``v = noise - data``.
 
-    Times are drawn as ``sigmoid(mean + std * normal)`` (BAGEL's training, with the mean in place of
-    its shift).
+    Times are sampled as ``sigmoid(mean + std * normal)`` (BAGEL's training, with the mean in
+    place of its shift).
 
     Args:
         model: the policy.
         context: B sequences.
-        latents: [B, Q, N, C] clean tokens of the pictures drawn from each context.
+        latents: [B, Q, N, C] clean tokens of the pictures after each context.
         recipe: where the times come from.
     """
     t = torch.sigmoid(torch.randn(latents.shape[:2]) * recipe.time_std + recipe.time_mean)
@@ -127,9 +127,9 @@ def answer_loss(
     length have no answer.
     """
     column = torch.arange(ids.shape[1] - 1)[None]
-    asked = (column >= torch.tensor(starts)[:, None]) & (column < lengths[:, None] - 1)
-    logits = model.text_logits(hidden[:, :-1][asked])
-    return functional.cross_entropy(logits, ids[:, 1:][asked])
+    answered = (column >= torch.tensor(starts)[:, None]) & (column < lengths[:, None] - 1)
+    logits = model.text_logits(hidden[:, :-1][answered])
+    return functional.cross_entropy(logits, ids[:, 1:][answered])
 
 
 class PolicyObjective:
@@ -159,12 +159,12 @@ class PolicyObjective:
         batch = [self.corpus.drawing(rng, recipe.queries) for _ in range(recipe.contexts)]
         long = [drawing for drawing in batch if drawing.has_thought]
         short = [drawing for drawing in batch if not drawing.has_thought]
-        parts = [self._drawn(part) for part in (long, short) if part]
+        parts = [self._picture_losses(part) for part in (long, short) if part]
         shares = [len(part) / len(batch) for part in (long, short) if part]
         picture = torch.stack([share * part[0] for share, part in zip(shares, parts, strict=True)])
         return picture.sum(), parts[0][1] if long else picture.new_zeros(())
 
-    def _drawn(self, batch: Sequence[Drawing]) -> tuple[Tensor, Tensor]:
+    def _picture_losses(self, batch: Sequence[Drawing]) -> tuple[Tensor, Tensor]:
         recipe, model = self.recipe, self.model
         ids, lengths = padded([d.context for d in batch], model.special.text_end)
         empty = model.empty_context(len(batch))
@@ -184,7 +184,7 @@ class PolicyObjective:
         spoken = len(turns)
         turns += [self.corpus.edit(rng) for _ in range(recipe.edits)]
         ids, lengths = padded([turn.texts for turn in turns], model.special.text_end)
-        context, hidden = model.read_text(self._shown(turns, rng), ids, lengths)
+        context, hidden = model.read_text(self._pictures_read(turns, rng), ids, lengths)
         answer = answer_loss(model, hidden, ids, [turn.answer_start for turn in turns], lengths)
         edits = context.rows(torch.arange(spoken, len(turns)))
         targets = [turn.target for turn in turns if turn.target is not None]
@@ -192,19 +192,19 @@ class PolicyObjective:
         return answer, flow_loss(model, edits, latents, recipe)
 
     def _copies(self, rng: np.random.Generator) -> Tensor:
-        """Loss of crowded pictures drawn as they are given: no other way to tell nine cells.
+        """Loss of copying crowded pictures, which takes a look at each of the nine cells.
 
-        Sparse pictures are told nearly as well by their background, and copying is not found.
+        Sparse pictures are predicted nearly as well from their background, and teach no copying.
         """
         recipe, model = self.recipe, self.model
         latents = self.table([random_scene(rng, CROWDED) for _ in range(recipe.copies)])
         spread = torch.rand(recipe.copies, 1, 1) * recipe.condition_noise
-        given = latents + spread * torch.randn_like(latents)
-        context = model.read_latents(model.empty_context(recipe.copies), given, LATENT_GRID)
-        drawn = latents[:, None].expand(-1, recipe.copy_queries, -1, -1)
-        return flow_loss(model, context, drawn, recipe)
+        noised = latents + spread * torch.randn_like(latents)
+        context = model.read_latents(model.empty_context(recipe.copies), noised, LATENT_GRID)
+        targets = latents[:, None].expand(-1, recipe.copy_queries, -1, -1)
+        return flow_loss(model, context, targets, recipe)
 
-    def _shown(self, turns: Sequence[Turn], rng: np.random.Generator) -> Context:
+    def _pictures_read(self, turns: Sequence[Turn], rng: np.random.Generator) -> Context:
         """Contexts that have read the system prompt, where there is one, and the picture."""
         model, recipe = self.model, self.recipe
         ids, lengths = padded([turn.system for turn in turns], model.special.text_end)

@@ -4,7 +4,7 @@
 
     pretrain_policy("deploy/models/policy", minutes=40)
 
-First the autoencoder (:mod:`miniature.policy.pretrain_autoencoder`), then the two experts:
+First the autoencoder (:mod:`miniature.policy.autoencoder`), then the two experts:
 velocity error on pictures and cross-entropy on thoughts, captions, comparisons and edits
 (:mod:`miniature.policy.objective`).
 """
@@ -26,12 +26,12 @@ from alphagrpo.models.bagel.checkpoint import FLOAT32_MODULES
 from alphagrpo.models.bagel.config import AutoencoderConfig, LlmConfig, SpecialIds, VitConfig
 from alphagrpo.shapes.specs import random_scene
 from alphagrpo.shapes.world import CELL, SIZE
+from miniature.policy.autoencoder import pretrain_autoencoder
 from miniature.policy.autoencoder_data import CROWDED
 from miniature.policy.cell_heads import look_at_own_cell
 from miniature.policy.corpus import Corpus, Encode
 from miniature.policy.latent_table import LatentTable
 from miniature.policy.objective import PolicyObjective, PolicyRecipe
-from miniature.policy.pretrain_autoencoder import pretrain_autoencoder
 from miniature.tokenizer import (
     IM_END,
     IM_START,

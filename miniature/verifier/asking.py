@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
+from alphagrpo.judging.grades import BEST
 from miniature.judge_tokenizer import single_id
-from miniature.verifier.model import answer_logits, image_features, p_yes, to_pixels
-from miniature.verifier.texts import BEST_GRADE
+from miniature.pixels import to_pixels
+from miniature.verifier.model import answer_logits, image_features, p_yes
 
 Pictures = NDArray[np.uint8]
 _CHUNK = 64
@@ -37,7 +38,7 @@ def ask(
     answers: list[NDArray[np.float64]] = []
     for start in range(0, len(pictures), _CHUNK):
         rows = texts[start : start + _CHUNK]
-        features = image_features(model, to_pixels(_part(pictures, start)))
+        features = image_features(model, to_pixels(pictures[start : start + _CHUNK]))
         logits = answer_logits(model, tokenizer, features, _padded(tokenizer, rows))
         p = p_yes(logits, tokenizer).double().numpy()
         answers += [p[i, : len(row)] for i, row in enumerate(rows)]
@@ -55,12 +56,12 @@ def ask_grades(
 
     The digit is the likeliest of ten; after a "1" it is "0" or the end.
     """
-    digits = [single_id(tokenizer, str(digit)) for digit in range(BEST_GRADE)]
+    digits = [single_id(tokenizer, str(digit)) for digit in range(BEST)]
     end = int(tokenizer.eos_token_id)
-    found: list[NDArray[np.int64]] = []
+    grades: list[NDArray[np.int64]] = []
     for start in range(0, len(pictures), _CHUNK):
         part = texts[start : start + _CHUNK]
-        features = image_features(model, to_pixels(_part(pictures, start)))
+        features = image_features(model, to_pixels(pictures[start : start + _CHUNK]))
 
         def after(words: Sequence[str], features: Tensor = features) -> Tensor:
             ids = _padded(tokenizer, [[text] for text in words])
@@ -69,9 +70,5 @@ def ask_grades(
         digit = after(part)[:, digits].argmax(dim=-1)
         second = after([f"{text}1" for text in part])
         is_ten = (digit == 1) & (second[:, digits[0]] > second[:, end])
-        found.append(torch.where(is_ten, BEST_GRADE, digit).numpy())
-    return np.concatenate(found)
-
-
-def _part(pictures: Pictures, start: int) -> Tensor:
-    return torch.from_numpy(pictures[start : start + _CHUNK])
+        grades.append(torch.where(is_ten, BEST, digit).numpy())
+    return np.concatenate(grades)

@@ -22,6 +22,7 @@ from alphagrpo.shapes.oracle import read_many
 from alphagrpo.shapes.prompts import Sort, Wording
 from alphagrpo.shapes.specs import Spec
 from alphagrpo.shapes.world import pick
+from miniature.pixels import to_pixels
 from miniature.verifier.heads import (
     cell_labels,
     comparisons,
@@ -31,7 +32,7 @@ from miniature.verifier.heads import (
     namings,
     placed,
 )
-from miniature.verifier.model import PREFIX, to_pixels
+from miniature.verifier.model import PREFIX
 from miniature.verifier.pictures import training_picture
 from miniature.verifier.prompt_heads import demand_labels, prompt_nouns, truth_labels
 from miniature.verifier.prompts import prompt_about
@@ -69,9 +70,9 @@ class Block(NamedTuple):
     cells: Tensor
     """[B, S, 3] index of kind, colour and background; 0 is none, 1 unclear, the rest names."""
     flaws: Tensor
-    """[B, 3], see ``verifier_heads.flaw_labels``."""
+    """[B, 3], see :func:`~miniature.verifier.heads.flaw_labels`."""
     counts: Tensor
-    """[B, 35] numbers of objects, see ``verifier_heads.count_labels``."""
+    """[B, 35] numbers of objects, see :func:`~miniature.verifier.heads.count_labels`."""
 
 
 class Batch(NamedTuple):
@@ -87,9 +88,9 @@ class Batch(NamedTuple):
     grades: Tensor
     """[B, G] ids of the tokens that make a grade, digits and end; ``IGNORED`` where none is."""
     nouns: Tensor
-    """[N, 4] (picture, position, cell, number), see :class:`~.verifier_heads.NounHead`."""
+    """[N, 4] (picture, position, cell, number), see :class:`.heads.NounHead`."""
     pairs: Tensor
-    """[M, 4] (picture, position, across, down), see :class:`~.verifier_heads.CompareHead`."""
+    """[M, 4] (picture, position, across, down), see :class:`.heads.CompareHead`."""
     quotes: Tensor
     """[P, 2] (picture, position) of the quotation mark after each whole prompt; the question mark
     is one further."""
@@ -123,11 +124,11 @@ class _Prompted(NamedTuple):
 def make_block(seed: int, index: int, size: int) -> Block:
     """The ``index``-th block of training pictures; a function of its arguments."""
     rng = np.random.default_rng([seed, index, 11])
-    scenes, drawn = zip(*(training_picture(rng) for _ in range(size)), strict=True)
-    pictures = np.stack(drawn)
+    scenes, renders = zip(*(training_picture(rng) for _ in range(size)), strict=True)
+    pictures = np.stack(renders)
     readings = read_many(pictures)
     return Block(
-        to_pixels(torch.from_numpy(pictures)),
+        to_pixels(pictures),
         readings,
         [Reading.of_scene(scene) for scene in scenes],
         cell_labels(readings),
@@ -153,11 +154,11 @@ class Batches:
         padded = nn.utils.rnn.pad_sequence(flat, batch_first=True, padding_value=self.pad)
         return padded.view(len(rows), len(rows[0]), -1)
 
-    def _asked(self, text: str, reading: Reading) -> _Row:
+    def _question_row(self, text: str, reading: Reading) -> _Row:
         ids = self._ids(text)
         return _Row(ids, len(ids), predicate_of(text).holds(reading))
 
-    def _graded(self, text: str, value: int) -> _Row:
+    def _grade_row(self, text: str, value: int) -> _Row:
         ids = self._ids(text)
         return _Row([*ids, *self._ids(str(value))], len(ids), None)
 
@@ -166,7 +167,7 @@ class Batches:
     ) -> _Prompted:
         text = template.replace("{prompt}", wording.text, 1)
         if template == GRADE_CONTENT_TEMPLATE:
-            row = self._graded(text, grade(held))
+            row = self._grade_row(text, grade(held))
         else:
             row = _Row(self._ids(text), len(self._ids(text)), all(held))
         words = [self._words(token) for token in row.ids[: row.length]]
@@ -180,8 +181,8 @@ class Batches:
         """The pictures of a step."""
         return make_block(self.seed, step, self.size)
 
-    def draw(self, step: int, rng: np.random.Generator) -> Batch:
-        """The batch of a step; ``rng`` draws its questions."""
+    def batch(self, step: int, rng: np.random.Generator) -> Batch:
+        """The batch of a step; ``rng`` samples its questions."""
         block = self.block(step)
         ease = max(EASY_SHARE, 1 - step / EASY_STEPS)
         # One sort of prompts per batch: riddles are long, and all rows are as long as the longest.
@@ -196,12 +197,12 @@ class Batches:
             prompted = []
             for template in (WHOLE_TEMPLATE, GRADE_CONTENT_TEMPLATE):
                 right = bool(rng.random() < RIGHT_SHARE)
-                found = prompt_about(reading, meant, sort, rng, right)
-                prompted.append(self._prompted(template, *found, reading))
+                wording, held = prompt_about(reading, meant, sort, rng, right)
+                prompted.append(self._prompted(template, wording, held, reading))
             long.append(prompted)
-            short = [self._asked(text, reading) for text in things[-1]]
-            short.append(self._graded(GRADE_QUALITY_TEXT, quality_grade(reading)))
-            apart = [self._asked(text, reading) for text in places[-1]]
+            short = [self._question_row(text, reading) for text in things[-1]]
+            short.append(self._grade_row(GRADE_QUALITY_TEXT, quality_grade(reading)))
+            apart = [self._question_row(text, reading) for text in places[-1]]
             rows.append((short, apart, [one.row for one in prompted]))
         groups = [self.padded(group) for group in zip(*rows, strict=True)]
         starts = _starts(groups)

@@ -1,7 +1,7 @@
 """How far a verifier agrees with the oracle, and how far its confidences can be believed.
 
-On renders the pictures are fresh ones of the three training families; on pictures that are given
-(a policy's) the oracle reads them, which is a measurement: nothing is trained on them.
+On renders the pictures are fresh ones of the three training families. A policy's own pictures are
+read by the oracle as well, which is a measurement: nothing is trained on them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from alphagrpo.shapes.oracle import read_many
 from alphagrpo.shapes.prompts import Sort
 from alphagrpo.shapes.questions import reference_questions
 from alphagrpo.shapes.render import render
-from alphagrpo.shapes.specs import Spec, sample_scene, satisfies
+from alphagrpo.shapes.specs import sample_scene, satisfies
 from alphagrpo.shapes.splits import wordings
 from miniature.corrupt import random_corruption
 from miniature.verifier.asking import Pictures, ask, ask_grades
 from miniature.verifier.figures import Record, calibration_error, grade_figures
 from miniature.verifier.model import load_verifier
 from miniature.verifier.pictures import altered, draw_imperfectly, training_scene
-from miniature.verifier.policy import (
-    Given,
+from miniature.verifier.policy_pictures import (
+    PictureSet,
     draw_pictures,
     load_pictures,
     save_pictures,
@@ -60,7 +60,7 @@ def held_out_renders(
                 pictures.append(draw_imperfectly(scene, rng))
             elif scene.objects:
                 pictures.append(random_corruption(scene, rng)[1])
-        yield family, *_asked_at_random(np.stack(pictures), rng)
+        yield family, *_random_questions(np.stack(pictures), rng)
     yield "prompted", *_prompted(n, seed)
 
 
@@ -70,11 +70,11 @@ def _prompted(n: int, seed: int) -> tuple[Pictures, list[list[str]], list[Readin
     specs = [wording.spec for wording in wordings("heldout", "plain", n, seed)]
     pictures = np.stack([render(sample_scene(spec, rng)) for spec in specs])
     own = [[question.text for question in reference_questions(spec)] for spec in specs]
-    texts = [mine + other for mine, other in zip(own, own[1:] + own[:1], strict=True)]
+    texts = [texts + others for texts, others in zip(own, own[1:] + own[:1], strict=True)]
     return pictures, texts, read_many(pictures)
 
 
-def _asked_at_random(
+def _random_questions(
     pictures: Pictures, rng: np.random.Generator
 ) -> tuple[Pictures, list[list[str]], list[Reading]]:
     readings = read_many(pictures)
@@ -82,22 +82,22 @@ def _asked_at_random(
     return pictures, texts, readings
 
 
-def prompted_renders(n: int, sort: Sort, seed: int) -> Given:
+def prompted_renders(n: int, sort: Sort, seed: int) -> PictureSet:
     """``n`` pictures for held-out prompts: half right, half nearly right; half clean."""
     rng = np.random.default_rng([seed, 80, get_args(Sort).index(sort)])
-    asked = list(wordings("heldout", sort, n, seed))
+    prompts = list(wordings("heldout", sort, n, seed))
     pictures = []
-    for index, wording in enumerate(asked):
+    for index, wording in enumerate(prompts):
         scene = (sample_scene, near_miss)[index % 2](wording.spec, rng)
         while index % 2 and satisfies(scene, wording.spec):
-            # A near miss may change what nobody asked for, such as an open background.
+            # A near miss may change what the prompt leaves open, such as an open background.
             scene = altered(scene, rng)
         pictures.append((render, draw_imperfectly)[index // 2 % 2](scene, rng))
-    return Given(np.stack(pictures), [w.spec for w in asked], [w.text for w in asked])
+    return PictureSet(np.stack(pictures), [w.spec for w in prompts], [w.text for w in prompts])
 
 
 class _Whole(NamedTuple):
-    """What is said of pictures as a whole, and what is true."""
+    """A verifier's answers about pictures as a whole, and the true ones."""
 
     p: list[float]
     truth: list[bool]
@@ -117,56 +117,56 @@ class _Whole(NamedTuple):
         }
 
 
-def _ask_whole(judge: Judge, given: Given, readings: Sequence[Reading]) -> _Whole:
+def _ask_whole(judge: Judge, chosen: PictureSet, readings: Sequence[Reading]) -> _Whole:
     """The whole-prompt question and both grades of pictures with specs and prompts."""
-    assert given.specs is not None
-    assert given.prompts is not None
-    held = [semantic_truths(spec, seen) for spec, seen in zip(given.specs, readings, strict=True)]
+    assert chosen.specs is not None
+    assert chosen.prompts is not None
+    held = [semantic_truths(spec, seen) for spec, seen in zip(chosen.specs, readings, strict=True)]
     clean = [
         np.mean([r.complete, r.even_colour, r.even_background]).item() for r in readings
     ]  # fmt: skip
-    whole = [[WHOLE_TEMPLATE.replace("{prompt}", text, 1)] for text in given.prompts]
-    content = [GRADE_CONTENT_TEMPLATE.replace("{prompt}", text, 1) for text in given.prompts]
+    whole = [[WHOLE_TEMPLATE.replace("{prompt}", text, 1)] for text in chosen.prompts]
+    content = [GRADE_CONTENT_TEMPLATE.replace("{prompt}", text, 1) for text in chosen.prompts]
     quality = [GRADE_QUALITY_TEXT] * len(content)
     return _Whole(
-        [float(p[0]) for p in ask(*judge, given.pictures, whole)],
+        [float(p[0]) for p in ask(*judge, chosen.pictures, whole)],
         [all(row) for row in held],
-        ask_grades(*judge, given.pictures, content).tolist(),
+        ask_grades(*judge, chosen.pictures, content).tolist(),
         [sum(row) / len(row) for row in held],
-        ask_grades(*judge, given.pictures, quality).tolist(),
+        ask_grades(*judge, chosen.pictures, quality).tolist(),
         clean,
     )
 
 
 def _on_renders(judge: Judge, n: int, seed: int) -> dict[str, float]:
     record = Record()
-    for family, shown, texts, readings in held_out_renders(n, seed):
-        record.add(family, ask(*judge, shown, texts), texts, readings)
+    for family, pictures, texts, readings in held_out_renders(n, seed):
+        record.add(family, ask(*judge, pictures, texts), texts, readings)
     parts: dict[str, _Whole] = {}
     for sort in get_args(Sort):
-        given = prompted_renders(n, sort, seed)
-        parts[sort] = _ask_whole(judge, given, read_many(given.pictures))
+        renders = prompted_renders(n, sort, seed)
+        parts[sort] = _ask_whole(judge, renders, read_many(renders.pictures))
     both = _Whole(*(first + second for first, second in zip(*parts.values(), strict=True)))
     by_sort = {f"whole_{sort}": part.figures()["whole"] for sort, part in parts.items()}
     return record.figures() | both.figures() | by_sort
 
 
-def _on_given(judge: Judge, given: Given, seed: int) -> dict[str, float]:
+def _on_pictures(judge: Judge, chosen: PictureSet, seed: int) -> dict[str, float]:
     record = Record()
     rng = np.random.default_rng([seed, 79])
-    shown, texts, readings = _asked_at_random(given.pictures, rng)
-    if given.specs is None:
-        record.add("given", ask(*judge, shown, texts), texts, readings)
+    pictures, texts, readings = _random_questions(chosen.pictures, rng)
+    if chosen.specs is None:
+        record.add("given", ask(*judge, pictures, texts), texts, readings)
         return record.figures()
     balanced = Record()
-    balanced.add("given", ask(*judge, shown, texts), texts, readings)
-    texts = [[q.text for q in reference_questions(spec)] for spec in given.specs]
-    record.add("given", ask(*judge, shown, texts), texts, readings)
+    balanced.add("given", ask(*judge, pictures, texts), texts, readings)
+    texts = [[q.text for q in reference_questions(spec)] for spec in chosen.specs]
+    record.add("given", ask(*judge, pictures, texts), texts, readings)
     figures = record.figures()
     others = balanced.figures()
     figures |= {f"balanced_{k}": others[k] for k in ("overall", "count", "total")}
-    if given.prompts is not None:
-        figures |= _ask_whole(judge, given, readings).figures()
+    if chosen.prompts is not None:
+        figures |= _ask_whole(judge, chosen, readings).figures()
     return figures
 
 
@@ -174,8 +174,7 @@ def evaluate_verifier(
     folder: Path,
     n: int = 1000,
     seed: int = 0,
-    pictures: Path | Pictures | None = None,
-    specs: Sequence[Spec] | None = None,
+    pictures: Path | None = None,
     policy: Path | None = None,
 ) -> dict[str, float]:
     """Agreement with the oracle in all, per question type and per family of pictures; calibration.
@@ -185,23 +184,21 @@ def evaluate_verifier(
     pictures of held-out prompts with prompts' own questions); ``whole`` and the grades are of
     ``n`` right and nearly right pictures of held-out prompts of each sort. With ``policy``, the
     folder of one: ``n`` pictures that it draws for held-out prompts, which are written to
-    ``pictures`` where that is given too. With ``pictures`` alone ([N, 48, 48, 3] bytes, or a
-    folder of PNG files): at most ``n`` of these. Given pictures are asked what their ``specs`` (or
-    the folder's ``specs.json``, a list in the order of file names) ask and, for ``whole``, the
-    texts of ``prompts.json``; without either, balanced questions.
+    ``pictures`` where that is named too. With ``pictures`` alone, a folder of PNG files: at most
+    ``n`` of these. They are asked what the folder's ``specs.json`` (a list in the order of file
+    names) asks and, for ``whole``, the texts of ``prompts.json``; without either, balanced
+    questions.
 
     Raises:
         BadImage: a folder without pictures, or pictures of another shape.
     """
     judge = load_verifier(folder)
-    if policy is None and pictures is None:
-        return _on_renders(judge, n, seed)
     if policy is not None:
-        given = draw_pictures(policy, n, seed)
-        if isinstance(pictures, Path):
-            save_pictures(pictures, given)
+        chosen = draw_pictures(policy, n, seed)
+        if pictures is not None:
+            save_pictures(pictures, chosen)
+    elif pictures is not None:
+        chosen = load_pictures(pictures)
     else:
-        given = load_pictures(pictures) if isinstance(pictures, Path) else Given(np.array(pictures))
-    if specs is not None:
-        given = given._replace(specs=list(specs))
-    return _on_given(judge, given.first(n), seed)
+        return _on_renders(judge, n, seed)
+    return _on_pictures(judge, chosen.first(n), seed)

@@ -45,17 +45,19 @@ def rank_correlation(first: Floats, second: Floats) -> float | None:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def grade_figures(name: str, given: NDArray[np.int64], shares: Sequence[float]) -> dict[str, float]:
+def grade_figures(
+    name: str, grades: NDArray[np.int64], shares: Sequence[float]
+) -> dict[str, float]:
     """Exact share, mean absolute error (of 10) and rank correlation of grades, by ``name``.
 
     ``shares`` are the true shares in [0, 1]; a true grade is ten times that, rounded.
     """
     true = np.array([round(10 * share) for share in shares])
     figures = {
-        f"{name}_exact": float(np.mean(given == true)),
-        f"{name}_error": float(np.abs(given - true).mean()),
+        f"{name}_exact": float(np.mean(grades == true)),
+        f"{name}_error": float(np.abs(grades - true).mean()),
     }
-    rank = rank_correlation(given.astype(np.float64), np.array(shares, np.float64))
+    rank = rank_correlation(grades.astype(np.float64), np.array(shares, np.float64))
     return figures if rank is None else figures | {f"{name}_rank": rank}
 
 
@@ -74,8 +76,8 @@ class Record:
         readings: Sequence[Reading],
     ) -> None:
         """Answers to questions of the grammar; they count in all, by family and by type."""
-        for row, asked, reading in zip(answers, texts, readings, strict=True):
-            for p, text in zip(row, asked, strict=True):
+        for row, questions, reading in zip(answers, texts, readings, strict=True):
+            for p, text in zip(row, questions, strict=True):
                 predicate = predicate_of(text)
                 for name in ("overall", family, predicate.type):
                     self.p[name].append(float(p))

@@ -170,13 +170,13 @@ def named(reading: Reading, kind: str | None, colour: str | None) -> tuple[int, 
 
 def namings(texts: Sequence[Sequence[str]], readings: Sequence[Reading]) -> Tensor:
     """[N, 5] (picture, question, token, cell, number): what each noun names, see :func:`named`."""
-    found = [
+    rows = [
         (row, column, token, *named(reading, kind, colour))
-        for row, (asked, reading) in enumerate(zip(texts, readings, strict=True))
-        for column, text in enumerate(asked)
+        for row, (questions, reading) in enumerate(zip(texts, readings, strict=True))
+        for column, text in enumerate(questions)
         for token, kind, colour in _nouns(text)
     ]
-    return torch.tensor(found, dtype=torch.long).view(-1, 5)
+    return torch.tensor(rows, dtype=torch.long).view(-1, 5)
 
 
 def placed(rows: Tensor, length: int, start: int) -> Tensor:
@@ -225,14 +225,14 @@ def comparisons(texts: Sequence[Sequence[str]], nouns: Tensor) -> Tensor:
     for picture, question, _, cell, _ in nouns.tolist():
         if cell >= 0:
             cells.setdefault((picture, question), []).append(cell)
-    found = []
-    for (picture, question), pair in cells.items():
-        if len(pair) == 2:
-            (r1, c1), (r2, c2) = (divmod(cell, GRID) for cell in pair)
+    pairs = []
+    for (picture, question), ends in cells.items():
+        if len(ends) == 2:
+            (r1, c1), (r2, c2) = (divmod(cell, GRID) for cell in ends)
             last = len(texts[picture][question].split()) - 1
             across, down = 1 + (c1 > c2) - (c1 < c2), 1 + (r1 > r2) - (r1 < r2)
-            found.append((picture, question, last, across, down))
-    return torch.tensor(found, dtype=torch.long).view(-1, 5)
+            pairs.append((picture, question, last, across, down))
+    return torch.tensor(pairs, dtype=torch.long).view(-1, 5)
 
 
 class CompareHead(nn.Module):

@@ -100,11 +100,6 @@ def _start(model: Idefics3ForConditionalGeneration) -> None:
         layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
 
 
-def to_pixels(pictures: Tensor) -> Tensor:
-    """[B, 48, 48, 3] bytes to [B, 3, 48, 48] in [-1, 1], as the image processor does."""
-    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1.0
-
-
 def _attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ k.transpose(-1, -2)).softmax(dim=-1) @ v
 
@@ -179,7 +174,7 @@ def packed_logits(
 
     ``features`` are image tokens [B, 9, d], ``groups`` token ids [B, Q, T], long questions apart
     from short ones, padded on the right. Positions count the packed row: the prefix, then the
-    groups' questions. ``watch`` is shown every text layer's number and output (in the last layer
+    groups' questions. ``watch`` gets every text layer's number and output (in the last layer
     only the K positions).
     """
     B, dtype = len(features), features.dtype
@@ -226,9 +221,9 @@ def answer_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]
     return tuple(  # type: ignore[return-value]
         [single_id(tokenizer, text)]
         + [
-            found[0]
+            ids[0]
             for word in (text.strip(), text.strip().title(), text.title())
-            if len(found := tokenizer.encode(word, add_special_tokens=False)) == 1
+            if len(ids := tokenizer.encode(word, add_special_tokens=False)) == 1
         ]
         for text in (YES, NO)
     )

@@ -1,4 +1,4 @@
-"""Pictures a verifier learns from: clean, corrupted, and wrong in the ways of a drawn picture.
+"""Pictures a verifier learns from: clean, corrupted, and wrong in the ways of a policy's picture.
 
 A policy's pictures come out of a diffusion process and an autoencoder: cells that are between two
 objects, off-colour or half there, soft edges, grain. The last family here imitates them from
@@ -33,7 +33,7 @@ Floats = NDArray[np.float32]
 Picture = NDArray[np.uint8]
 
 CLEAN_SHARE, CORRUPT_SHARE = 0.3, 0.3
-"""The rest is drawn imperfectly."""
+"""The rest are imperfect, see :func:`draw_imperfectly`."""
 MOST_OBJECTS = 8
 """In a training picture: twice what a prompt may ask for."""
 
@@ -66,8 +66,8 @@ def altered(scene: Scene, rng: np.random.Generator) -> Scene:
 def _crowded(scene: Scene, rng: np.random.Generator) -> Scene:
     """The scene with one to four objects too many, mostly of the sorts that are there.
 
-    A policy that was asked for three draws five at times, and whoever has seen four at most takes
-    five for four.
+    Where a prompt asks for three a policy draws five at times, and a verifier that has seen four at
+    most takes five for four.
     """
     objects = list(scene.objects)
     for cell in rng.permutation(len(scene.free_cells))[: pick(rng, (1, 1, 2, 2, 3, 4))]:
@@ -108,7 +108,7 @@ def _field(size: int, knots: int, rng: np.random.Generator) -> Floats:
 
 
 def _alpha(kind: str, rng: np.random.Generator) -> Floats:
-    """[c, c] a shape as drawn: whole, faint, between two kinds, moved, or with a part missing."""
+    """[c, c] a shape as a policy draws it: whole, faint, between kinds, moved, or with a hole."""
     alpha = mask(kind)
     luck = rng.random()
     if luck < 0.15:
@@ -156,7 +156,7 @@ def _soften(picture: Floats, rng: np.random.Generator) -> Floats:
 
 
 def draw_imperfectly(scene: Scene, rng: np.random.Generator) -> Picture:
-    """[48, 48, 3] a picture of ``scene`` with some of the flaws of a drawn one."""
+    """[48, 48, 3] a picture of ``scene`` with some of the flaws of a policy's."""
     picture = np.empty((SIZE, SIZE, 3), np.float32)
     picture[:] = np.array(BACKGROUNDS[scene.background], np.float32) + rng.normal(0, 6, 3)
     if rng.random() < 0.3:

@@ -111,14 +111,14 @@ def answer_losses(
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
     """(yes/no loss, grades' loss, figures to show) of log-probabilities [B, A + G, V]."""
     num = batch.answers.shape[1]
-    told, graded = log_p[:, :num], log_p[:, num:]
+    answers, grades = log_p[:, :num], log_p[:, num:]
     target = batch.answers * (1 - SMOOTHING) + SMOOTHING / 2
-    answer_loss = -(target * told[..., yes] + (1 - target) * told[..., no]).mean()
-    grade_loss = F.nll_loss(graded.flatten(0, 1), batch.grades.flatten(), ignore_index=IGNORED)
-    right = ((told[..., yes] > told[..., no]) == (batch.answers > 0.5)).float()
+    answer_loss = -(target * answers[..., yes] + (1 - target) * answers[..., no]).mean()
+    grade_loss = F.nll_loss(grades.flatten(0, 1), batch.grades.flatten(), ignore_index=IGNORED)
+    right = ((answers[..., yes] > answers[..., no]) == (batch.answers > 0.5)).float()
     known = batch.grades != IGNORED
     # Two grades per picture, of quality and of content.
-    exact = ((graded.argmax(dim=-1) == batch.grades) | ~known).view(len(known), 2, -1).all(dim=-1)
+    exact = ((grades.argmax(dim=-1) == batch.grades) | ~known).view(len(known), 2, -1).all(dim=-1)
     whole = num - 1
     figures = {
         "answer_loss": float(answer_loss.detach()),
@@ -158,21 +158,21 @@ def pretrain_verifier(
     yes, no = single_id(tokenizer, YES), single_id(tokenizer, NO)
     dtype = torch.bfloat16 if bf16 else torch.float32
 
-    shown: dict[str, float] = {}
+    latest: dict[str, float] = {}
 
     def loss(step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
         if step % (ASK_EARLY if step < SIGHT_STEPS else ASK_LATE):
             total = torch.zeros(())
             _, helps = trainee.sight(batches.block(step), dtype)
         else:
-            drawn = batches.draw(step, rng)
-            log_p, helps = trainee.losses(drawn, tokenizer, dtype)
-            answer_loss, grade_loss, figures = answer_losses(log_p, drawn, yes, no)
+            questions = batches.batch(step, rng)
+            log_p, helps = trainee.losses(questions, tokenizer, dtype)
+            answer_loss, grade_loss, figures = answer_losses(log_p, questions, yes, no)
             total = answer_loss + GRADE_WEIGHT * grade_loss
-            shown.update(figures)
+            latest.update(figures)
         # A step that asks nothing shows the figures of the last one that did.
-        shown.update({name: float(value.detach()) for name, value in helps.items()})
-        return total + sum(HELP[name] * value for name, value in helps.items()), dict(shown)
+        latest.update({name: float(value.detach()) for name, value in helps.items()})
+        return total + sum(HELP[name] * value for name, value in helps.items()), dict(latest)
 
     settings = TrainSettings(
         steps=STEPS if steps is None and minutes is None else steps,

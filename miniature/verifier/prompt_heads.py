@@ -68,13 +68,13 @@ def prompt_nouns(words: Sequence[str], spec: Spec) -> list[tuple[int, str, str]]
 
     ``words`` are a prompt's tokens as text, with their leading spaces.
     """
-    wanted = {(item.colour, item.kind) for item in spec.items}
-    found = []
+    sorts = {(item.colour, item.kind) for item in spec.items}
+    nouns = []
     for token in range(1, len(words)):
         colour, kind = words[token - 1].strip(), KIND_OF.get(words[token].strip(), "")
-        if (colour, kind) in wanted:
-            found.append((token, kind, colour))
-    return found
+        if (colour, kind) in sorts:
+            nouns.append((token, kind, colour))
+    return nouns
 
 
 class ReadHead(nn.Module):
@@ -103,5 +103,5 @@ class DemandHead(nn.Module):
         """Mean binary cross-entropy at rows (picture, position) [N, 2], labels [N, 7]."""
         read = layers[DEMAND_LAYER][at[:, 0], at[:, 1]].float()
         logits = self.linear(F.layer_norm(read, (WIDTH,)))
-        asked = labels != NOT_ASKED
-        return F.binary_cross_entropy_with_logits(logits[asked], labels[asked].float())
+        known = labels != NOT_ASKED
+        return F.binary_cross_entropy_with_logits(logits[known], labels[known].float())

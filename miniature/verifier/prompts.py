@@ -151,18 +151,18 @@ def prompt_about(
     holds altogether (or not); where a few tries find none, the last one is taken as it is, and
     where there are no words for it at all, any training prompt.
     """
-    found: tuple[Wording, list[bool]] | None = None
+    last: tuple[Wording, list[bool]] | None = None
     for attempt in range(10 * _TRIES):
         wording = training_wording(_candidate(reading, meant, rng, right), sort, rng)
         if wording is None:
             # All words for what is seen may be held out: then only something else can be asked.
             right = right and attempt < _TRIES
             continue
-        found = wording, semantic_truths(wording.spec, reading)
-        if all(found[1]) == right or attempt >= _TRIES:
+        last = wording, semantic_truths(wording.spec, reading)
+        if all(last[1]) == right or attempt >= _TRIES:
             break
-    if found is None:
+    if last is None:
         # Nearly all words for what is seen, and for what is nearly so, may be held out.
         wording = sample_split_wording("train", sort, rng)
-        found = wording, semantic_truths(wording.spec, reading)
-    return found
+        last = wording, semantic_truths(wording.spec, reading)
+    return last

@@ -1,6 +1,6 @@
 """Questions a verifier learns from: the whole grammar, about what is seen and near misses of it.
 
-Each question type asks "yes" and "no" about as often: a wanted answer is drawn first, and a few
+Each question type asks "yes" and "no" about as often: the answer is sampled first, and a few
 candidates are tried for one that has it.
 """
 
@@ -13,8 +13,7 @@ import numpy as np
 
 from alphagrpo.shapes.grammar import QUALITY_TEXT, Predicate, Reading, Seen, parse_question
 from alphagrpo.shapes.language import NUMBERS, article, plural
-from alphagrpo.shapes.questions import reference_questions
-from alphagrpo.shapes.specs import RELATIONS, sample_spec
+from alphagrpo.shapes.specs import RELATIONS
 from alphagrpo.shapes.world import BACKGROUND_NAMES, COLOUR_NAMES, KINDS, MAX_OBJECTS, pick
 
 _TRIES = 8
@@ -140,7 +139,7 @@ def _easy(reading: Reading, rng: np.random.Generator) -> str:
     return f"{lead}{'n' * (lead[-1] == 'a' and colour[0] in 'aeiou')} {colour} object ?"
 
 
-def _drawn_maker(
+def _sampled_maker(
     rng: np.random.Generator, spatial: bool | None
 ) -> Callable[[Reading, np.random.Generator], str]:
     if spatial:
@@ -158,14 +157,14 @@ def semantic_question(
     ``ease`` is the share of questions about one word. ``spatial`` asks for a relation (as far as
     there are two things) or for anything else; None leaves it to the mix.
     """
-    maker = _drawn_maker(rng, spatial)
+    maker = _sampled_maker(rng, spatial)
     if rng.random() < ease:
         maker = _easy
-    wanted = rng.random() < 0.5
+    answer = rng.random() < 0.5
     text = ""
     for _ in range(_TRIES):
         text = maker(reading, rng)
-        if predicate_of(text).holds(reading) == wanted:
+        if predicate_of(text).holds(reading) == answer:
             break
     return text
 
@@ -176,8 +175,3 @@ def training_questions(
     """``n`` questions about one picture: the three of quality, the rest about what is there."""
     semantic = [semantic_question(reading, rng, ease) for _ in range(n - 3)]
     return [*QUALITY_TEXT.values(), *semantic]
-
-
-def foreign_questions(rng: np.random.Generator) -> list[str]:
-    """The reference questions of a random prompt that has nothing to do with the picture."""
-    return [question.text for question in reference_questions(sample_spec(rng))]

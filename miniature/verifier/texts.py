@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from alphagrpo.judging.grades import BEST
 from alphagrpo.shapes.grammar import QUALITY_TEXT, Reading
 from alphagrpo.shapes.questions import reference_questions
 from alphagrpo.shapes.specs import Spec
@@ -15,12 +16,9 @@ from miniature.verifier.questions import predicate_of
 WHOLE_TEMPLATE = 'does the picture show exactly this : "{prompt}" ?'
 """Answered " yes" or " no": whether every semantic reference question of the prompt holds."""
 GRADE_CONTENT_TEMPLATE = 'from 0 to 10 , how well does the picture show this : "{prompt}" ?'
-"""Answered by the number of :func:`content_grade`."""
+"""Answered by the :func:`grade` of :func:`semantic_truths`."""
 GRADE_QUALITY_TEXT = "from 0 to 10 , how clean is the picture ?"
 """Answered by the number of :func:`quality_grade`."""
-BEST_GRADE = 10
-GRADES = tuple(str(grade) for grade in range(BEST_GRADE + 1))
-"""All answers to a request for a grade, as they follow its text: no space before the digit."""
 
 
 def instructions() -> tuple[str, ...]:
@@ -31,18 +29,13 @@ def instructions() -> tuple[str, ...]:
 
 def grade(held: Sequence[bool]) -> int:
     """10 times the share of questions that hold, rounded (a half to the even number)."""
-    return round(BEST_GRADE * sum(held) / len(held))
+    return round(BEST * sum(held) / len(held))
 
 
 def semantic_truths(spec: Spec, reading: Reading) -> list[bool]:
     """Whether each semantic reference question of ``spec`` holds, the total included."""
     questions = reference_questions(spec)
     return [predicate_of(q.text).holds(reading) for q in questions if q.kind == "semantic"]
-
-
-def content_grade(spec: Spec, reading: Reading) -> int:
-    """0 to 10: how much of what a prompt asks for is there."""
-    return grade(semantic_truths(spec, reading))
 
 
 def quality_grade(reading: Reading) -> int:

@@ -12,12 +12,13 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from alphagrpo.errors import BadImage, CheckpointError
+from alphagrpo.judging.questions import parse_question_set
 from alphagrpo.shapes.grammar import QUALITY_TEXT
 from alphagrpo.shapes.oracle import read_many
-from alphagrpo.shapes.questions import questions_from_json, reference_questions
+from alphagrpo.shapes.questions import reference_questions
 from alphagrpo.shapes.render import render
 from alphagrpo.shapes.specs import Item, Spec
-from alphagrpo.shapes.splits import sample_split_wording, split_of
+from alphagrpo.shapes.splits import sample_split_wording, split_of, wordings
 from alphagrpo.shapes.world import GRID, SIZE, Scene, SceneObject
 from miniature import decomposer
 from miniature.judge_tokenizer import (
@@ -28,11 +29,11 @@ from miniature.judge_tokenizer import (
     single_id,
     verifier_tokenizer,
 )
+from miniature.question_json import questions_to_json
 from miniature.verifier import evaluate as evaluation
 from miniature.verifier import figures as figures_of
-from miniature.verifier import heads
+from miniature.verifier import heads, policy_pictures
 from miniature.verifier import model as vision
-from miniature.verifier import policy as given
 from miniature.verifier import pretrain as verifier
 from miniature.verifier.pictures import training_picture, training_scene
 from miniature.verifier.questions import predicate_of, training_questions
@@ -70,11 +71,11 @@ def test_decomposer_examples_come_back_as_the_reference(tokenizer):
     rng = np.random.default_rng(0)
     for sort in ("plain", "thought"):
         wording = sample_split_wording("train", sort, rng)
-        asked, answer = decomposer.example(tokenizer, wording)
-        assert tokenizer.decode(asked) == wording.text + "\n"
+        prompt, answer = decomposer.example(tokenizer, wording)
+        assert tokenizer.decode(prompt) == wording.text + "\n"
         assert answer[-1] == tokenizer.eos_token_id
-        found = questions_from_json(tokenizer.decode(answer[:-1]))
-        assert found == reference_questions(wording.spec)
+        questions = parse_question_set(tokenizer.decode(answer[:-1]))
+        assert questions == reference_questions(wording.spec)
         assert split_of(wording) == "train"
 
 
@@ -98,15 +99,15 @@ def test_packed_verifier_forward_is_one_question_at_a_time(tokenizer):
     texts = ["is there a red circle ?", "is the red circle left of the blue square ?"]
     ids = [tokenizer.encode(text) for text in texts]
     questions = torch.full((1, 2, max(map(len, ids))), int(tokenizer.pad_token_id))
-    for row, found in enumerate(ids):
-        questions[0, row, : len(found)] = torch.tensor(found)
+    for row, tokens in enumerate(ids):
+        questions[0, row, : len(tokens)] = torch.tensor(tokens)
     pixels = torch.rand(1, 3, SIZE, SIZE) * 2 - 1
     fence, tag, image = (single_id(tokenizer, t) for t in (FENCE, GLOBAL, IMAGE))
     with torch.no_grad():
         features = vision.image_features(model, pixels)
         fast = vision.answer_logits(model, tokenizer, features, questions)
-        for row, found in enumerate(ids):
-            full = torch.tensor([[fence, tag, *[image] * 9, fence, *found]])
+        for row, tokens in enumerate(ids):
+            full = torch.tensor([[fence, tag, *[image] * 9, fence, *tokens]])
             slow = model(input_ids=full, pixel_values=pixels[:, None]).logits[0, -1]
             torch.testing.assert_close(fast[0, row], slow, atol=2e-5, rtol=1e-4)
 
@@ -122,8 +123,8 @@ def test_questions_are_of_the_grammar_and_of_both_answers():
             predicate = predicate_of(text)
             answers.setdefault(predicate.type, []).append(predicate.holds(reading))
     assert len(answers) == 10
-    for name, found in answers.items():
-        assert 0.1 < np.mean(found) < 0.95, name
+    for name, truths in answers.items():
+        assert 0.1 < np.mean(truths) < 0.95, name
 
 
 def test_training_pictures_are_of_many_sorts_and_repeatable():
@@ -189,8 +190,28 @@ def test_decomposer_resumes_to_the_same_weights_and_loads(tmp_path):
     model, tokenizer = decomposer.load_decomposer(whole)
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
     figures = decomposer.evaluate_decomposer(whole, n=2)
-    assert 0 <= figures["plain"] <= 1
-    assert set(figures) == {"plain", "thought", "questions", "parsed", "overall"}
+    # Six steps teach no question set.
+    assert (figures["overall"], figures["parsed"]) == (0.0, 0.0)
+
+
+def test_decomposer_figures_count_whole_sets_their_questions_and_what_parses(monkeypatch):
+    plain, thought = (list(wordings("heldout", sort, 2, 3)) for sort in ("plain", "thought"))
+    sets = {wording.text: reference_questions(wording.spec) for wording in (*plain, *thought)}
+    answers = {text: questions_to_json(questions) for text, questions in sets.items()}
+    # One plain answer is cut short; one riddle is answered with the other one's questions.
+    answers[plain[0].text] = answers[plain[0].text][:-1]
+    answers[thought[0].text] = answers[thought[1].text]
+    shared = {q.text for q in sets[thought[0].text]} & {q.text for q in sets[thought[1].text]}
+    right = len(sets[plain[1].text]) + len(sets[thought[1].text]) + len(shared)
+    monkeypatch.setattr(decomposer, "load_decomposer", lambda folder: (None, None))
+    monkeypatch.setattr(decomposer, "decompose", lambda _, __, texts: [answers[t] for t in texts])
+    assert decomposer.evaluate_decomposer(Path("none"), n=2, seed=3) == {
+        "plain": 0.5,
+        "thought": 0.5,
+        "overall": 0.5,
+        "parsed": 0.75,
+        "questions": pytest.approx(right / sum(map(len, sets.values()))),
+    }
 
 
 def test_verifier_resumes_to_the_same_weights_and_loads(tmp_path):
@@ -218,6 +239,8 @@ def test_verifier_resumes_to_the_same_weights_and_loads(tmp_path):
         figures
     )
     assert {"whole", "whole_thought", "grade_content_exact", "grade_quality_error"} <= set(figures)
+    # Three families of four pictures, and the prompted ones with questions of their prompts.
+    assert figures["questions"] > 3 * 4 * evaluation.QUESTIONS
 
 
 def test_losses_fall_on_a_few_examples(tokenizer):
@@ -253,19 +276,21 @@ def test_pictures_of_a_folder_are_measured(tmp_path):
     Image.fromarray(render(scene)).save(tmp_path / "a.png")
     spec = {"items": [[1, "red", "circle"]], "relation": None, "background": None, "absent": None}
     (tmp_path / "specs.json").write_text(json.dumps([spec]))
-    found = given.load_pictures(tmp_path)
-    assert found.pictures.shape == (1, SIZE, SIZE, 3)
-    assert found.specs is not None
-    assert found.specs[0].total == 1
-    assert found.prompts is None
+    loaded = policy_pictures.load_pictures(tmp_path)
+    assert loaded.pictures.shape == (1, SIZE, SIZE, 3)
+    assert loaded.specs is not None
+    assert loaded.specs[0].total == 1
+    assert loaded.prompts is None
 
 
 def test_pictures_come_back_as_they_were_saved(tmp_path):
     scene = Scene((SceneObject("circle", "red", 0, 0),), "black")
     spec = Spec((Item(1, "red", "circle"),))
-    saved = given.Given(render(scene)[None].repeat(2, 0), [spec] * 2, ["a red circle"] * 2)
-    given.save_pictures(tmp_path, saved)
-    back = given.load_pictures(tmp_path)
+    saved = policy_pictures.PictureSet(
+        render(scene)[None].repeat(2, 0), [spec] * 2, ["a red circle"] * 2
+    )
+    policy_pictures.save_pictures(tmp_path, saved)
+    back = policy_pictures.load_pictures(tmp_path)
     assert (back.pictures == saved.pictures).all()
     assert back[1:] == saved[1:]
     assert back.first(1).prompts == ["a red circle"]
@@ -277,4 +302,4 @@ def test_missing_models_and_pictures_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="pretrain verifier"):
         vision.load_verifier(tmp_path / "none")
     with pytest.raises(BadImage, match="PNG"):
-        given.load_pictures(tmp_path)
+        policy_pictures.load_pictures(tmp_path)

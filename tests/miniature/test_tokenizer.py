@@ -3,14 +3,11 @@ from __future__ import annotations
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from alphagrpo.judging.questions import QUALITY_TAGS, SEMANTIC_TAGS
 from alphagrpo.shapes.language import thought
-from alphagrpo.shapes.questions import (
-    QUALITY_TAGS,
-    SEMANTIC_TAGS,
-    questions_to_json,
-    reference_questions,
-)
+from alphagrpo.shapes.questions import reference_questions
 from alphagrpo.shapes.splits import prompts, spec_of
+from miniature.question_json import questions_to_json
 from miniature.tokenizer import SPECIAL_TOKENS, build_tokenizer, world_words
 
 

@@ -46,7 +46,6 @@ def test_texts_are_those_the_reward_programs_ask():
     assert SingleQuestion().template == texts.WHOLE_TEMPLATE
     assert Holistic().semantic_template == texts.GRADE_CONTENT_TEMPLATE
     assert Holistic().quality_template == texts.GRADE_QUALITY_TEXT
-    assert texts.GRADES == CHOICES
 
 
 def test_instructions_are_single_tokens_at_the_end(tokenizer):
@@ -64,19 +63,17 @@ def test_instructions_are_single_tokens_at_the_end(tokenizer):
 
 
 def test_a_grade_is_its_digits(tokenizer):
-    for grade in texts.GRADES:
+    for grade in CHOICES:
         ids = tokenizer.encode(texts.GRADE_QUALITY_TEXT + grade)
         assert [tokenizer.decode([i]) for i in ids[1:]] == list(grade)
-    assert texts.GRADES[-1] == "10"
 
 
 def test_grades_are_shares_of_what_holds():
     right = seen(("circle", "red", 0, 0), ("square", "blue", 0, 1), ("square", "blue", 2, 2))
     assert texts.semantic_truths(TWO, right) == [True, True, True]
-    assert texts.content_grade(TWO, right) == 10
     one_short = seen(("circle", "red", 0, 0), ("square", "blue", 0, 1))
     assert texts.semantic_truths(TWO, one_short) == [True, False, False]
-    assert texts.content_grade(TWO, one_short) == 3
+    assert texts.grade([True, False, False]) == 3
     flawed = Reading((), "black", complete=False, even_colour=True, even_background=False)
     assert texts.quality_grade(flawed) == 3
     assert texts.quality_grade(right) == 10
@@ -97,19 +94,19 @@ def test_the_nearest_spec_holds_where_one_can():
     assert not all(texts.semantic_truths(about.nearest_spec(five, rng), five))
 
 
-def test_prompts_are_of_training_words_and_right_as_often_as_asked():
+def test_prompts_are_of_training_words_and_right_about_as_often_as_they_should():
     rng = np.random.default_rng(1)
     right: dict[bool, list[bool]] = {True: [], False: []}
     riddles = 0
     for index in range(200):
         reading = Reading.of_scene(training_scene(rng))
-        wanted = index % 2 == 0
+        holding = index % 2 == 0
         sort = "plain" if index % 4 < 2 else "thought"
-        wording, held = about.prompt_about(reading, reading, sort, rng, wanted)
+        wording, held = about.prompt_about(reading, reading, sort, rng, holding)
         assert split_of(wording) == "train"
         assert held == texts.semantic_truths(wording.spec, reading)
         riddles += bool(wording.riddles)
-        right[wanted].append(all(held))
+        right[holding].append(all(held))
     assert np.mean(right[True]) > 0.3
     assert np.mean(right[False]) < 0.1
     assert 40 < riddles < 120
@@ -118,8 +115,8 @@ def test_prompts_are_of_training_words_and_right_as_often_as_asked():
 def test_a_picture_without_words_in_training_gets_another_pictures_prompt(monkeypatch):
     # Step 3150 of the verifier's recipe: both sorts seen have next to no training riddle.
     monkeypatch.setattr(about, "training_wording", lambda *_: None)
-    crosses = [Seen("cross", "green", 0, column, 1.0) for column in range(3)]
-    reading = Reading((*crosses, Seen("cross", "orange", 2, 2, 1.0)), "black", True, True, True)
+    crosses = [Seen("cross", "green", 0, column) for column in range(3)]
+    reading = Reading((*crosses, Seen("cross", "orange", 2, 2)), "black", True, True, True)
     rng = np.random.default_rng(3150)
     for right in (False, True):
         wording, held = about.prompt_about(reading, reading, "thought", rng, right)
@@ -132,9 +129,9 @@ def test_altered_specs_are_of_the_world_and_mostly_other():
     rng = np.random.default_rng(2)
     relation = Spec((Item(1, "red", "circle"), Item(1, "blue", "cross")), "above", "white")
     for spec in (TWO, relation, Spec((Item(4, "green", "cross"),), None, None, "circle")):
-        found = [about.altered_spec(spec, rng) for _ in range(100)]
-        assert np.mean([other != spec for other in found]) > 0.5
-        assert {other.total for other in found} <= {1, 2, 3, 4}
+        altered = [about.altered_spec(spec, rng) for _ in range(100)]
+        assert np.mean([other != spec for other in altered]) > 0.5
+        assert len(set(altered)) > 8
 
 
 def test_pictures_may_be_crowded():
@@ -152,14 +149,14 @@ def test_demand_and_truth_labels():
     assert labels == [1, -1, 0, -1, 0, 1, -1]
 
 
-def test_prompt_nouns_are_found_by_colour_and_noun():
+def test_prompt_nouns_are_known_by_colour_and_noun():
     words = ["a", " red", " circle", " and", " two", " blue", " squares", " and", " no", " cross"]
     assert prompt_heads.prompt_nouns(words, TWO) == [(2, "circle", "red"), (6, "square", "blue")]
 
 
 @pytest.fixture(scope="module")
-def drawn(tokenizer):
-    return batches.Batches(tokenizer, 0, 4).draw(2001, np.random.default_rng(4))
+def batch(tokenizer):
+    return batches.Batches(tokenizer, 0, 4).batch(2001, np.random.default_rng(4))
 
 
 def _packed_tokens(batch: batches.Batch) -> torch.Tensor:
@@ -167,48 +164,48 @@ def _packed_tokens(batch: batches.Batch) -> torch.Tensor:
     return torch.nn.functional.pad(rows, (vision.PREFIX, 0), value=-1)
 
 
-def test_batches_read_answers_where_questions_end(tokenizer, drawn):
-    packed = _packed_tokens(drawn)
-    read = packed.gather(1, drawn.at)
+def test_batches_read_answers_where_questions_end(tokenizer, batch):
+    packed = _packed_tokens(batch)
+    read = packed.gather(1, batch.at)
     mark, end = single_id(tokenizer, " ?"), tokenizer.eos_token_id
-    num = drawn.answers.shape[1]
+    num = batch.answers.shape[1]
     assert (read[:, :num] == mark).all()
     clean = single_id(tokenizer, texts.GRADE_QUALITY_TEXT)
     assert (read[:, num] == clean).all()
     assert (read[:, num + 3] == mark).all()
     for row, at in zip(
-        drawn.grades.view(-1, 3).tolist(), read[:, num:].reshape(-1, 3), strict=True
+        batch.grades.view(-1, 3).tolist(), read[:, num:].reshape(-1, 3), strict=True
     ):
         known = [token for token in row if token != batches.IGNORED]
         assert known[-1] == end
-        assert tokenizer.decode(known[:-1]) in texts.GRADES
+        assert tokenizer.decode(known[:-1]) in CHOICES
         assert at[1 : len(known)].tolist() == known[:-1]
 
 
-def test_batches_point_at_nouns_and_quotation_marks(tokenizer, drawn):
-    packed = _packed_tokens(drawn)
-    picture, position = drawn.quotes.T
+def test_batches_point_at_nouns_and_quotation_marks(tokenizer, batch):
+    packed = _packed_tokens(batch)
+    picture, position = batch.quotes.T
     assert (packed[picture, position] == single_id(tokenizer, '"')).all()
     assert (packed[picture, position + 1] == single_id(tokenizer, " ?")).all()
-    picture, position = drawn.nouns[:, :2].T
+    picture, position = batch.nouns[:, :2].T
     words = {tokenizer.decode([i]).strip() for i in packed[picture, position].tolist()}
     assert words <= {*prompt_heads.KIND_OF, "object", "objects"}
-    assert len(drawn.demands) == len(drawn.truths) == len(drawn.quotes) == 8
+    assert len(batch.demands) == len(batch.truths) == len(batch.quotes) == 8
 
 
-def test_groups_of_questions_do_not_see_one_another(tokenizer, drawn):
+def test_groups_of_questions_do_not_see_one_another(tokenizer, batch):
     torch.manual_seed(0)
     model = vision.verifier_model(tokenizer).eval()
     with torch.no_grad():
-        features = vision.image_features(model, drawn.block.pixels)
-        packed = vision.packed_logits(model, tokenizer, features, drawn.groups, drawn.at)
-        one = drawn.groups[2][:, :1]
+        features = vision.image_features(model, batch.block.pixels)
+        packed = vision.packed_logits(model, tokenizer, features, batch.groups, batch.at)
+        one = batch.groups[2][:, :1]
         alone = vision.answer_logits(model, tokenizer, features, one)[:, 0]
-    torch.testing.assert_close(packed[:, drawn.answers.shape[1] - 1], alone, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(packed[:, batch.answers.shape[1] - 1], alone, atol=2e-5, rtol=1e-4)
 
 
 class _Scripted:
-    """Stands in for the forward: the next token it likes best, by what it is asked."""
+    """Stands in for the forward: the next token it likes best, by the text before it."""
 
     def __init__(self, tokenizer, likes: dict[str, str | None]) -> None:
         self.tokenizer, self.likes = tokenizer, likes
@@ -225,14 +222,14 @@ class _Scripted:
         return logits
 
 
-def test_grades_are_digits_and_ten_is_told_from_one(tokenizer, monkeypatch):
+def test_grades_are_digits_and_ten_is_not_one(tokenizer, monkeypatch):
     likes = {"seven ?": "7", "seven ?1": None, "ten ?": "1", "ten ?1": "0"}
     likes |= {"one ?": "1", "one ?1": None}
     monkeypatch.setattr(asking, "answer_logits", _Scripted(tokenizer, likes))
     monkeypatch.setattr(asking, "image_features", lambda model, pixels: pixels)
     pictures = np.zeros((3, 48, 48, 3), np.uint8)
-    found = asking.ask_grades(None, tokenizer, pictures, ["seven ?", "ten ?", "one ?"])
-    assert found.tolist() == [7, 10, 1]
+    grades = asking.ask_grades(None, tokenizer, pictures, ["seven ?", "ten ?", "one ?"])
+    assert grades.tolist() == [7, 10, 1]
 
 
 def test_rank_correlation_with_ties_and_grade_figures():
@@ -249,14 +246,14 @@ def test_rank_correlation_with_ties_and_grade_figures():
 
 
 def test_prompted_renders_are_of_held_out_prompts_and_half_right():
-    given = prompted_renders(40, "thought", 5)
-    assert given.specs is not None
-    assert given.prompts is not None
-    assert len(set(given.prompts)) > 30
-    assert any("in the colour of" in text for text in given.prompts)
+    renders = prompted_renders(40, "thought", 5)
+    assert renders.specs is not None
+    assert renders.prompts is not None
+    assert len(set(renders.prompts)) > 30
+    assert any("in the colour of" in text for text in renders.prompts)
     held = [
         all(texts.semantic_truths(spec, reading))
-        for spec, reading in zip(given.specs, read_many(given.pictures), strict=True)
+        for spec, reading in zip(renders.specs, read_many(renders.pictures), strict=True)
     ]
     assert all(held[0::4])
     assert np.mean(held[1::4]) < 0.3

@@ -10,26 +10,32 @@ import numpy as np
 import pytest
 import torch
 
+from alphagrpo.data import sort_of
+from alphagrpo.eval.edits import EvaluationSettings
 from alphagrpo.models.bagel import load_bagel, random_bagel
 from alphagrpo.models.bagel.autoencoder import Autoencoder
+from alphagrpo.models.bagel.sampling import to_bytes
 from alphagrpo.models.unified import SpecialTokens
 from alphagrpo.policy.loading import FolderTokenizer
-from alphagrpo.shapes.language import parse_canonical
-from alphagrpo.shapes.pixels import to_bytes, to_pixels
-from alphagrpo.shapes.render import render_many
-from alphagrpo.shapes.riddles import RIDDLES
-from alphagrpo.shapes.specs import random_scene, satisfies
-from alphagrpo.shapes.splits import sample_split_wording, wordings
-from miniature.policy.corpus import KNOWN_RIGHT, Corpus, beliefs, noisy_spec, rightness
-from miniature.policy.evaluate import evaluate_policy
-from miniature.policy.latent_table import LatentTable, content_ids
-from miniature.policy.objective import PolicyRecipe, padded, velocities
-from miniature.policy.pretrain import miniature_config, pretrain_policy, special_ids
-from miniature.policy.pretrain_autoencoder import (
+from alphagrpo.shapes.language import parse_canonical, thought
+from alphagrpo.shapes.prompts import sample_wording
+from alphagrpo.shapes.render import render, render_many
+from alphagrpo.shapes.riddles import RIDDLES, Riddle
+from alphagrpo.shapes.specs import random_scene, sample_scene, satisfies
+from alphagrpo.shapes.splits import sample_split_wording, spec_of, wordings
+from miniature.pixels import to_pixels
+from miniature.policy import evaluate
+from miniature.policy.autoencoder import (
     balance,
     miniature_autoencoder_config,
     read_alike,
 )
+from miniature.policy.beliefs import KNOWN_RIGHT, beliefs, misread, noisy_spec
+from miniature.policy.corpus import Corpus
+from miniature.policy.evaluate import ThoughtAndPicture, evaluate_policy
+from miniature.policy.latent_table import LatentTable, content_ids
+from miniature.policy.objective import PolicyRecipe, padded, velocities
+from miniature.policy.pretrain import miniature_config, pretrain_policy, special_ids
 from miniature.tokenizer import build_tokenizer
 
 SHIPPED = Path(__file__).parents[3] / "deploy" / "models" / "policy"
@@ -58,21 +64,43 @@ def autoencoder():
     return Autoencoder(miniature_autoencoder_config()).eval().requires_grad_(False)
 
 
-def test_every_riddle_keeps_a_right_answer_that_can_be_found():
+def test_every_riddle_keeps_a_right_answer_that_is_sampled():
     for slot, table in RIDDLES.items():
         for phrase, shares in beliefs(slot).items():
             assert sum(shares.values()) == pytest.approx(1.0)
             assert shares[table[phrase]] >= 0.35
 
 
+def rightness(riddles: tuple[Riddle, ...], temperature: float) -> float:
+    """Chance that a thought sampled from the corpus' own shares explains every riddle rightly."""
+    chance = 1.0
+    for riddle in riddles:
+        shares = beliefs(riddle.slot)[riddle.phrase]
+        weights = {answer: share ** (1 / temperature) for answer, share in shares.items()}
+        chance *= weights[riddle.answer] / sum(weights.values())
+    return chance
+
+
 def test_about_half_of_all_thoughts_on_riddles_are_taught_rightly():
-    asked = list(wordings("heldout", "thought", 1500, 3))
+    riddles = list(wordings("heldout", "thought", 1500, 3))
     for temperature in (1.0, 0.3):
-        mean = np.mean([rightness(wording.riddles, temperature) for wording in asked])
+        mean = np.mean([rightness(wording.riddles, temperature) for wording in riddles])
         assert 0.42 < mean < 0.62
 
 
-def test_corpus_draws_meanings_at_the_stated_rates():
+def test_confusing_a_phrase_changes_what_is_understood() -> None:
+    rng = np.random.default_rng(3)
+    changed = 0
+    for _ in range(200):
+        wording = sample_wording("thought", rng)
+        assert misread(wording.spec, wording.riddles, {}) == wording.spec
+        wrong = {r.phrase: "green" for r in wording.riddles if r.slot == "colour"}
+        got = misread(wording.spec, wording.riddles, wrong)
+        changed += got is not None and got != wording.spec
+    assert changed > 50
+
+
+def test_corpus_samples_meanings_at_the_stated_rates():
     rng = np.random.default_rng(5)
     known, seen = [], []
     for _ in range(4000):
@@ -95,8 +123,8 @@ def test_pictures_show_what_the_thought_says(tokenizer):
     rng = np.random.default_rng(1)
     for _ in range(60):
         drawing = corpus.drawing(rng, queries=2, kind="think")
-        said = tokenizer.decode(drawing.context[drawing.thought_start + 1 : -1])
-        spec = parse_canonical(said)
+        words = tokenizer.decode(drawing.context[drawing.thought_start + 1 : -1])
+        spec = parse_canonical(words)
         assert spec is not None
         assert all(satisfies(scene, spec) for scene in drawing.scenes)
 
@@ -176,11 +204,42 @@ def test_the_folder_loads_and_is_evaluated(trained):
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name])
     assert FolderTokenizer(folder).decode(FolderTokenizer(folder).encode("a red circle"))
-    figures = evaluate_policy(folder, n=3, num_points=3)
-    for sort in ("plain", "thought", "told"):
-        assert figures[f"{sort}.n"] == 3
-        assert 0 <= figures[f"{sort}.all_right"] <= 1
+    figures = evaluate_policy(folder, n=3, settings=EvaluationSettings(num_points=3))
+    assert {figures[f"{sort}.n"] for sort in ("plain", "thought", "told")} == {3}
+    # Three steps teach neither thoughts nor pictures; with a right thought the thought is right.
+    assert (figures["plain.thought_right"], figures["thought.thought_right"]) == (0.0, 0.0)
     assert figures["told.thought_right"] == 1.0
+    assert (figures["plain.all_right"], figures["told.all_right"]) == (0.0, 0.0)
+
+
+def test_policy_figures_count_thoughts_and_pictures_of_their_own_sort(trained, monkeypatch):
+    kept: dict[str, list[str]] = {}
+
+    def results(model, tokenizer, prompt_set, seed, settings, right_thoughts):
+        """Of each four: right, a right thought only, a right picture only, nothing right."""
+        answers = []
+        for index, prompt in enumerate(prompt_set):
+            spec = spec_of(prompt)
+            picture = render(sample_scene(spec, np.random.default_rng(index)))
+            words = thought(spec) if right_thoughts or index % 4 < 2 else "<think>no</think>"
+            blank = np.full_like(picture, 246)
+            answers.append(ThoughtAndPicture(words, blank if index % 2 else picture))
+        return answers
+
+    monkeypatch.setattr(evaluate, "_draw_all", results)
+    keep = lambda name, prompts, _: kept.update({name: [sort_of(p) for p in prompts]})  # noqa: E731
+    figures = evaluate_policy(trained[0], n=8, keep=keep)
+    assert kept == {"plain": ["plain"] * 8, "thought": ["thought"] * 8, "told": ["thought"] * 8}
+    assert [figures[f"{name}.thought_right"] for name in kept] == [0.5, 0.5, 1.0]
+    for name in kept:
+        shares = {
+            key: figures[f"{name}.{key}"] for key in ("all_right", "strict", "extra", "clean")
+        }
+        assert shares == {"all_right": 0.5, "strict": 0.5, "extra": 0.0, "clean": 1.0}
+        assert figures[f"{name}.all_right_given_right_thought"] == 0.5
+    del kept["told"]
+    evaluate_policy(trained[0], n=4, right_thoughts=False, keep=keep)
+    assert kept.keys() == {"plain", "thought"}
 
 
 @pytest.mark.skipif(not SHIPPED.exists(), reason="the miniature policy's weights are not there")
@@ -193,4 +252,4 @@ def test_shipped_autoencoder_is_read_alike_by_the_oracle():
 
 def test_bytes_and_pixels_are_inverse():
     pictures = render_many([random_scene(np.random.default_rng(0))])
-    assert np.abs(to_bytes(to_pixels(pictures)).astype(int) - pictures).max() <= 1
+    assert np.abs(to_bytes(to_pixels(pictures)).numpy().astype(int) - pictures).max() <= 1

@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import jsonschema
+import numpy as np
 import pytest
 
 from alphagrpo.errors import NoQuestions
@@ -16,9 +17,10 @@ from alphagrpo.judging.questions import (
     questions_from_records,
     questions_to_records,
 )
-from alphagrpo.shapes.questions import questions_to_json, reference_questions
-from alphagrpo.shapes.specs import Item, Spec
+from alphagrpo.shapes.questions import reference_questions
+from alphagrpo.shapes.specs import sample_spec
 from alphagrpo.types import Question
+from miniature.question_json import questions_to_json
 
 S0 = Question(id="s0", text="is there a fox ?", kind="semantic", tag="Existence")
 S1 = Question(id="s1", text="is it red ?", kind="semantic", tag="Attribute", depends_on=("s0",))
@@ -26,11 +28,15 @@ Q0 = Question(id="q0", text="is it drawn well ?", kind="quality", tag="Aesthetic
 
 
 def test_the_miniature_worlds_answers_are_of_this_form():
-    spec = Spec((Item(1, "red", "circle"), Item(1, "blue", "square")), relation="left of")
-    questions = reference_questions(spec)
-    text = questions_to_json(questions)
-    jsonschema.validate(json.loads(text), question_set_schema(max_semantic=6, max_quality=4))
-    assert parse_question_set(text) == questions
+    schema = question_set_schema(max_semantic=6, max_quality=4, max_chars=80, max_needs=2)
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        questions = reference_questions(sample_spec(rng))
+        text = questions_to_json(questions)
+        jsonschema.validate(json.loads(text), schema)
+        assert parse_question_set(text) == questions
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"semantic": [], "quality": []}, schema)
 
 
 def test_records_survive_the_round_trip():
@@ -55,6 +61,8 @@ def test_records_from_before_there_were_grades_are_read():
         '{"semantic": [], "quality": []}',
         '{"semantic": [{"q": "is it ?", "tag": "Nonsense"}], "quality": []}',
         '{"semantic": "none", "quality": "none"}',
+        '{"semantic":[{"q":"is it ?","tag":"Count","needs":[3]}],'
+        '"quality":[{"q":"ok ?","tag":"Geometry"}]}',
     ],
 )
 def test_answers_that_are_no_set_are_refused(text):

@@ -1,4 +1,4 @@
-"""The question store: keeping, finding, editing by hand, filling in advance."""
+"""The question store: keeping, looking up, editing by hand."""
 
 from __future__ import annotations
 
@@ -21,14 +21,34 @@ def _set(prompt: str, revision: str = REVISION) -> QuestionSet:
     return QuestionSet(prompt=prompt, questions=QUESTIONS, revision=revision)
 
 
-def test_what_is_kept_is_found_by_prompt_and_revision(tmp_path):
+def test_what_is_kept_is_looked_up_by_prompt_and_revision(tmp_path):
     store = QuestionStore(tmp_path / "store")
     assert store.get("a fox", REVISION) is None
     store.put(_set("a fox"))
     assert store.get("a fox", REVISION) == _set("a fox")
     assert store.get("a fox", "dsg@4f2c91ab") is None
     assert store.get("two foxes", REVISION) is None
-    assert list(store.list()) == [_set("a fox")]
+
+
+def test_each_prompt_program_and_model_has_a_set_of_its_own(tmp_path):
+    store = QuestionStore(tmp_path)
+    sets = [
+        _set(prompt, f"{program}@{model}")
+        for prompt in ("a fox", "single@4f2c91ab")
+        for program in ("single", "dsg")
+        for model in ("4f2c91ab", "00000001")
+    ]
+    paths = {store.put(questions) for questions in sets}
+    assert len(paths) == len(sets) == len(list(tmp_path.iterdir()))
+    assert all(store.get(questions.prompt, questions.revision) == questions for questions in sets)
+
+
+def test_a_newer_set_takes_the_place_of_an_older_one(tmp_path):
+    store = QuestionStore(tmp_path)
+    older = _set("a fox")
+    newer = QuestionSet(prompt="a fox", questions=QUESTIONS[::-1], revision=REVISION)
+    assert store.put(older) == store.put(newer)
+    assert store.get("a fox", REVISION) == newer
 
 
 def test_no_partial_file_is_left(tmp_path):
@@ -78,7 +98,7 @@ def test_text_that_is_no_json_or_no_utf8_is_named(tmp_path):
     store = QuestionStore(tmp_path)
     path = store.put(_set("a fox"))
     path.write_text("{")
-    with pytest.raises(ConfigError, match="mend the file"):
+    with pytest.raises(ConfigError, match="fix the file"):
         store.get("a fox", REVISION)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="UTF-8"):
@@ -90,20 +110,3 @@ def test_an_unusable_set_is_not_kept(tmp_path):
     with pytest.raises(NoQuestions):
         store.put(QuestionSet(prompt="a fox", questions=(), revision=REVISION))
     assert list(tmp_path.iterdir()) == []
-
-
-async def test_filling_asks_only_for_what_is_missing_and_reports_refusals(tmp_path):
-    store = QuestionStore(tmp_path)
-    store.put(_set("a fox"))
-    asked: list[str] = []
-
-    async def make(prompt: str) -> QuestionSet:
-        asked.append(prompt)
-        if prompt == "?":
-            raise NoQuestions("nothing to ask")
-        return _set(prompt)
-
-    refused = await store.fill(["a fox", "a dog", "?", "a dog"], REVISION, make)
-    assert asked == ["a dog", "?"]
-    assert refused == {"?": "nothing to ask"}
-    assert {kept.prompt for kept in store.list()} == {"a fox", "a dog"}

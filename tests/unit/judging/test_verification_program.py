@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
 
 from alphagrpo.errors import BadImage, ConfigError, ServiceError, ServiceUnavailable
 from alphagrpo.images import image_hash
+from alphagrpo.judging.engine import ModelInfo
 from alphagrpo.judging.templates import AUDITOR, GRADER
 from alphagrpo.judging.verification import VerificationProgram
 from alphagrpo.types import Question
@@ -57,6 +59,54 @@ async def test_a_repeated_question_is_asked_once_and_remembered():
     assert engine.prompts == ["<image>a ?", "<image>b ?"]
     await program.verify(255 - PIXELS, _ask("a ?"))
     assert len(engine.prompts) == 3
+
+
+async def test_answers_are_kept_by_picture_question_and_judge():
+    engine = FakeEngine(p_yes=lambda _: 0.9)
+    other = FakeEngine(p_yes=lambda _: 0.2)
+    other.model = ModelInfo(name="fake", revision="00000002")
+    program, newer = VerificationProgram(engine), VerificationProgram(other)
+    # Judges that share a memory, as two revisions of one model behind a common cache would.
+    newer.cache = program.cache
+    (before,) = await program.verify(PIXELS, _ask("a ?"))
+    (after,) = await newer.verify(PIXELS, _ask("a ?"))
+    assert (before.p_yes, after.p_yes) == (pytest.approx(0.9), pytest.approx(0.2))
+    assert before.judge != after.judge
+    engine.p_yes = lambda _: 0.6
+    darker = PIXELS // 2
+    pictures, texts = (PIXELS, darker), ("a ?", "b ?")
+    values = {
+        (index, text): (await program.verify(pixels, _ask(text)))[0].p_yes
+        for index, pixels in enumerate(pictures)
+        for text in texts
+    }
+    assert values.pop((0, "a ?")) == pytest.approx(0.9)
+    assert list(values.values()) == pytest.approx([0.6] * 3)
+    assert engine.keys[-3:] == [image_hash(PIXELS), image_hash(darker), image_hash(darker)]
+
+
+async def test_a_known_picture_is_not_warmed_again():
+    engine = FakeEngine()
+    program = VerificationProgram(engine)
+    await program.verify(PIXELS, _ask("a ?"))
+    engine.active_at_start.clear()
+    await program.verify(PIXELS, _ask("a ?", "b ?", "c ?"))
+    assert engine.active_at_start == [0, 1]
+
+
+async def test_every_spelling_of_both_answers_is_scored_and_summed():
+    class FakeUnevenEngine(FakeEngine):
+        """P(yes) lies in one spelling, P(no) in three."""
+
+        async def score_tokens(self, prompt, token_ids, *, pixels, image_key):
+            shares = {"yes": 0.01, " yes": 0.39, "Yes": 0.0, "no": 0.05, " no": 0.1, "No": 0.05}
+            words = {self.tokenizer.words.index(word): share for word, share in shares.items()}
+            return {
+                token: math.log(words[token]) if words[token] else -math.inf for token in token_ids
+            }
+
+    (verdict,) = await VerificationProgram(FakeUnevenEngine()).verify(PIXELS, _ask("a ?"))
+    assert verdict.p_yes == pytest.approx(0.4 / 0.6)
 
 
 async def test_memory_is_bounded_and_forgets_the_oldest():

@@ -11,7 +11,7 @@ from alphagrpo.shapes.language import (
     thought_is_right,
 )
 from alphagrpo.shapes.prompts import sample_wording
-from alphagrpo.shapes.riddles import RIDDLES, misread
+from alphagrpo.shapes.riddles import RIDDLES
 from alphagrpo.shapes.specs import Item, Spec, sample_spec
 from alphagrpo.shapes.world import Scene, SceneObject
 
@@ -74,20 +74,8 @@ def test_wrong_thoughts_are_wrong(text: str) -> None:
         "four red circles and a blue cross",
     ],
 )
-def test_what_cannot_be_drawn_does_not_parse(text: str) -> None:
+def test_what_no_picture_shows_does_not_parse(text: str) -> None:
     assert parse_canonical(text) is None
-
-
-def test_confusing_a_phrase_changes_what_is_understood() -> None:
-    rng = np.random.default_rng(3)
-    changed = 0
-    for _ in range(200):
-        wording = sample_wording("thought", rng)
-        assert misread(wording.spec, wording.riddles, {}) == wording.spec
-        wrong = {r.phrase: "green" for r in wording.riddles if r.slot == "colour"}
-        got = misread(wording.spec, wording.riddles, wrong)
-        changed += got is not None and got != wording.spec
-    assert changed > 50
 
 
 def test_captions_count_what_is_alike() -> None:

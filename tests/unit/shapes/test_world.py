@@ -19,11 +19,10 @@ from alphagrpo.shapes.specs import (
 from alphagrpo.shapes.world import BACKGROUNDS, COLOURS, KINDS, Scene, SceneObject
 
 
-def test_scenes_and_specs_survive_json() -> None:
+def test_specs_survive_json() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
-        scene, spec = random_scene(rng), sample_spec(rng)
-        assert Scene.from_json(json.loads(json.dumps(scene.to_json()))) == scene
+        spec = sample_spec(rng)
         assert Spec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
 

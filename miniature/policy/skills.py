@@ -38,9 +38,9 @@ from alphagrpo.shapes.oracle import judge, read_many
 from alphagrpo.shapes.prompts import Wording
 from alphagrpo.shapes.specs import random_scene, sample_scene
 from alphagrpo.shapes.splits import wordings
+from miniature.policy.autoencoder import read_alike
 from miniature.policy.changes import spoilt
 from miniature.policy.corpus import CAPTION_PROMPT, compare_prompt
-from miniature.policy.pretrain_autoencoder import read_alike
 
 
 def captions(
@@ -52,13 +52,13 @@ def captions(
 ) -> dict[str, float]:
     """``caption.exact``: share of renders of held-out combinations described word for word."""
     settings, rng = settings or EvaluationSettings(), _generator("caption", seed)
-    scenes = [sample_scene(wording.spec, rng) for wording in _asked(n, seed)]
+    scenes = [sample_scene(wording.spec, rng) for wording in _prompts(n, seed)]
     right: list[bool] = []
     for part in batches(n, settings.batch):
         requests = _ids(tokenizer, [CAPTION_PROMPT] * len(scenes[part]))
         prefix = read_prefix(model, None, requests, encoded_renders(model, scenes[part]))
-        said = _say(model, tokenizer, prefix, _seeds("caption", seed, n)[part], settings)
-        right += [a == describe(b) for a, b in zip(said, scenes[part], strict=True)]
+        descriptions = _say(model, tokenizer, prefix, _seeds("caption", seed, n)[part], settings)
+        right += [a == describe(b) for a, b in zip(descriptions, scenes[part], strict=True)]
     return {"caption.n": float(n), "caption.exact": share(right)}
 
 
@@ -69,29 +69,29 @@ def comparisons(
     seed: int = 0,
     settings: EvaluationSettings | None = None,
 ) -> dict[str, float]:
-    """Comparisons of renders, some spoilt, with held-out plain prompts, said as a thought.
+    """Comparisons of renders, some spoilt, with held-out plain prompts, as thoughts.
 
     Returns:
         ``compare.n``; ``compare.exact``, word for word; ``compare.named``, share of the wrong
-        pictures of which a real defect is named; ``compare.content``, share of the right ones of
-        which nothing is said to be wrong.
+        pictures of which a real defect is named; ``compare.content``, share of the right ones that
+        are called right.
     """
     settings, rng = settings or EvaluationSettings(), _generator("compare", seed)
-    asked = _asked(n, seed)
-    scenes = [spoilt(w.spec, sample_scene(w.spec, rng), rng) for w in asked]
-    said: list[str] = []
+    prompts = _prompts(n, seed)
+    scenes = [spoilt(w.spec, sample_scene(w.spec, rng), rng) for w in prompts]
+    reflections: list[str] = []
     for part in batches(n, settings.batch):
-        requests = _ids(tokenizer, [compare_prompt(w.text) for w in asked[part]])
-        system, shown = _one(tokenizer, SYSTEM_PROMPT), encoded_renders(model, scenes[part])
-        prefix = read_prefix(model, system, requests, shown)
-        said += _say(model, tokenizer, prefix, _seeds("compare", seed, n)[part], settings)
-    cases = list(zip(said, asked, scenes, strict=True))
-    found = [defects(wording.spec, scene) for _, wording, scene in cases]
+        requests = _ids(tokenizer, [compare_prompt(w.text) for w in prompts[part]])
+        system, pictures = _one(tokenizer, SYSTEM_PROMPT), encoded_renders(model, scenes[part])
+        prefix = read_prefix(model, system, requests, pictures)
+        reflections += _say(model, tokenizer, prefix, _seeds("compare", seed, n)[part], settings)
+    cases = list(zip(reflections, prompts, scenes, strict=True))
+    defect_sets = [defects(wording.spec, scene) for _, wording, scene in cases]
     exact = [text == comparison(wording.spec, scene) for text, wording, scene in cases]
     return {
         "compare.n": float(n),
         "compare.exact": share(exact),
-        **{f"compare.{key}": value for key, value in _reflected(said, found).items()},
+        **{f"compare.{key}": value for key, value in _reflected(reflections, defect_sets).items()},
     }
 
 
@@ -110,24 +110,24 @@ def compositions(
         ``compose.broken``, share of the right ones whose refinement is wrong; ``compose.named``
         and ``compose.content``, the reflections as in :func:`comparisons`.
     """
-    settings, asked = settings or EvaluationSettings(), _asked(n, seed)
+    settings, prompts = settings or EvaluationSettings(), _prompts(n, seed)
     before: list[bool] = []
     after: list[bool] = []
-    said: list[str] = []
-    found = []
+    reflections: list[str] = []
+    defect_sets = []
     for part in batches(n, settings.batch):
-        specs = [wording.spec for wording in asked[part]]
+        specs = [wording.spec for wording in prompts[part]]
         seeds = _seeds("draft", seed, n)[part]
         draft = draw_requests(
-            model, tokenizer, None, [w.text for w in asked[part]], seeds, settings
+            model, tokenizer, None, [w.text for w in prompts[part]], seeds, settings
         )
-        shown = ImageConditions(draft.path.final, draft.pixels, LATENT_GRID)
-        requests = [compare_prompt(wording.text) for wording in asked[part]]
+        drafts = ImageConditions(draft.path.final, draft.pixels, LATENT_GRID)
+        requests = [compare_prompt(wording.text) for wording in prompts[part]]
         seeds = _seeds("refined", seed, n)[part]
-        refined = draw_requests(model, tokenizer, shown, requests, seeds, settings)
+        refined = draw_requests(model, tokenizer, drafts, requests, seeds, settings)
         readings = read_many(draft.pixels)
-        said += _spoken(model, tokenizer, refined.thoughts)
-        found += [defects(*pair) for pair in zip(specs, readings, strict=True)]
+        reflections += _spoken(model, tokenizer, refined.thoughts)
+        defect_sets += [defects(*pair) for pair in zip(specs, readings, strict=True)]
         before += [judge(*pair).all_right for pair in zip(specs, readings, strict=True)]
         redone = zip(specs, read_many(refined.pixels), strict=True)
         after += [judge(*pair).all_right for pair in redone]
@@ -138,7 +138,7 @@ def compositions(
         "compose.after": share(now),
         "compose.mended": share(now[~was]),
         "compose.broken": share(~now[was]),
-        **{f"compose.{key}": value for key, value in _reflected(said, found).items()},
+        **{f"compose.{key}": value for key, value in _reflected(reflections, defect_sets).items()},
     }
 
 
@@ -174,15 +174,15 @@ def evaluate_skills(folder: str | Path, n: int = 256, seed: int = 0) -> dict[str
     return skills(load_bagel(folder), FolderTokenizer(folder), n, seed)
 
 
-def _reflected(said: Sequence[str], found: Sequence[tuple]) -> dict[str, float]:
-    pairs = list(zip(said, found, strict=True))
+def _reflected(reflections: Sequence[str], defect_sets: Sequence[tuple]) -> dict[str, float]:
+    pairs = list(zip(reflections, defect_sets, strict=True))
     return {
         "named": share([names_a_defect(text, wrong) for text, wrong in pairs if wrong]),
         "content": share([text == NOTHING_WRONG for text, wrong in pairs if not wrong]),
     }
 
 
-def _asked(n: int, seed: int) -> list[Wording]:
+def _prompts(n: int, seed: int) -> list[Wording]:
     return list(wordings("heldout", "plain", n, seed))
 
 

@@ -1,4 +1,4 @@
-"""Between pictures as bytes and pictures as the models take them.
+"""Pictures as bytes to pictures as the models take them.
 
 Legend of shapes: B picture, H/W pixels.
 """
@@ -15,9 +15,3 @@ def to_pixels(pictures: NDArray[np.uint8]) -> Tensor:
     """[B, H, W, 3] bytes to [B, 3, H, W] in [-1, 1]."""
     values = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
     return values.float() / 127.5 - 1.0
-
-
-def to_bytes(pixels: Tensor) -> NDArray[np.uint8]:
-    """[B, 3, H, W] in about [-1, 1] to [B, H, W, 3] bytes, clamped and truncated as BAGEL does."""
-    values = (pixels.detach().float() * 0.5 + 0.5).clamp(0, 1) * 255
-    return values.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()

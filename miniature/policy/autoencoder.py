@@ -3,7 +3,7 @@
 Three things make its latents easy to draw for a small model: a KL term that keeps them near a unit
 normal distribution, noise on what the decoder sees, and *exchanged cells* (latents of two pictures
 mixed cell by cell must decode to the pictures mixed the same way), so that what a cell holds is
-told by that cell's token alone.
+read from that cell's token alone.
 
 Legend of shapes: B picture, Z latent channel, h = w = 6 latent positions per side.
 """
@@ -22,11 +22,12 @@ from torch import Tensor
 
 from alphagrpo.models.bagel.autoencoder import Autoencoder
 from alphagrpo.models.bagel.config import AutoencoderConfig
+from alphagrpo.models.bagel.sampling import to_bytes
 from alphagrpo.shapes.oracle import read_many
-from alphagrpo.shapes.pixels import to_bytes, to_pixels
 from alphagrpo.shapes.render import render
 from alphagrpo.shapes.specs import random_scene
 from alphagrpo.shapes.world import SIZE, Scene
+from miniature.pixels import to_pixels
 from miniature.policy.autoencoder_data import (
     BATCH,
     POOL,
@@ -52,7 +53,7 @@ class Phase:
     sparse: float
     """Share of pictures as the world has them; the others are crowded."""
     noise: float
-    """Largest standard deviation of the noise the decoder learns to ignore; drawn per picture."""
+    """Largest standard deviation of the noise the decoder learns to ignore; sampled per picture."""
 
 
 EVENNESS = 0.35
@@ -105,8 +106,8 @@ def balance(autoencoder: Autoencoder, seed: int, pictures: int = 512) -> Autoenc
     policy never samples, the mean over channels is kept right.)
     """
     rng = np.random.default_rng([seed, pictures])
-    drawn = to_pixels(np.stack([render(random_scene(rng)) for _ in range(pictures)]))
-    mean = torch.cat([autoencoder.moments(part) for part in drawn.split(64)]).chunk(2, 1)[0]
+    pixels = to_pixels(np.stack([render(random_scene(rng)) for _ in range(pictures)]))
+    mean = torch.cat([autoencoder.moments(part) for part in pixels.split(64)]).chunk(2, 1)[0]
     channels = mean.shape[1]
     lengths, axes = torch.linalg.eigh(torch.cov(mean.transpose(0, 1).reshape(channels, -1)))
     lengths = lengths.clamp_min(1e-3 * float(lengths[-1]))
@@ -136,7 +137,7 @@ def reconstructions(
     for part in pixels.split(64):
         latents = autoencoder.encode(part)
         parts.append(autoencoder.decode(latents + noise * torch.randn_like(latents)))
-    return to_bytes(torch.cat(parts))
+    return to_bytes(torch.cat(parts)).numpy()
 
 
 def pretrain_autoencoder(
@@ -154,7 +155,7 @@ def pretrain_autoencoder(
 
     Args:
         steps: optimizer steps of 16 pictures, shared by the three legs; where neither they nor
-            ``minutes`` are given, 6,500 steps within 36 minutes.
+            ``minutes`` are set, 6,500 steps within 36 minutes.
         minutes: time budget of all three legs; the first bound ends each of them.
         seed: of weights and data.
         checkpoint: folder of the resumable state, or None.
@@ -186,8 +187,8 @@ def pretrain_autoencoder(
         balanced.kl.decoder.requires_grad_(True)
         rest = 1.0 - sum(phase.share for phase in PHASES)
         settings = leg(rest, len(PHASES), DECODER_RATE, "decoder")
-        drawn = DecoderObjective(balanced, seed, pool)
-        fit(balanced, drawn, settings, resume=resume, progress=progress)
+        decoding = DecoderObjective(balanced, seed, pool)
+        fit(balanced, decoding, settings, resume=resume, progress=progress)
         return balanced.requires_grad_(False)
 
 
@@ -201,7 +202,7 @@ def read_alike(autoencoder: Autoencoder, scenes: list[Scene]) -> list[bool]:
     """Whether the oracle reads each scene from its render as encoded and decoded."""
     readings = read_many(reconstructions(autoencoder, scenes))
     return [
-        (found.background, {(o.kind, o.colour, o.row, o.col) for o in found.objects})
+        (reading.background, {(o.kind, o.colour, o.row, o.col) for o in reading.objects})
         == (scene.background, {tuple(o) for o in scene.objects})
-        for found, scene in zip(readings, scenes, strict=True)
+        for reading, scene in zip(readings, scenes, strict=True)
     ]
