@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alphagrpo.cli.console import Narrator, print_json, print_table
+from alphagrpo.report.cells import ABSENT, points_cell, reward_cell, share_cell
 
 if TYPE_CHECKING:
     from alphagrpo.cli.local_policy import LocalPolicy
     from alphagrpo.config import RunConfig
+    from alphagrpo.eval.figures import RoundFigures, SortFigures
     from alphagrpo.eval.heldout import HeldOutJudges
+    from alphagrpo.eval.lines import HeldOutLine
 
 HELP = "evaluate a checkpoint on held-out prompts"
 
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     with context:
         lines = _evaluate(config, policy, narrator, services=args.dvreward)
     edits = _edits(args, config, policy, narrator)
-    _show(args, lines, edits, narrator)
+    show(args, lines, edits, narrator)
     return 0
 
 
@@ -90,7 +92,7 @@ def judges_of(config: RunConfig, *, services: bool) -> HeldOutJudges:
 
 def _evaluate(
     config: RunConfig, policy: LocalPolicy, narrator: Narrator, *, services: bool
-) -> list[dict[str, Any]]:
+) -> list[HeldOutLine]:
     from alphagrpo.data import load_heldout
     from alphagrpo.eval.heldout import evaluate
 
@@ -136,69 +138,66 @@ def _edits(
         return edit_benchmark(policy.model, policy.tokenizer, args.edits, config.seed)
 
 
-def _show(
+def show(
     args: argparse.Namespace,
-    lines: list[dict[str, Any]],
+    lines: list[HeldOutLine],
     edits: dict[str, float],
     narrator: Narrator,
 ) -> None:
-    from alphagrpo.eval.heldout import summarise
+    """Write the lines where ``--output`` says, and print their figures."""
+    from alphagrpo.eval.figures import summarise
+    from alphagrpo.json_records import to_json
+    from alphagrpo.record.folder import json_lines
 
     if args.output is not None:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        args.output.write_text(json_lines(map(to_json, lines)), encoding="utf-8")
     figures = summarise(lines)
     if args.json:
-        print_json(figures | ({"edits": edits} if edits else {}))
+        print_json(to_json(figures) | ({"edits": edits} if edits else {}))
         return
     rows = [(sort, *evaluation_cells(of_sort)) for sort, of_sort in figures.items()]
     print_table(narrator.console, "held-out prompts", rows, EVALUATION_COLUMNS)
     for sort, of_sort in figures.items():
-        if refined := of_sort.get("refined"):
-            shown = round_rows(refined)
-            print_table(narrator.console, f"{sort} prompts refined", shown, ROUND_COLUMNS)
+        if of_sort.refined:
+            rows = round_rows(of_sort.refined)
+            print_table(narrator.console, f"{sort} prompts refined", rows, ROUND_COLUMNS)
     if edits:
-        cells = [(key.removeprefix("edit."), _share(value)) for key, value in edits.items()]
+        cells = [(key.removeprefix("edit."), share_cell(value)) for key, value in edits.items()]
         print_table(narrator.console, f"{args.edits} edits", cells)
 
 
 EVALUATION_COLUMNS = ("prompts", "n", "all right", "95 %", "strict", "per question", "DVReward")
 
 
-def evaluation_cells(figures: dict[str, Any]) -> tuple[str, ...]:
+def evaluation_cells(figures: SortFigures) -> tuple[str, ...]:
     """The figures of one sort as table cells; a dash where there is none."""
-    interval = figures.get("all_right_interval")
+    interval = figures.all_right_interval
     return (
-        str(figures["n"]),
-        _share(figures["all_right"]),
-        f"{interval[0]:.1%} - {interval[1]:.1%}" if interval else "-",
-        _share(figures["strict"]),
-        _share(figures["per_question"]),
-        "-" if figures["dvreward"] is None else f"{figures['dvreward']:.3f}",
+        str(figures.n),
+        share_cell(figures.all_right),
+        " - ".join(map(share_cell, interval)) if interval else ABSENT,
+        share_cell(figures.strict),
+        share_cell(figures.per_question),
+        reward_cell(figures.dvreward),
     )
 
 
 ROUND_COLUMNS = ("round", "all right", "gain", "DVReward", "mended", "broken", "defect named")
 
 
-def round_rows(refined: dict[str, Any]) -> list[tuple[str, ...]]:
+def round_rows(rounds: RoundFigures) -> list[tuple[str, ...]]:
     """Figures of every round and chain as table cells."""
-    rows = []
-    for name, chains in refined.items():
-        for chain, figures in chains.items():
-            gain = figures.get("all_right_gain")
-            dvreward = figures["dvreward"]
-            rows.append(
-                (
-                    f"{name.removeprefix('round')}, {chain}",
-                    _share(figures["all_right"]),
-                    f"{100 * gain['mean']:+.1f}" if gain else "-",
-                    "-" if dvreward is None else f"{dvreward:.3f}",
-                    *(_share(figures[key]) for key in ("mended", "broken", "named")),
-                )
-            )
-    return rows
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
+    return [
+        (
+            f"{name.removeprefix('round')}, {chain}",
+            share_cell(figures.all_right),
+            points_cell(figures.all_right_gain.mean if figures.all_right_gain else None),
+            reward_cell(figures.dvreward),
+            share_cell(figures.mended),
+            share_cell(figures.broken),
+            share_cell(figures.named),
+        )
+        for name, chains in rounds.items()
+        for chain, figures in chains.items()
+    ]

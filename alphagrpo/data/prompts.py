@@ -11,7 +11,7 @@ import numpy as np
 
 from alphagrpo.errors import ConfigError, PromptFileError
 from alphagrpo.seeds import derive
-from alphagrpo.types import Prompt
+from alphagrpo.types import Prompt, Sort
 
 WORLD_PREFIX = "shapes:"
 WORLD_SPLITS = ("train", "heldout")
@@ -82,9 +82,9 @@ def load_heldout(
     return (*plain[:num_plain], *thought[:num_thought])
 
 
-def sort_of(prompt: Prompt) -> str:
+def sort_of(prompt: Prompt) -> Sort:
     """``thought`` for a prompt that needs one, else ``plain``."""
-    return str(prompt.metadata.get("sort", "plain"))
+    return "thought" if prompt.metadata.get("sort") == "thought" else "plain"
 
 
 def check_source(source: str) -> None:
@@ -157,9 +157,7 @@ def _world(source: str, num: int, thought_share: float, seed: int) -> tuple[Prom
     return tuple(prompts[i] for i in order)
 
 
-def _distinct(
-    split: Literal["train", "heldout"], sort: Literal["plain", "thought"], num: int, seed: int
-) -> list[Prompt]:
+def _distinct(split: Literal["train", "heldout"], sort: Sort, num: int, seed: int) -> list[Prompt]:
     """``num`` prompts with distinct ids, or as many as the world has when it runs out."""
     from alphagrpo.shapes.splits import prompts  # kept off the path of runs on prompt files
 
