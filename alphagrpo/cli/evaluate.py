@@ -43,15 +43,11 @@ def run(args: argparse.Namespace) -> int:
     from alphagrpo.cli.local_policy import LocalPolicy
     from alphagrpo.cli.serving import serving
     from alphagrpo.config import load_config
-    from alphagrpo.data import check_source
-    from alphagrpo.errors import ConfigError
 
     config = load_config(args.config, args.overrides)
-    check_source(config.data.heldout)
+    _check(args, config)
     narrator = Narrator(aside=args.json)
     services = config.services
-    if args.dvreward and services.serve_config is None:
-        raise ConfigError("--dvreward needs services.serve_config in the run config, got none")
     apps = [services.decomposer_app, services.verifier_app]
     context: Any = nullcontext()
     if args.dvreward and services.serve_config is not None:
@@ -65,6 +61,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check(args: argparse.Namespace, config: RunConfig) -> None:
+    """Raise ConfigError for what would fail after the policy was loaded and pictures drawn."""
+    from alphagrpo.data import check_source
+    from alphagrpo.data.prompts import WORLD_PREFIX
+    from alphagrpo.errors import ConfigError
+
+    check_source(config.data.heldout)
+    if args.dvreward and config.services.serve_config is None:
+        raise ConfigError(
+            "--dvreward needs services.serve_config in the run config, got none; name the Serve "
+            "file there, or leave --dvreward out"
+        )
+    if args.edits and not config.data.heldout.startswith(WORLD_PREFIX):
+        raise ConfigError(
+            "--edits needs a world with an oracle, the run's held-out prompts are "
+            f"{config.data.heldout}; leave --edits out"
+        )
+
+
 def judges_of(config: RunConfig, *, services: bool) -> HeldOutJudges:
     """Oracle of the held-out world; with ``services`` also decomposer and verifier."""
     from alphagrpo.eval.heldout import HeldOutJudges
@@ -75,10 +90,7 @@ def judges_of(config: RunConfig, *, services: bool) -> HeldOutJudges:
     oracle, reflection = oracle_for(source), reflection_oracle_for(source)
     if not services:
         return HeldOutJudges(oracle=oracle, reflection=reflection)
-    from services.client import (
-        connect_decomposer,
-        connect_verifier,
-    )
+    from services.client import connect_decomposer, connect_verifier
 
     store = config.folder / "questions"
     return HeldOutJudges(
@@ -124,14 +136,6 @@ def _edits(
     """The edit benchmark of the run's world; empty where none is asked for."""
     if not args.edits:
         return {}
-    from alphagrpo.data.prompts import WORLD_PREFIX
-    from alphagrpo.errors import ConfigError
-
-    if not config.data.heldout.startswith(WORLD_PREFIX):
-        raise ConfigError(
-            "--edits needs a world with an oracle, the run's held-out prompts are "
-            f"{config.data.heldout}; leave --edits out"
-        )
     from alphagrpo.eval.edits import edit_benchmark
 
     with narrator.stage(f"judging {args.edits} edits"):
@@ -163,8 +167,7 @@ def show(
             rows = round_rows(of_sort.refined)
             print_table(narrator.console, f"{sort} prompts refined", rows, ROUND_COLUMNS)
     if edits:
-        cells = [(key.removeprefix("edit."), share_cell(value)) for key, value in edits.items()]
-        print_table(narrator.console, f"{args.edits} edits", cells)
+        print_table(narrator.console, f"{args.edits} edits", edit_rows(edits))
 
 
 EVALUATION_COLUMNS = ("prompts", "n", "all right", "95 %", "strict", "per question", "DVReward")
@@ -181,6 +184,13 @@ def evaluation_cells(figures: SortFigures) -> tuple[str, ...]:
         share_cell(figures.per_question),
         reward_cell(figures.dvreward),
     )
+
+
+def edit_rows(edits: dict[str, float]) -> list[tuple[str, str]]:
+    """Figures of the edit benchmark as table cells: how many edits, then shares of them."""
+    shares = {key: value for key, value in edits.items() if key != "edit.n"}
+    rows = [(key.removeprefix("edit."), share_cell(value)) for key, value in shares.items()]
+    return [("n", f"{edits['edit.n']:.0f}"), *rows]
 
 
 ROUND_COLUMNS = ("round", "all right", "gain", "DVReward", "mended", "broken", "defect named")

@@ -34,7 +34,7 @@ MEASURE_NAMES: Mapping[Measure, str] = {
     "dvreward": "DVReward",
 }
 NUM_REASONS = 5
-"""Prompts set aside of which the reason is told."""
+"""Prompts set aside whose reasons are listed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
