@@ -6,7 +6,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from alphagrpo.ports import GroupReport
+from alphagrpo.ports import GroupReport, Sample
 
 MAX_REASONS = 3
 """Different reasons for a missing score that a message names."""
@@ -26,15 +26,15 @@ def step_metrics(
     ``sync_s`` publishing and that runner's pull, ``verify_wait_s`` what is left of the collecting.
     """
     samples = [sample for group in groups for sample in group.samples]
-    scored = [s for s in samples if s.reward is not None]
+    scored = sum(group.num_valid for group in groups)
     trained = sum(group.num_valid for group in usable)
     drawing, pulling = _busiest(groups, collect_s)
     metrics = {
         "samples/drawn": float(len(samples)),
-        "samples/scored": float(len(scored)),
-        "samples/invalid": float(len(samples) - len(scored)),
+        "samples/scored": float(scored),
+        "samples/invalid": float(len(samples) - scored),
         "samples/trained": float(trained),
-        "samples/valid_share": len(scored) / len(samples),
+        "samples/valid_share": scored / len(samples),
         "groups/drawn": float(len(groups)),
         "groups/dropped": float(len(groups) - len(usable)),
         "time/rollout_s": drawing,
@@ -45,18 +45,28 @@ def step_metrics(
     step_s = collect_s + learn_s + sync_s
     metrics["time/step_s"] = step_s
     metrics["samples/per_second"] = len(samples) / step_s if step_s else 0.0
-    rewards = [s.reward for s in scored if s.reward is not None]
-    scores = [s.score for s in scored if s.score is not None]
-    if rewards and scores:
-        metrics["reward/mean"] = statistics.fmean(rewards)
-        metrics["reward/std"] = statistics.pstdev(rewards)
-        metrics["reward/score"] = statistics.fmean(score.value for score in scores)
-        for half in ("semantic", "quality"):
-            known = [value for s in scores if (value := getattr(s, half)) is not None]
-            if known:
-                metrics[f"reward/{half}"] = statistics.fmean(known)
-        metrics["reward/bonus"] = metrics["reward/mean"] - metrics["reward/score"]
-    return metrics | refinement_metrics(groups)
+    return metrics | reward_metrics(samples) | refinement_metrics(groups)
+
+
+def reward_metrics(samples: Sequence[Sample]) -> dict[str, float]:
+    """``reward/*`` over the samples that have a reward; empty without any.
+
+    ``score`` is the reward program's value, ``bonus`` what the task adds to it.
+    """
+    scored = [(s.reward, s.score) for s in samples if s.reward is not None and s.score is not None]
+    if not scored:
+        return {}
+    rewards, scores = zip(*scored, strict=True)
+    metrics = {
+        "reward/mean": statistics.fmean(rewards),
+        "reward/std": statistics.pstdev(rewards),
+        "reward/score": statistics.fmean(score.value for score in scores),
+        "reward/semantic": statistics.fmean(score.semantic for score in scores),
+    }
+    if qualities := [score.quality for score in scores if score.quality is not None]:
+        metrics["reward/quality"] = statistics.fmean(qualities)
+    metrics["reward/bonus"] = metrics["reward/mean"] - metrics["reward/score"]
+    return metrics
 
 
 def refinement_metrics(groups: Sequence[GroupReport]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +20,9 @@ QuestionForm = Literal["yes_no", "grade"]
 WeightsKind = Literal["lora", "full"]
 TaskName = Literal["rt2i", "srr"]
 """What one trajectory is: think and draw, or reflect on a picture and draw again."""
+Sort = Literal["plain", "thought"]
+"""A prompt's sort: it says what to draw, or that can only be told by a thought."""
+SORTS: tuple[Sort, ...] = get_args(Sort)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,10 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alphagrpo.eval.paired import PairedDifference
+from alphagrpo.types import SORTS
 from benchmarks.outcomes import paired, pooled
-from benchmarks.tables import differences, interval, markdown, same_seed, spread
+from benchmarks.tables import (
+    PLAIN,
+    THOUGHT,
+    differences,
+    interval,
+    markdown,
+    same_seed,
+    spread,
+)
 
-PLAIN, THOUGHT, ALL = "plain", "thought", "all"
+ALL = "all"
+"""Both sorts of prompts together."""
 RIGHT = ("all_right",)
 GATED, SECOND = (("refined", f"round{number}", "gated", *RIGHT) for number in (1, 2))
 LAST = ("refined", "round1", "last")
@@ -35,7 +45,7 @@ def of_sorts(
     figure: tuple[str, ...],
     than: tuple[str, ...] | None = None,
     *,
-    sorts: Sequence[str] = (PLAIN, THOUGHT),
+    sorts: Sequence[str] = SORTS,
 ) -> list[Claim]:
     """One claim per sort: ``figure`` of one row is above ``than`` (else the same) of the other."""
     above, below = rows
@@ -53,7 +63,7 @@ BASE, SRR, TRAINED = ("base", "base"), ("srr", "srr"), ("srr", "base")
 """Rows compared: a policy with itself, before training or after it, or one with the other."""
 HELP = "SRR training makes refinements help more often"
 HARM = "SRR training makes refinements harm less often"
-EVERY = (PLAIN, THOUGHT, ALL)
+EVERY = (*SORTS, ALL)
 CLAIMS: tuple[Claim, ...] = (
     *of_sorts("RT2I training helps", ("rt2i", "base"), RIGHT),
     *of_sorts("SRR training helps one pass", TRAINED, RIGHT),
@@ -106,7 +116,7 @@ CLAIMS: tuple[Claim, ...] = (
 
 def claims_table(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """One line per claim: the difference over the seeds that both sides have."""
-    rows = {row: [pooled(result) for result in found] for row, found in rows.items()}
+    rows = {row: [pooled(result) for result in results] for row, results in rows.items()}
     lines = []
     for claim, (above, path), (below, other) in CLAIMS:
         pairs = same_seed(rows.get(above, []), rows.get(below, []))

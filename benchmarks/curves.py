@@ -30,24 +30,24 @@ def band(curves: Sequence[Sequence[float | None]]) -> Band:
     """Mean and standard deviation over seeds of their moving averages, per step.
 
     Each curve has one value per optimizer step, None where there was none. A step that not every
-    seed has ends the band: a mean over fewer seeds would show a jump that nobody made.
+    seed has ends the band: a mean over fewer seeds would show a jump that no run has.
     """
     smooth = []
     for curve in curves:
         known: list[Point] = [(float(k), y) for k, y in enumerate(curve) if y is not None]
         smooth.append(dict(moving_average(known)))
-    found: Band = []
+    points: Band = []
     for step in sorted(set[float].intersection(*(set(s) for s in smooth)) if smooth else ()):
         values = [s[step] for s in smooth]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        found.append((step, statistics.fmean(values), spread))
-    return found
+        points.append((step, statistics.fmean(values), spread))
+    return points
 
 
 def band_chart(title: str, curves: Mapping[str, Sequence[Sequence[float | None]]]) -> str:
     """An SVG file: for each name the mean of its seeds' curves, in a band of ± 1 deviation.
 
-    Empty text where there is nothing to draw.
+    Empty text where there is nothing to plot.
     """
     bands = {name: band(seeds) for name, seeds in curves.items()}
     bands = {name: points for name, points in bands.items() if points}

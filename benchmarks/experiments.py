@@ -67,7 +67,7 @@ def result_path(bench: Bench, experiment: Experiment) -> Path:
     return bench.results / f"{experiment.name}.json"
 
 
-def results(bench: Bench) -> list[dict[str, Any]]:
+def load_results(bench: Bench) -> list[dict[str, Any]]:
     """All results there are."""
     return [json.loads(path.read_text()) for path in sorted(bench.results.glob("*.json"))]
 
@@ -80,7 +80,7 @@ def finish(
 ) -> int:
     """Run what is missing (unless only the table is wanted), write and print the table."""
     complete = args.table or run_all(bench, experiments, args.minutes, args.jobs)
-    page = table(results(bench))
+    page = table(load_results(bench))
     bench.page.write_text(page, encoding="utf-8")
     print(page)
     return 0 if complete else 1
@@ -95,13 +95,13 @@ def parser(
     description: str | None, steps: int | None, rows: Iterable[str]
 ) -> argparse.ArgumentParser:
     """The options both benchmarks have."""
-    made = argparse.ArgumentParser(description=description)
-    made.add_argument("--steps", type=int, default=steps, help="optimizer steps of each run")
-    made.add_argument("--minutes", type=float, help="begin no further run after so many minutes")
-    made.add_argument(
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument("--steps", type=int, default=steps, help="optimizer steps of each run")
+    options.add_argument("--minutes", type=float, help="begin no further run after so many minutes")
+    options.add_argument(
         "--jobs", type=int, default=1, help="runs at a time; each takes two cores and 3 GiB"
     )
-    made.add_argument("--only", nargs="*", choices=list(rows), help="rows to run; default: all")
-    made.add_argument("--table", action="store_true", help="only write the table again")
-    made.add_argument("--smoke", action="store_true", help="one step, eight prompts, kept apart")
-    return made
+    options.add_argument("--only", nargs="*", choices=list(rows), help="rows to run; default: all")
+    options.add_argument("--table", action="store_true", help="only write the table again")
+    options.add_argument("--smoke", action="store_true", help="one step, eight prompts, kept apart")
+    return options

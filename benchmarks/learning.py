@@ -15,10 +15,11 @@ from typing import Any
 from alphagrpo.data import load_heldout
 from alphagrpo.shapes.splits import spec_of
 from benchmarks.curves import band_chart
-from benchmarks.experiments import finish, parser, results
+from benchmarks.experiments import finish, load_results, parser
 from benchmarks.outcomes import paired
 from benchmarks.running import Bench, Experiment
 from benchmarks.tables import (
+    PLAIN,
     at,
     by_row,
     differences,
@@ -80,10 +81,10 @@ def rate(value: float) -> dict[str, Any]:
 
 LARGE = {"rollout.prompts_per_step": 32, "rollout.group_size": 16}
 SHORT = 96
-"""Steps of what was tried against the setting of choice, with one seed."""
+"""Steps of the trials against the setting of choice, with one seed."""
 
 
-def tried(changes: Mapping[str, Any], steps: int = SHORT) -> Setting:
+def trial(changes: Mapping[str, Any], steps: int = SHORT) -> Setting:
     """The setting of choice with something changed."""
     return Setting(changes={**rate(1.5e-4), **changes}, steps=steps, seeds=SEEDS[:1])
 
@@ -94,14 +95,14 @@ SETTINGS: dict[str, Setting] = {
     "base": Setting(),
     CHOICE: Setting(changes=rate(1.5e-4), steps=STEPS),
     "decay": Setting(changes=rate(1.5e-4), steps=STEPS, seeds=SEEDS[:1], decays=True),
-    "short": tried({}),
-    "rate-5e-5": tried(rate(5.0e-5)),
-    "batch-std": tried({"algorithm.advantage_std": "batch"}),
-    "lora": tried({"model.trainable": "lora", **rate(1.0e-3)}),
-    "unguided": tried({"rollout.flow.guidance.text_scale": 1.0}),
-    "large-batch": tried(LARGE, steps=SHORT * 3 // 8),
+    "short": trial({}),
+    "rate-5e-5": trial(rate(5.0e-5)),
+    "batch-std": trial({"algorithm.advantage_std": "batch"}),
+    "lora": trial({"model.trainable": "lora", **rate(1.0e-3)}),
+    "unguided": trial({"rollout.flow.guidance.text_scale": 1.0}),
+    "large-batch": trial(LARGE, steps=SHORT * 3 // 8),
 }
-"""``large-batch`` sees as many pictures as the others that were tried."""
+"""``large-batch`` sees as many pictures as the other trials."""
 
 
 def experiments(steps: int | None, only: Sequence[str] | None) -> list[Experiment]:
@@ -114,44 +115,44 @@ def experiments(steps: int | None, only: Sequence[str] | None) -> list[Experimen
     ]
 
 
-def table(found: Sequence[Mapping[str, Any]]) -> str:
+def table(results: Sequence[Mapping[str, Any]]) -> str:
     """The page: each setting against the base of the same seed, then the rewards' curves."""
-    rows = by_row(found)
+    rows = by_row(results)
     lines = []
     for row in [name for name in SETTINGS if name in rows]:
-        mine = rows[row]
-        pairs = [] if row == "base" else same_seed(mine, rows.get("base", []))
+        runs = rows[row]
+        pairs = [] if row == "base" else same_seed(runs, rows.get("base", []))
         lines.append(
             [
                 row,
-                ", ".join(str(r["seed"]) for r in mine),
-                str(mine[0].get("steps", 0)),
-                spread([at(r, *_path("all_right")) for r in mine]),
+                ", ".join(str(r["seed"]) for r in runs),
+                str(runs[0].get("steps", 0)),
+                spread([at(r, *_path("all_right")) for r in runs]),
                 spread(differences(pairs, _path("all_right"), _path("all_right"))),
-                interval(paired(pairs, ("plain", "all_right"), ("plain", "all_right"))),
+                interval(paired(pairs, (PLAIN, "all_right"), (PLAIN, "all_right"))),
                 spread(differences(pairs, _path("strict"), _path("strict"))),
-                spread([at(r, *_path("extra")) for r in mine]),
+                spread([at(r, *_path("extra")) for r in runs]),
                 spread(differences(pairs, _path("extra"), _path("extra"))),
-                interval(paired(pairs, ("plain", "extra"), ("plain", "extra"))),
+                interval(paired(pairs, (PLAIN, "extra"), (PLAIN, "extra"))),
             ]
         )
     header = ["setting", "seeds", "steps", "all right", "gain", "95 %", "strict gain"]
     header += ["unasked objects", "change", "95 %"]
     title = "# Learning on the picture side"
     parts = [title, INTRODUCTION.strip(), markdown(header, lines), CURVES]
-    parts += ["## By family of prompt, all right in %", by_family(found)]
+    parts += ["## By family of prompt, all right in %", by_family(results)]
     return "\n\n".join(parts) + "\n"
 
 
-def by_family(found: Sequence[Mapping[str, Any]]) -> str:
+def by_family(results: Sequence[Mapping[str, Any]]) -> str:
     """Base against the setting of choice by family of prompt: where the gain comes from."""
-    rows = by_row(found)
+    rows = by_row(results)
     shares: dict[str, tuple[list[float], list[float]]] = {}
     for pair in same_seed(rows.get(CHOICE, []), rows.get("base", [])):
-        lines = [lookup(result, "outcomes", "plain", "all_right") or "" for result in pair]
+        lines = [lookup(result, "outcomes", PLAIN, "all_right") or "" for result in pair]
         for family, places in families(pair[0]["seed"], len(lines[0])).items():
-            for kept, line in zip(shares.setdefault(family, ([], [])), lines, strict=True):
-                kept.append(sum(line[i] == "1" for i in places) / len(places))
+            for column, line in zip(shares.setdefault(family, ([], [])), lines, strict=True):
+                column.append(sum(line[i] == "1" for i in places) / len(places))
     body = [
         [family, spread(base), spread(trained)]
         for family, (trained, base) in sorted(shares.items())
@@ -162,15 +163,15 @@ def by_family(found: Sequence[Mapping[str, Any]]) -> str:
 def families(seed: int, num: int) -> dict[str, list[int]]:
     """Which of the held-out plain prompts of ``seed`` are singles, counts, pairs, and so on."""
     prompts = load_heldout("shapes:heldout", num_plain=num, num_thought=0, seed=seed)
-    found: dict[str, list[int]] = {}
+    places: dict[str, list[int]] = {}
     for index, prompt in enumerate(prompts):
-        found.setdefault(str(spec_of(prompt).family), []).append(index)
-    return found
+        places.setdefault(str(spec_of(prompt).family), []).append(index)
+    return places
 
 
-def curves(found: Sequence[Mapping[str, Any]]) -> str:
+def curves(results: Sequence[Mapping[str, Any]]) -> str:
     """The SVG of the rewards during training, one band per setting."""
-    rows = by_row(found)
+    rows = by_row(results)
     seeds = {
         row: [r["curve"]["reward/mean"] for r in rows[row] if r.get("curve")]
         for row in SETTINGS
@@ -189,14 +190,14 @@ CURVES = "![Mean reward per optimizer step, with its spread over seeds](learning
 
 
 def _path(key: str) -> tuple[str, ...]:
-    return ("evaluation", "plain", key)
+    return ("evaluation", PLAIN, key)
 
 
 def main() -> int:
     args = parser(__doc__, None, SETTINGS).parse_args()
     bench, steps = (BENCH.smoke(), 1) if args.smoke else (BENCH, args.steps)
     status = finish(bench, experiments(steps, args.only), table, args)
-    bench.page.with_name("learning.svg").write_text(curves(results(bench)), encoding="utf-8")
+    bench.page.with_name("learning.svg").write_text(curves(load_results(bench)), encoding="utf-8")
     return status
 
 

@@ -12,11 +12,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from alphagrpo.types import SORTS
 from benchmarks.claims import CLAIMED, claims_table
 from benchmarks.experiments import finish, parser
 from benchmarks.outcomes import named_by_defect
 from benchmarks.running import Bench, Experiment
-from benchmarks.tables import at, by_row, markdown, spread
+from benchmarks.tables import PLAIN, at, by_row, markdown, spread
 
 SEEDS = (1, 2, 3)
 STEPS = 30
@@ -51,12 +52,12 @@ ROWS: dict[str, tuple[str, dict[str, Any], dict[str, Any], Sequence[int]]] = {
 
 def experiments(steps: int, only: Sequence[str] | None = None) -> list[Experiment]:
     """All runs, the first seed of every row before the second of any."""
-    found = []
+    runs = []
     for index in range(len(SEEDS)):
         for row, (config, changes, training, seeds) in ROWS.items():
             if index >= len(seeds) or (only and row not in only):
                 continue
-            found.append(
+            runs.append(
                 Experiment(
                     row=row,
                     seed=seeds[index],
@@ -67,24 +68,24 @@ def experiments(steps: int, only: Sequence[str] | None = None) -> list[Experimen
                     steps=0 if row == "base" else steps,
                 )
             )
-    return found
+    return runs
 
 
-def table(found: Sequence[Mapping[str, Any]]) -> str:
+def table(results: Sequence[Mapping[str, Any]]) -> str:
     """The page: what was run, the tables, what they say of the claims."""
-    rows = by_row(found)
+    rows = by_row(results)
     parts = ["# The method in miniature", INTRODUCTION.strip()]
-    for sort in ("plain", "thought"):
+    for sort in SORTS:
         parts += [
             f"## Held-out {sort} prompts, all right by the oracle, in %",
             accuracy(rows, sort),
         ]
-    parts += ["## What one refinement does, plain prompts, in %", refinements(rows, "plain")]
-    parts += ["## What one refinement does, thought prompts, in %", refinements(rows, "thought")]
+    for sort in SORTS:
+        parts += [f"## What one refinement does, {sort} prompts, in %", refinements(rows, sort)]
     parts += ["## Reflections naming a defect, plain prompts, in %", named(rows)]
     parts += ["## Editing, never trained, in %", edits(rows)]
     parts += ["## The paper's claims, here", CLAIMED.strip(), claims_table(rows)]
-    parts += ["## Runs", runs(rows)]
+    parts += ["## Runs", run_table(rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -141,7 +142,7 @@ def refinements(rows: Mapping[str, Sequence[Mapping[str, Any]]], sort: str) -> s
 
 def named(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     header = ["row", "of drafts with something unasked", "of other drafts"]
-    shares = {row: named_by_defect(rows[row], "plain") for row in ROWS if row in rows}
+    shares = {row: named_by_defect(rows[row], PLAIN) for row in ROWS if row in rows}
     return markdown(
         header, [[row, spread(s["extra"]), spread(s["other"])] for row, s in shares.items()]
     )
@@ -159,7 +160,7 @@ def edits(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     )
 
 
-def runs(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def run_table(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     lines = []
     for row in [name for name in ROWS if name in rows]:
         minutes = [None if (s := at(r, "training_s")) is None else s / 60 for r in rows[row]]

@@ -7,17 +7,19 @@ the same names as the figures of ``evaluation``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alphagrpo.eval.paired import PairedDifference, paired_difference
-from alphagrpo.eval.rounds import moved
+from alphagrpo.eval.lines import CHAINS, HeldOutLine, Measure, Refinement
+from alphagrpo.eval.paired import PairedDifference, mean, paired_difference
+from alphagrpo.record.folder import read_heldout_lines
+from alphagrpo.types import SORTS
 from benchmarks.tables import Pair, lookup
 
 UNKNOWN = "-"
-HELD = ("all_right", "strict", "extra")
+BINARY: tuple[Measure, ...] = ("all_right", "strict", "extra")
+"""Measures that are true or false of each picture."""
 
 
 def outcomes(lines: Path) -> dict[str, Any]:
@@ -26,12 +28,9 @@ def outcomes(lines: Path) -> dict[str, Any]:
     ``lines`` is what ``alphagrpo evaluate --output`` wrote: one JSON object per held-out prompt, in
     the order of the held-out set.
     """
-    sorts: dict[str, list[dict[str, Any]]] = {}
-    for text in lines.read_text(encoding="utf-8").splitlines():
-        line = json.loads(text)
-        if "oracle" in line:
-            sorts.setdefault(line["sort"], []).append(line)
-    return {sort: _sort(found) for sort, found in sorts.items()}
+    records = read_heldout_lines(lines)
+    by_sort = {sort: [line for line in records if line.sort == sort] for sort in SORTS}
+    return {sort: _sort(members) for sort, members in by_sort.items() if members}
 
 
 def paired(
@@ -77,8 +76,7 @@ def _concatenated(nodes: Sequence[Any]) -> Any:
 def _shares(node: Any) -> Any:
     if isinstance(node, Mapping):
         return {key: _shares(value) for key, value in node.items()}
-    known = [int(c) for c in node if c != UNKNOWN]
-    return sum(known) / len(known) if known else None
+    return mean([int(c) for c in node if c != UNKNOWN])
 
 
 def named_by_defect(results: Iterable[Mapping[str, Any]], sort: str) -> dict[str, list[float]]:
@@ -86,35 +84,36 @@ def named_by_defect(results: Iterable[Mapping[str, Any]], sort: str) -> dict[str
 
     ``extra``: where the draft shows something unasked; ``other``: where it only lacks something.
     """
-    found: dict[str, list[float]] = {"extra": [], "other": []}
+    shares: dict[str, list[float]] = {"extra": [], "other": []}
     for result in results:
         named = lookup(result, "outcomes", sort, "refined", "round1", "last", "named") or ""
         extra = lookup(result, "outcomes", sort, "extra") or ""
-        for key, wanted in (("extra", "1"), ("other", "0")):
-            some = [n for n, e in zip(named, extra, strict=False) if e == wanted and n != UNKNOWN]
-            found[key] += [some.count("1") / len(some)] if some else []
-    return found
+        for key, digit in (("extra", "1"), ("other", "0")):
+            some = [n for n, e in zip(named, extra, strict=False) if e == digit and n != UNKNOWN]
+            shares[key] += [some.count("1") / len(some)] if some else []
+    return shares
 
 
-def _sort(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {key: _text(line[key] for line in lines) for key in HELD}
-    rounds = min(len(line.get("rounds", ())) for line in lines)
+def _sort(lines: Sequence[HeldOutLine]) -> dict[str, Any]:
+    opinions = [line.opinion for line in lines]
+    digits: dict[str, Any] = {name: _digits(opinions, name) for name in BINARY}
+    rounds = min(len(line.rounds) for line in lines)
     if rounds:
-        found["refined"] = {
+        digits["refined"] = {
             f"round{index + 1}": {
-                chain: _chain([line["rounds"][index][chain] for line in lines])
-                for chain in lines[0]["rounds"][index]
+                chain: _chain([line.rounds[index][chain] for line in lines]) for chain in CHAINS
             }
             for index in range(rounds)
         }
-    return found
+    return digits
 
 
-def _chain(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    found = {key: _text(entry[key] for entry in entries) for key in (*HELD, "named")}
-    moves = [moved(entry) for entry in entries]
-    return found | {key: _text(move[key] for move in moves) for key in ("improved", "harmed")}
+def _chain(refinements: Sequence[Refinement]) -> dict[str, str]:
+    held = [refinement.held for refinement in refinements]
+    digits = {name: _digits(held, name) for name in BINARY}
+    return digits | {name: _digits(refinements, name) for name in ("named", "improved", "harmed")}
 
 
-def _text(values: Iterable[bool | None]) -> str:
+def _digits(records: Sequence[Any], name: str) -> str:
+    values = (getattr(record, name) for record in records)
     return "".join(UNKNOWN if value is None else str(int(value)) for value in values)

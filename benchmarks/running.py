@@ -80,13 +80,13 @@ class Bench:
 
 
 class RunFailed(RuntimeError):
-    """A command of an experiment ended with an error; what it said is above or in its log."""
+    """A command of an experiment ended with an error; its output is above or in its log."""
 
 
 def run_one(
     bench: Bench, experiment: Experiment, address: str, *, apart: bool = False
 ) -> dict[str, Any]:
-    """Train (or resume) and evaluate one experiment; ``apart`` keeps what it says in a log."""
+    """Train (or resume) and evaluate one experiment; ``apart`` keeps its output in a log."""
     log = bench.runs / f"{experiment.name}.log" if apart else None
     result: dict[str, Any] = {
         "name": experiment.name,
@@ -102,7 +102,7 @@ def run_one(
     if experiment.steps:
         folder = train(bench, experiment, address, log)
         checkpoint = folder.newest_checkpoint()
-        summary = folder.summary()
+        summary = folder.summary_document()
         result |= {key: summary[key] for key in ("steps", "training_s", "samples", "time")}
         result["parity"] = summary["parity"]
         result["curve"] = curve(folder.metrics())
@@ -113,7 +113,7 @@ def run_one(
 
 
 def train(bench: Bench, experiment: Experiment, address: str, log: Path | None = None) -> RunFolder:
-    """``alphagrpo train`` without evaluations of its own; they are made once, after it."""
+    """``alphagrpo train`` without evaluations of its own: there is one, after it."""
     folder = bench.runs / experiment.name
     changes = {
         **experiment.changes,
@@ -157,8 +157,8 @@ def alphagrpo(
 ) -> str:
     """Run one command of the console script.
 
-    Returns its output with ``answer``. What it says besides goes to the terminal, or to the end of
-    ``log``. Raises RunFailed where it fails.
+    Returns its standard output with ``answer``. All other output goes to the terminal, or to the
+    end of ``log``. Raises RunFailed where it fails.
     """
     program = Path(sys.executable).with_name("alphagrpo")
     with ExitStack() as stack:
@@ -211,19 +211,19 @@ def curve(metrics: Iterable[Mapping[str, Any]]) -> dict[str, list[float | None]]
 
 def settings(changes: Mapping[str, Any]) -> list[str]:
     """``--set a.b=c`` for each change; lists and mappings as JSON, which YAML reads."""
-    found = []
+    words = []
     for key, value in changes.items():
         text = value if isinstance(value, str) else json.dumps(value)
-        found += ["--set", f"{key}={text}"]
-    return found
+        words += ["--set", f"{key}={text}"]
+    return words
 
 
 def commit() -> str:
     """The commit that is checked out, with a mark where files differ from it."""
     try:
-        words = ["git", "describe", "--always", "--dirty"]
+        command = ["git", "describe", "--always", "--dirty"]
         return subprocess.run(
-            words, cwd=ROOT, capture_output=True, text=True, check=True
+            command, cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

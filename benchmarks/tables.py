@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from alphagrpo.eval.paired import PairedDifference
+from alphagrpo.report.cells import ABSENT, interval_cell
+from alphagrpo.types import SORTS
 
+PLAIN, THOUGHT = SORTS
 Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
 """Two results of the same seed: the one that should be above, the one that should be below."""
 
@@ -24,14 +27,14 @@ def lookup(result: Mapping[str, Any], *path: str) -> Any:
 
 def at(result: Mapping[str, Any], *path: str) -> float | None:
     """The number at ``path`` of a nested mapping, or None."""
-    found = lookup(result, *path)
-    return None if found is None else float(found)
+    number = lookup(result, *path)
+    return None if number is None else float(number)
 
 
 def same_seed(above: Sequence[Mapping[str, Any]], below: Sequence[Mapping[str, Any]]) -> list[Pair]:
     """Results of two rows, one pair per seed that both have."""
-    theirs = {result["seed"]: result for result in below}
-    return [(mine, theirs[mine["seed"]]) for mine in above if mine["seed"] in theirs]
+    by_seed = {result["seed"]: result for result in below}
+    return [(result, by_seed[result["seed"]]) for result in above if result["seed"] in by_seed]
 
 
 def differences(pairs: Iterable[Pair], above: Sequence[str], below: Sequence[str]) -> list[float]:
@@ -44,7 +47,7 @@ def spread(values: Sequence[float | None], *, percent: bool = True, digits: int 
     """``mean ± standard deviation`` over seeds; one seed alone has no spread to show."""
     known = [value for value in values if value is not None]
     if not known:
-        return "-"
+        return ABSENT
     factor = 100.0 if percent else 1.0
     mean = factor * statistics.fmean(known)
     if len(known) == 1:
@@ -54,9 +57,7 @@ def spread(values: Sequence[float | None], *, percent: bool = True, digits: int 
 
 def interval(difference: PairedDifference | None) -> str:
     """``low to high`` of a paired difference, in points."""
-    if difference is None:
-        return "-"
-    return f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
+    return ABSENT if difference is None else interval_cell(difference.low, difference.high)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -67,7 +68,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def by_row(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     """Results of each row, in order of seeds."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    rows: dict[str, list[Mapping[str, Any]]] = {}
     for result in sorted(results, key=lambda r: r["seed"]):
-        found.setdefault(result["row"], []).append(result)
-    return found
+        rows.setdefault(result["row"], []).append(result)
+    return rows

@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class RenderingPool:
-    """Draws what is asked with probability ``skill``, else something at random."""
+    """Draws what the prompt says with probability ``skill``, else something at random."""
 
     def __init__(self, skill: float) -> None:
         self.skill = skill
@@ -53,8 +53,8 @@ class RenderingPool:
 
     def _picture(self, request: PictureRequest, version: int) -> Picture:
         rng = np.random.default_rng(request.seed)
-        wanted = spec_of(request.prompt)
-        spec = wanted if rng.random() < self.skill else sample_spec(rng)
+        own = spec_of(request.prompt)
+        spec = own if rng.random() < self.skill else sample_spec(rng)
         pixels = render(sample_scene(spec, rng))
         return Picture(
             prompt=request.prompt, thought=thought(spec), pixels=pixels, policy_version=version

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alphagrpo.cli.console import Narrator, print_json, print_table
+from alphagrpo.report.cells import ABSENT, points_cell, reward_cell, share_cell
 
 if TYPE_CHECKING:
     from alphagrpo.cli.local_policy import LocalPolicy
     from alphagrpo.config import RunConfig
+    from alphagrpo.eval.figures import RoundFigures, SortFigures
     from alphagrpo.eval.heldout import HeldOutJudges
+    from alphagrpo.eval.lines import HeldOutLine
 
 HELP = "evaluate a checkpoint on held-out prompts"
 
@@ -41,15 +43,11 @@ def run(args: argparse.Namespace) -> int:
     from alphagrpo.cli.local_policy import LocalPolicy
     from alphagrpo.cli.serving import serving
     from alphagrpo.config import load_config
-    from alphagrpo.data import check_source
-    from alphagrpo.errors import ConfigError
 
     config = load_config(args.config, args.overrides)
-    check_source(config.data.heldout)
+    _check(args, config)
     narrator = Narrator(aside=args.json)
     services = config.services
-    if args.dvreward and services.serve_config is None:
-        raise ConfigError("--dvreward needs services.serve_config in the run config, got none")
     apps = [services.decomposer_app, services.verifier_app]
     context: Any = nullcontext()
     if args.dvreward and services.serve_config is not None:
@@ -59,8 +57,27 @@ def run(args: argparse.Namespace) -> int:
     with context:
         lines = _evaluate(config, policy, narrator, services=args.dvreward)
     edits = _edits(args, config, policy, narrator)
-    _show(args, lines, edits, narrator)
+    show(args, lines, edits, narrator)
     return 0
+
+
+def _check(args: argparse.Namespace, config: RunConfig) -> None:
+    """Raise ConfigError for what would fail after the policy was loaded and pictures drawn."""
+    from alphagrpo.data import check_source
+    from alphagrpo.data.prompts import WORLD_PREFIX
+    from alphagrpo.errors import ConfigError
+
+    check_source(config.data.heldout)
+    if args.dvreward and config.services.serve_config is None:
+        raise ConfigError(
+            "--dvreward needs services.serve_config in the run config, got none; name the Serve "
+            "file there, or leave --dvreward out"
+        )
+    if args.edits and not config.data.heldout.startswith(WORLD_PREFIX):
+        raise ConfigError(
+            "--edits needs a world with an oracle, the run's held-out prompts are "
+            f"{config.data.heldout}; leave --edits out"
+        )
 
 
 def judges_of(config: RunConfig, *, services: bool) -> HeldOutJudges:
@@ -73,10 +90,7 @@ def judges_of(config: RunConfig, *, services: bool) -> HeldOutJudges:
     oracle, reflection = oracle_for(source), reflection_oracle_for(source)
     if not services:
         return HeldOutJudges(oracle=oracle, reflection=reflection)
-    from services.client import (
-        connect_decomposer,
-        connect_verifier,
-    )
+    from services.client import connect_decomposer, connect_verifier
 
     store = config.folder / "questions"
     return HeldOutJudges(
@@ -90,7 +104,7 @@ def judges_of(config: RunConfig, *, services: bool) -> HeldOutJudges:
 
 def _evaluate(
     config: RunConfig, policy: LocalPolicy, narrator: Narrator, *, services: bool
-) -> list[dict[str, Any]]:
+) -> list[HeldOutLine]:
     from alphagrpo.data import load_heldout
     from alphagrpo.eval.heldout import evaluate
 
@@ -122,83 +136,78 @@ def _edits(
     """The edit benchmark of the run's world; empty where none is asked for."""
     if not args.edits:
         return {}
-    from alphagrpo.data.prompts import WORLD_PREFIX
-    from alphagrpo.errors import ConfigError
-
-    if not config.data.heldout.startswith(WORLD_PREFIX):
-        raise ConfigError(
-            "--edits needs a world with an oracle, the run's held-out prompts are "
-            f"{config.data.heldout}; leave --edits out"
-        )
     from alphagrpo.eval.edits import edit_benchmark
 
     with narrator.stage(f"judging {args.edits} edits"):
         return edit_benchmark(policy.model, policy.tokenizer, args.edits, config.seed)
 
 
-def _show(
+def show(
     args: argparse.Namespace,
-    lines: list[dict[str, Any]],
+    lines: list[HeldOutLine],
     edits: dict[str, float],
     narrator: Narrator,
 ) -> None:
-    from alphagrpo.eval.heldout import summarise
+    """Write the lines where ``--output`` says, and print their figures."""
+    from alphagrpo.eval.figures import summarise
+    from alphagrpo.json_records import to_json
+    from alphagrpo.record.folder import json_lines
 
     if args.output is not None:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        args.output.write_text(json_lines(map(to_json, lines)), encoding="utf-8")
     figures = summarise(lines)
     if args.json:
-        print_json(figures | ({"edits": edits} if edits else {}))
+        print_json(to_json(figures) | ({"edits": edits} if edits else {}))
         return
     rows = [(sort, *evaluation_cells(of_sort)) for sort, of_sort in figures.items()]
     print_table(narrator.console, "held-out prompts", rows, EVALUATION_COLUMNS)
     for sort, of_sort in figures.items():
-        if refined := of_sort.get("refined"):
-            shown = round_rows(refined)
-            print_table(narrator.console, f"{sort} prompts refined", shown, ROUND_COLUMNS)
+        if of_sort.refined:
+            rows = round_rows(of_sort.refined)
+            print_table(narrator.console, f"{sort} prompts refined", rows, ROUND_COLUMNS)
     if edits:
-        cells = [(key.removeprefix("edit."), _share(value)) for key, value in edits.items()]
-        print_table(narrator.console, f"{args.edits} edits", cells)
+        print_table(narrator.console, f"{args.edits} edits", edit_rows(edits))
 
 
 EVALUATION_COLUMNS = ("prompts", "n", "all right", "95 %", "strict", "per question", "DVReward")
 
 
-def evaluation_cells(figures: dict[str, Any]) -> tuple[str, ...]:
+def evaluation_cells(figures: SortFigures) -> tuple[str, ...]:
     """The figures of one sort as table cells; a dash where there is none."""
-    interval = figures.get("all_right_interval")
+    interval = figures.all_right_interval
     return (
-        str(figures["n"]),
-        _share(figures["all_right"]),
-        f"{interval[0]:.1%} - {interval[1]:.1%}" if interval else "-",
-        _share(figures["strict"]),
-        _share(figures["per_question"]),
-        "-" if figures["dvreward"] is None else f"{figures['dvreward']:.3f}",
+        str(figures.n),
+        share_cell(figures.all_right),
+        " - ".join(map(share_cell, interval)) if interval else ABSENT,
+        share_cell(figures.strict),
+        share_cell(figures.per_question),
+        reward_cell(figures.dvreward),
     )
+
+
+def edit_rows(edits: dict[str, float]) -> list[tuple[str, str]]:
+    """Figures of the edit benchmark as table cells: how many edits, then shares of them."""
+    shares = {key: value for key, value in edits.items() if key != "edit.n"}
+    rows = [(key.removeprefix("edit."), share_cell(value)) for key, value in shares.items()]
+    return [("n", f"{edits['edit.n']:.0f}"), *rows]
 
 
 ROUND_COLUMNS = ("round", "all right", "gain", "DVReward", "mended", "broken", "defect named")
 
 
-def round_rows(refined: dict[str, Any]) -> list[tuple[str, ...]]:
+def round_rows(rounds: RoundFigures) -> list[tuple[str, ...]]:
     """Figures of every round and chain as table cells."""
-    rows = []
-    for name, chains in refined.items():
-        for chain, figures in chains.items():
-            gain = figures.get("all_right_gain")
-            dvreward = figures["dvreward"]
-            rows.append(
-                (
-                    f"{name.removeprefix('round')}, {chain}",
-                    _share(figures["all_right"]),
-                    f"{100 * gain['mean']:+.1f}" if gain else "-",
-                    "-" if dvreward is None else f"{dvreward:.3f}",
-                    *(_share(figures[key]) for key in ("mended", "broken", "named")),
-                )
-            )
-    return rows
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
+    return [
+        (
+            f"{name.removeprefix('round')}, {chain}",
+            share_cell(figures.all_right),
+            points_cell(figures.all_right_gain.mean if figures.all_right_gain else None),
+            reward_cell(figures.dvreward),
+            share_cell(figures.mended),
+            share_cell(figures.broken),
+            share_cell(figures.named),
+        )
+        for name, chains in rounds.items()
+        for chain, figures in chains.items()
+    ]

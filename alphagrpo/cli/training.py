@@ -17,16 +17,19 @@ from alphagrpo.cli.ray_session import ray_session
 from alphagrpo.cli.serving import deployed
 from alphagrpo.cli.stopping import Stopped, StopSwitch
 from alphagrpo.data import load_heldout
-from alphagrpo.data.prompts import sort_of
-from alphagrpo.eval.heldout import SORTS, evaluate, summarise
+from alphagrpo.eval.figures import Figures, probe_metrics, share_all_right, summarise
+from alphagrpo.eval.heldout import evaluate, first_of_each_sort
 from alphagrpo.record.folder import RunFolder, step_of
 from alphagrpo.record.recorder import Recorder
+from alphagrpo.record.summary import total
 
 if TYPE_CHECKING:
     from actors.run import MeshRun
     from alphagrpo.config import RunConfig
     from alphagrpo.eval.heldout import HeldOutJudges
+    from alphagrpo.eval.lines import HeldOutLine
     from alphagrpo.loop import StepReport
+    from alphagrpo.record.summary import RunSummary
     from alphagrpo.types import Prompt
 
 DONE = 0
@@ -100,7 +103,7 @@ class TrainingRun:
             self._folder = RunFolder.create(config)
         self._recorder = Recorder(self._folder, config)
         self._earlier_s = self._recorder.earlier_wall_s()
-        self._training_s = sum(line.get("time/step_s") or 0.0 for line in self._folder.metrics())
+        self._training_s = total(self._folder.metrics(), "time/step_s")
 
     def go(self) -> int:
         """The whole run; returns the exit code."""
@@ -173,24 +176,14 @@ class TrainingRun:
         judges = self._judges(services=False)
         if judges.oracle is None:
             judges = self._judges(services=True)
-        num = self._config.evaluation.num_probe
-        prompts = [
-            prompt
-            for sort in SORTS
-            for prompt in [p for p in self._heldout if sort_of(p) == sort][:num]
-        ]
+        prompts = first_of_each_sort(self._heldout, self._config.evaluation.num_probe)
         figures = summarise(self._judge(prompts, judges, None))
         self._remember(figures)
-        return {
-            f"heldout/{sort}_{key}": of_sort[key]
-            for sort, of_sort in figures.items()
-            for key in ("all_right", "per_question", "dvreward")
-            if of_sort[key] is not None
-        }
+        return probe_metrics(figures)
 
     def _judge(
         self, prompts: Sequence[Prompt], judges: HeldOutJudges, counted: str | None
-    ) -> list[dict[str, Any]]:
+    ) -> list[HeldOutLine]:
         with ExitStack() as stack:
             tell = None
             if counted:
@@ -215,10 +208,9 @@ class TrainingRun:
 
         return judges_of(self._config, services=services)
 
-    def _remember(self, figures: dict[str, dict[str, Any]]) -> None:
-        known = [(f["n"], f["all_right"]) for f in figures.values() if f["all_right"] is not None]
-        if known:
-            self._heldout_share = sum(n * share for n, share in known) / sum(n for n, _ in known)
+    def _remember(self, figures: Figures) -> None:
+        if (share := share_all_right(figures)) is not None:
+            self._heldout_share = share
 
     def _checkpoint(self) -> None:
         """Everything a resumed run needs, complete or not there."""
@@ -235,7 +227,7 @@ class TrainingRun:
         elif newest is None or step_of(newest) < self._mesh_run.step_number:
             self._checkpoint()
 
-    def _summary(self, ended_by: str | None) -> dict[str, Any]:
+    def _summary(self, ended_by: str | None) -> RunSummary:
         return self._recorder.summary(
             wall_s=self._earlier_s + perf_counter() - self._started,
             weights=self._mesh_run.loop.manifest,

@@ -11,10 +11,9 @@ import numpy as np
 
 from alphagrpo.errors import ConfigError, PromptFileError
 from alphagrpo.seeds import derive
-from alphagrpo.types import Prompt
+from alphagrpo.types import Prompt, Sort
 
 if TYPE_CHECKING:
-    from alphagrpo.shapes.prompts import Sort
     from alphagrpo.shapes.splits import Split
 
 WORLD_PREFIX = "shapes:"
@@ -86,9 +85,9 @@ def load_heldout(
     return (*plain[:num_plain], *thought[:num_thought])
 
 
-def sort_of(prompt: Prompt) -> str:
+def sort_of(prompt: Prompt) -> Sort:
     """``thought`` for a prompt that needs one, else ``plain``."""
-    return str(prompt.metadata.get("sort", "plain"))
+    return "thought" if prompt.metadata.get("sort") == "thought" else "plain"
 
 
 def check_source(source: str) -> None:

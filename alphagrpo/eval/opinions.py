@@ -1,14 +1,16 @@
-"""Who looks at held-out pictures, and what is written down of each."""
+"""Who looks at held-out pictures, and what they say of each."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from alphagrpo.data import sort_of
 from alphagrpo.errors import ServiceError
+from alphagrpo.eval.lines import HeldOutLine, Opinion, OracleAnswer, VerifierAnswer
+from alphagrpo.eval.oracles import ReflectionCheck
 from alphagrpo.images import image_hash
 from alphagrpo.rewards.judging import judge_picture, questions_for
 
@@ -37,15 +39,15 @@ class HeldOutJudges:
 
 
 @dataclass(frozen=True, slots=True)
-class PictureJudge:
-    """Asks all judges about one picture; ``limit`` bounds how many are verified at once."""
+class Panel:
+    """Asks all judges about a picture; ``limit`` bounds how many are verified at once."""
 
     judges: HeldOutJudges
     limit: asyncio.Semaphore
     questions: dict[str, asyncio.Task[QuestionSet]] = field(default_factory=dict)
     """By prompt id: each prompt is decomposed once, for all its pictures."""
 
-    def ask_ahead(self, prompts: Iterable[Prompt]) -> None:
+    def decompose_ahead(self, prompts: Iterable[Prompt]) -> None:
         """Have the prompts decomposed while their pictures are drawn."""
         judges = self.judges
         if judges.decomposer is None or judges.verifier is None or judges.program is None:
@@ -54,53 +56,49 @@ class PictureJudge:
             self._questions(prompt, judges.program, judges.decomposer)
 
     def close(self) -> None:
-        """Forget what was asked and is not answered yet."""
+        """Cancel decompositions that have not ended yet."""
         for task in self.questions.values():
             task.cancel()
 
-    async def line(self, request: PictureRequest, picture: Picture) -> dict[str, Any]:
+    async def line(self, request: PictureRequest, picture: Picture) -> HeldOutLine:
         """What is written down of a prompt's first picture."""
         prompt = request.prompt
-        return {
-            "id": prompt.id,
-            "sort": sort_of(prompt),
-            "prompt": prompt.text,
-            "seed": request.seed,
-            "version": picture.policy_version,
-        } | await self.opinion(prompt, picture)
+        return HeldOutLine(
+            id=prompt.id,
+            sort=sort_of(prompt),
+            prompt=prompt.text,
+            seed=request.seed,
+            version=picture.policy_version,
+            opinion=await self.opinion(prompt, picture),
+        )
 
-    async def opinion(self, prompt: Prompt, picture: Picture) -> dict[str, Any]:
+    async def opinion(self, prompt: Prompt, picture: Picture) -> Opinion:
         """Thought and content hash, the oracle's answers, the verifier's reward."""
-        seen = {"thought": picture.thought, "picture": image_hash(picture.pixels)}
-        seen |= by_oracle(prompt, picture.pixels, self.judges.oracle)
+        opinion = by_oracle(prompt, picture, self.judges.oracle)
         async with self.limit:
-            return seen | await self._by_verifier(prompt, picture.pixels)
+            return await self._with_verdicts(opinion, prompt, picture.pixels)
 
-    def reflection(self, prompt: Prompt, shown: Pixels, thought: str) -> dict[str, Any]:
+    def reflection(self, prompt: Prompt, pixels: Pixels, thought: str) -> ReflectionCheck:
         """How many defects the picture that was reflected on has, and whether one was named."""
         if self.judges.reflection is None:
-            return {"defects": None, "named": None}
-        return self.judges.reflection(prompt, shown, thought)
+            return ReflectionCheck()
+        return self.judges.reflection(prompt, pixels, thought)
 
-    async def _by_verifier(self, prompt: Prompt, pixels: Pixels) -> dict[str, Any]:
-        """The verifier's verdicts and reward; null with the reason where they could not be had."""
-        nothing: dict[str, Any] = {"verdicts": [], "dvreward": None, "invalid_reason": ""}
+    async def _with_verdicts(self, opinion: Opinion, prompt: Prompt, pixels: Pixels) -> Opinion:
+        """With the verifier's verdicts and reward, or the reason why they could not be had."""
         judges = self.judges
         if judges.decomposer is None or judges.verifier is None or judges.program is None:
-            return nothing
+            return opinion
         try:
             question_set = await self._questions(prompt, judges.program, judges.decomposer)
             score = await judge_picture(judges.program, question_set, pixels, judges.verifier)
         except ServiceError as error:
-            return nothing | {"invalid_reason": f"{type(error).__name__}: {error}"}
-        return {
-            "verdicts": [
-                {"question": question.text, "kind": question.kind, "p_yes": verdict.p_yes}
-                for question, verdict in score.answers()
-            ],
-            "dvreward": score.value,
-            "invalid_reason": "",
-        }
+            return replace(opinion, invalid_reason=f"{type(error).__name__}: {error}")
+        answers = tuple(
+            VerifierAnswer(question=question.text, kind=question.kind, p_yes=verdict.p_yes)
+            for question, verdict in score.answers()
+        )
+        return replace(opinion, verdicts=answers, dvreward=score.value)
 
     def _questions(
         self, prompt: Prompt, program: RewardProgram, decomposer: Decomposer
@@ -114,22 +112,18 @@ class PictureJudge:
         return task
 
 
-def by_oracle(prompt: Prompt, pixels: Pixels, oracle: Oracle | None) -> dict[str, Any]:
-    """The oracle's answers about a picture; null without an oracle."""
+def by_oracle(prompt: Prompt, picture: Picture, oracle: Oracle | None) -> Opinion:
+    """A picture's thought and content hash with the oracle's answers, if there is an oracle."""
+    opinion = Opinion(thought=picture.thought, picture=image_hash(picture.pixels))
     if oracle is None:
-        return {
-            "oracle": [],
-            "per_question": None,
-            "all_right": None,
-            "strict": None,
-            "extra": None,
-        }
-    opinion = oracle(prompt, pixels)
-    right = [yes for _, yes in opinion.answers]
-    return {
-        "oracle": [{"question": question.text, "yes": yes} for question, yes in opinion.answers],
-        "per_question": sum(right) / len(right),
-        "all_right": opinion.all_right,
-        "strict": opinion.strict,
-        "extra": opinion.extra,
-    }
+        return opinion
+    judgement = oracle(prompt, picture.pixels)
+    right = [yes for _, yes in judgement.answers]
+    return replace(
+        opinion,
+        oracle=tuple(OracleAnswer(question=q.text, yes=yes) for q, yes in judgement.answers),
+        per_question=sum(right) / len(right),
+        all_right=judgement.all_right,
+        strict=judgement.strict,
+        extra=judgement.extra,
+    )

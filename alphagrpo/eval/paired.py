@@ -1,10 +1,10 @@
-"""The paired difference of two evaluations of the same prompts with the same seeds."""
+"""Means, and the paired difference of two evaluations of the same prompts with the same seeds."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from alphagrpo.errors import ConfigError
 
@@ -20,10 +20,12 @@ class PairedDifference:
     low: float
     high: float
     n: int
+    """Prompts, or pairs of values."""
 
-    def to_json(self) -> dict[str, float]:
-        """JSON values only, for ``summary.json``."""
-        return asdict(self)
+
+def mean(values: Sequence[float]) -> float | None:
+    """The mean, or None of no values: what nobody could tell is absent, never 0."""
+    return sum(values) / len(values) if values else None
 
 
 def paired_difference(before: Sequence[float], after: Sequence[float]) -> PairedDifference:
@@ -43,12 +45,12 @@ def paired_difference(before: Sequence[float], after: Sequence[float]) -> Paired
             f"{len(after)} after; evaluate both with the same held-out set"
         )
     differences = [float(b) - float(a) for a, b in zip(before, after, strict=True)]
-    mean = math.fsum(differences) / n
+    centre = math.fsum(differences) / n
     if n == 1:
-        return PairedDifference(mean=mean, low=-1.0, high=1.0, n=1)
-    variance = math.fsum((d - mean) ** 2 for d in differences) / (n - 1)
-    half = NORMAL_95 * math.sqrt(variance / n)
-    return PairedDifference(mean=mean, low=max(-1.0, mean - half), high=min(1.0, mean + half), n=n)
+        return PairedDifference(mean=centre, low=-1.0, high=1.0, n=1)
+    half = _half_width(differences, centre)
+    low, high = max(-1.0, centre - half), min(1.0, centre + half)
+    return PairedDifference(mean=centre, low=low, high=high, n=n)
 
 
 def share_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -56,7 +58,13 @@ def share_interval(values: Sequence[float]) -> tuple[float, float]:
     n = len(values)
     if n == 0:
         return (0.0, 1.0)
-    mean = math.fsum(values) / n
-    variance = math.fsum((v - mean) ** 2 for v in values) / max(n - 1, 1)
-    half = NORMAL_95 * math.sqrt(variance / n)
-    return (max(0.0, mean - half), min(1.0, mean + half))
+    centre = math.fsum(values) / n
+    half = _half_width(values, centre)
+    return (max(0.0, centre - half), min(1.0, centre + half))
+
+
+def _half_width(values: Sequence[float], centre: float) -> float:
+    """Half of the 95 % interval of the mean ``centre``; 0 for a single value."""
+    n = len(values)
+    variance = math.fsum((value - centre) ** 2 for value in values) / max(n - 1, 1)
+    return NORMAL_95 * math.sqrt(variance / n)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from alphagrpo.errors import ConfigError
+from alphagrpo.eval.lines import HeldOutLine
 from alphagrpo.files import write_atomically
+from alphagrpo.json_records import from_json, to_json
 from alphagrpo.record.ledger import read_ledger, rows_of_group, write_ledger
+from alphagrpo.record.summary import RunSummary
 from alphagrpo.record.versions import package_versions
 
 if TYPE_CHECKING:
@@ -124,12 +127,17 @@ class RunFolder:
         """All lines of ``metrics.jsonl``; a last line cut by a crash is left out."""
         return read_json_lines(self.metrics_path)
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
+    def write_summary(self, summary: RunSummary) -> None:
         """Replace ``summary.json``."""
-        write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        text = json.dumps(to_json(summary), indent=2)
+        write_atomically(self.path / "summary.json", text + "\n")
 
-    def summary(self) -> dict[str, Any]:
-        """``summary.json``; empty where the run has not written one yet."""
+    def summary(self) -> RunSummary:
+        """``summary.json`` as a record; all absent where the run has not written one yet."""
+        return from_json(RunSummary, self.summary_document())
+
+    def summary_document(self) -> dict[str, Any]:
+        """``summary.json`` as it stands; empty where the run has not written one yet."""
         path = self.path / "summary.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
@@ -141,15 +149,21 @@ class RunFolder:
 
     def save_picture(self, digest: str, png: bytes) -> Path:
         """Keep a picture under its content hash; writing it twice changes nothing."""
-        path = self.path / "images" / f"{digest}.png"
+        path = self._picture_path(digest)
         if not path.exists():
             write_atomically(path, png)
         return path
 
     def picture(self, digest: str) -> bytes | None:
         """The PNG of a content hash, or None where it was not kept."""
-        path = self.path / "images" / f"{digest}.png"
-        return path.read_bytes() if digest and path.is_file() else None
+        return self._picture_path(digest).read_bytes() if self.has_picture(digest) else None
+
+    def has_picture(self, digest: str) -> bool:
+        """Whether the picture of a content hash was kept."""
+        return bool(digest) and self._picture_path(digest).is_file()
+
+    def _picture_path(self, digest: str) -> Path:
+        return self.path / "images" / f"{digest}.png"
 
     def record_step(
         self,
@@ -177,16 +191,21 @@ class RunFolder:
         parts = sorted((self.path / "ledger").glob(pattern))
         return [row for part in parts for row in read_ledger(part)]
 
+    def ledger_steps(self) -> list[int]:
+        """Steps that have a ledger, in order."""
+        parts = (self.path / "ledger").glob(f"{STEP_PREFIX}*.parquet")
+        return sorted(step_of(part) for part in parts)
+
     # -- evaluations -----------------------------------------------------------------------------
 
-    def write_evaluation(self, phase: str, lines: Sequence[Mapping[str, Any]]) -> None:
+    def write_evaluation(self, phase: str, lines: Sequence[HeldOutLine]) -> None:
         """Replace ``evaluation/<phase>.jsonl``: one line per held-out prompt."""
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        write_atomically(self.path / "evaluation" / f"{phase}.jsonl", text)
+        path = self.path / "evaluation" / f"{phase}.jsonl"
+        write_atomically(path, json_lines(map(to_json, lines)))
 
-    def evaluation(self, phase: str) -> list[dict[str, Any]]:
+    def evaluation(self, phase: str) -> list[HeldOutLine]:
         """Lines of an evaluation; empty where it was not made."""
-        return read_json_lines(self.path / "evaluation" / f"{phase}.jsonl")
+        return read_heldout_lines(self.path / "evaluation" / f"{phase}.jsonl")
 
     # -- checkpoints -----------------------------------------------------------------------------
 
@@ -194,7 +213,7 @@ class RunFolder:
     def checkpoint(self, step: int) -> Iterator[Path]:
         """A folder to save into; it counts only if the block ends without an error.
 
-        It is marked and not renamed when it is whole, so that what was told its path may keep it.
+        It is marked and not renamed when it is whole, so that whoever has its path may keep it.
         """
         path = self.checkpoints_path / f"{STEP_PREFIX}{step:06d}"
         shutil.rmtree(path, ignore_errors=True)
@@ -204,8 +223,8 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        found = self.checkpoints_path.glob(f"{STEP_PREFIX}*/{COMPLETE}")
-        return sorted(marker.parent for marker in found)
+        markers = self.checkpoints_path.glob(f"{STEP_PREFIX}*/{COMPLETE}")
+        return sorted(marker.parent for marker in markers)
 
     def newest_checkpoint(self) -> Path | None:
         """The newest complete checkpoint, or None."""
@@ -220,8 +239,7 @@ class RunFolder:
     def rewind(self, step: int) -> None:
         """Forget metrics and ledger rows of steps after ``step``."""
         kept = [line for line in self.metrics() if line["step"] <= step]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_atomically(self.metrics_path, text)
+        write_atomically(self.metrics_path, json_lines(kept))
         for part in (self.path / "ledger").glob(f"{STEP_PREFIX}*.parquet"):
             if step_of(part) > step:
                 part.unlink()
@@ -236,6 +254,16 @@ def find_learner(checkpoint: Path) -> Path | None:
 def step_of(path: Path) -> int:
     """The step in a name such as ``step-000040`` or ``step-000040.parquet``."""
     return int(path.name.split(".")[0].removeprefix(STEP_PREFIX))
+
+
+def read_heldout_lines(path: Path) -> list[HeldOutLine]:
+    """The lines that an evaluation wrote, see :mod:`alphagrpo.eval.lines`."""
+    return [from_json(HeldOutLine, document) for document in read_json_lines(path)]
+
+
+def json_lines(documents: Iterable[Mapping[str, Any]]) -> str:
+    """The text of a JSON-lines file: one object per line."""
+    return "".join(json.dumps(document) + "\n" for document in documents)
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

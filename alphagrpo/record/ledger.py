@@ -80,12 +80,12 @@ def rows_of_group(
     samples = zip(report.samples, of_samples, strict=True)
     staged += [("sample", n, *pair) for n, pair in enumerate(samples)]
     rows = []
-    asked, revision = _asked(report)
+    questions, revision = _questions(report)
     for stage, number, sample, advantage in staged:
         verdicts = {v.question_id: v for v in sample.score.verdicts} if sample.score else {}
         shared = _of_sample(step, index, number, report, sample, advantage)
         shared |= {"stage": stage, "task": _task(report, stage), **_draft(report, stage)}
-        for question in asked:
+        for question in questions:
             verdict = verdicts.get(question.id)
             rows.append(
                 shared
@@ -116,12 +116,12 @@ def _task(report: GroupReport, stage: str) -> str:
 def _draft(report: GroupReport, stage: str) -> dict[str, Any]:
     if stage == "draft" or report.draft is None:
         return {"draft": None, "draft_score": None}
-    chosen = report.drafts[report.draft]
-    score = None if chosen.score is None else chosen.score.value
-    return {"draft": chosen.picture_hash, "draft_score": score}
+    draft = report.drafts[report.draft]
+    score = None if draft.score is None else draft.score.value
+    return {"draft": draft.picture_hash, "draft_score": score}
 
 
-def _asked(report: GroupReport) -> tuple[tuple[Question, ...], str]:
+def _questions(report: GroupReport) -> tuple[tuple[Question, ...], str]:
     """What was asked about every picture of the group, and where those questions are from.
 
     A program may ask others than the set's, and says so in its scores; where no sample of the group

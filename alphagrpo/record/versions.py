@@ -22,10 +22,10 @@ PACKAGES = (
 
 def package_versions() -> dict[str, str]:
     """Installed versions by package, Python first; packages that are absent are left out."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -1,1 +1,1 @@
-"""What a run leaves for people: the ledger, the report, the versions it was made with."""
+"""A run for people to read: renders what its folder records, and records nothing itself."""

@@ -24,7 +24,7 @@ class Series:
     points: tuple[Point, ...]
     """(x, y) by increasing x; y is finite."""
     smooth: bool = False
-    """Draw the points faintly and their moving average over them."""
+    """Plot the points faintly and their moving average over them."""
     dots: bool = False
     """Mark each point, for series of few points."""
 
@@ -62,21 +62,21 @@ def line_chart(
 ) -> str:
     """An SVG line chart over steps; empty text where no series has a point.
 
-    ``limit`` is a value with its name, drawn as a dashed line. ``percent`` labels y as per cent.
+    ``limit`` is a value with its name, shown as a dashed line. ``percent`` labels y as per cent.
     """
-    drawn = [line for line in series if line.points]
-    if not drawn:
+    lines = [line for line in series if line.points]
+    if not lines:
         return ""
-    xs = [x for line in drawn for x, _ in line.points]
-    ys = [y for line in drawn for _, y in line.points]
+    xs = [x for line in lines for x, _ in line.points]
+    ys = [y for line in lines for _, y in line.points]
     if limit is not None:
         ys.append(limit[0])
     scale = scale_for(xs, ys, from_zero=from_zero)
     body = [axes(scale, percent=percent)]
     if limit is not None:
         body.append(_limit(scale, *limit))
-    body += [_line(scale, line, index) for index, line in enumerate(drawn)]
-    return _svg(body) + _legend([line.name for line in drawn])
+    body += [_line(scale, line, index) for index, line in enumerate(lines)]
+    return _svg(body) + _legend([line.name for line in lines])
 
 
 def stacked_chart(

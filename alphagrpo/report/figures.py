@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-SORT_NAMES = {"thought": "Prompts that need a thought", "plain": "Plain prompts"}
+from alphagrpo.record.summary import Metrics, RunSummary, dropped_groups, skipped_updates
+from alphagrpo.report.cells import share_cell
+
+if TYPE_CHECKING:
+    from alphagrpo.eval.figures import SortFigures
+    from alphagrpo.eval.lines import Measure
+    from alphagrpo.eval.paired import PairedDifference
+    from alphagrpo.types import Sort
+
+SORT_NAMES: Mapping[Sort, str] = {
+    "thought": "Prompts that need a thought",
+    "plain": "Plain prompts",
+}
+"""In the order of the page."""
 TASK_TITLES = {
     "rt2i": "reasoning text-to-image",
     "srr": "self-reflective refinement",
@@ -14,113 +28,131 @@ TASK_TITLES = {
 REFINEMENT_COLUMNS = (
     "prompts", "one pass", "refined, gated", "refined, last", "mended", "broken", "defect named",
 )  # fmt: skip
-Metrics = Sequence[Mapping[str, Any]]
+MEASURE_NAMES: Mapping[Measure, str] = {
+    "per_question": "questions right",
+    "strict": "all right and nothing else",
+    "dvreward": "DVReward",
+}
+NUM_REASONS = 5
+"""Prompts set aside whose reasons are listed."""
 
 
-def headlines(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Before, after and the paired difference of each sort's main figure."""
-    evaluation = summary.get("evaluation") or {}
-    found = []
-    for sort, title in SORT_NAMES.items():
-        before = (evaluation.get("before") or {}).get(sort)
-        after = (evaluation.get("after") or {}).get(sort)
-        if not before or not after:
-            continue
-        key = "all_right" if before.get("all_right") is not None else "dvreward"
-        change = ((evaluation.get("difference") or {}).get(sort) or {}).get(key)
-        judge = "all right, by the oracle" if key == "all_right" else "DVReward, by the verifier"
-        found.append(
-            {
-                "title": title,
-                "judge": judge,
-                "n": before["n"],
-                "before": before[key],
-                "after": after[key],
-                "difference": change,
-                "others": _other_figures(before, after, key),
-            }
-        )
-    return found
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """Before, after and the paired difference of a sort's main figure."""
+
+    title: str
+    judge: str
+    """Which figure it is, and by whom."""
+    n: int
+    """Prompts."""
+    before: float
+    after: float
+    difference: PairedDifference | None
+    others: tuple[tuple[str, float, float], ...]
+    """Name, before and after of the figures that are not the main one."""
 
 
-def refinement_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def headlines(summary: RunSummary) -> list[Headline]:
+    """One per sort that was evaluated before and after."""
+    evaluation = summary.evaluation
+    return [
+        _headline(title, evaluation.before[sort], evaluation.after[sort], changes)
+        for sort, title in SORT_NAMES.items()
+        if sort in evaluation.before and sort in evaluation.after
+        for changes in [evaluation.difference.get(sort) or {}]
+    ]
+
+
+def _headline(
+    title: str,
+    before: SortFigures,
+    after: SortFigures,
+    changes: Mapping[Measure, PairedDifference],
+) -> Headline:
+    main: Measure = "dvreward" if before.all_right is None else "all_right"
+    by_oracle = main == "all_right"
+    return Headline(
+        title=title,
+        judge="all right, by the oracle" if by_oracle else "DVReward, by the verifier",
+        n=before.n,
+        before=getattr(before, main),
+        after=getattr(after, main),
+        difference=changes.get(main),
+        others=tuple(_other_figures(before, after, main)),
+    )
+
+
+def _other_figures(
+    before: SortFigures, after: SortFigures, main: Measure
+) -> Iterator[tuple[str, float, float]]:
+    for measure, name in MEASURE_NAMES.items():
+        old, new = getattr(before, measure), getattr(after, measure)
+        if measure != main and old is not None and new is not None:
+            yield name, old, new
+
+
+def refinement_rows(summary: RunSummary) -> list[tuple[str, ...]]:
     """One refinement of each held-out picture, before and after training; empty without any.
 
     Cells as :data:`REFINEMENT_COLUMNS`: shares all right after one pass, with the better of two by
     DVReward, with the second whatever it is; wrong pictures made right, right ones made wrong;
     reflections on wrong pictures that name a defect.
     """
-    evaluation, rows = summary.get("evaluation") or {}, []
+    phases = {"before": summary.evaluation.before, "after": summary.evaluation.after}
+    rows = []
     for sort in SORT_NAMES:
-        for phase in ("before", "after"):
-            found = (evaluation.get(phase) or {}).get(sort) or {}
-            rounds = (found.get("refined") or {}).get("round1")
-            if rounds:
-                gated, last = rounds["gated"], rounds["last"]
-                values = [found["all_right"], gated["all_right"], last["all_right"]]
-                values += [last[key] for key in ("mended", "broken", "named")]
-                cells = ["-" if value is None else f"{value:.1%}" for value in values]
-                rows.append((f"{sort}, {phase}", *cells))
+        for phase, by_sort in phases.items():
+            figures = by_sort.get(sort)
+            rounds = figures.refined if figures else None
+            if figures and rounds and "round1" in rounds:
+                gated, last = rounds["round1"]["gated"], rounds["round1"]["last"]
+                right = (figures.all_right, gated.all_right, last.all_right)
+                shares = (*right, last.mended, last.broken, last.named)
+                rows.append((f"{sort}, {phase}", *map(share_cell, shares)))
     return rows
 
 
-def _other_figures(
-    before: Mapping[str, Any], after: Mapping[str, Any], main: str
-) -> list[tuple[str, float, float]]:
-    names = {
-        "per_question": "questions right",
-        "strict": "all right and nothing else",
-        "dvreward": "DVReward",
-    }
-    return [
-        (name, before[key], after[key])
-        for key, name in names.items()
-        if key != main and before.get(key) is not None and after.get(key) is not None
-    ]
-
-
-def facts(summary: Mapping[str, Any], metrics: Metrics) -> list[tuple[str, str]]:
+def facts(summary: RunSummary, metrics: Metrics) -> list[tuple[str, str]]:
     """Small figures under the headlines: name and value."""
-    samples, parity = summary.get("samples") or {}, summary.get("parity") or {}
-    found = [("steps", str(summary.get("steps", len(metrics))))]
-    if summary.get("training_s") is not None:
-        found.append(("training", f"{summary['training_s'] / 60:.1f} min"))
-    if summary.get("wall_s") is not None:
-        found.append(("whole run", f"{summary['wall_s'] / 60:.1f} min"))
-    if samples.get("drawn"):
-        found.append(("pictures drawn", f"{samples['drawn']:,.0f}"))
-    if parity.get("max_abs_log_ratio_step0") is not None:
-        found.append(("|log ratio|, step 0", f"{parity['max_abs_log_ratio_step0']:.1e}"))
-    if summary.get("memory"):
-        found.append(("memory of the mesh", f"{summary['memory']['mesh_gib']:.1f} GiB"))
-    return found
+    steps = len(metrics) if summary.steps is None else summary.steps
+    rows = [("steps", str(steps))]
+    if summary.training_s is not None:
+        rows.append(("training", f"{summary.training_s / 60:.1f} min"))
+    if summary.wall_s is not None:
+        rows.append(("whole run", f"{summary.wall_s / 60:.1f} min"))
+    if summary.samples.drawn:
+        rows.append(("pictures drawn", f"{summary.samples.drawn:,.0f}"))
+    if summary.parity.max_abs_log_ratio_step0 is not None:
+        rows.append(("|log ratio|, step 0", f"{summary.parity.max_abs_log_ratio_step0:.1e}"))
+    if summary.memory:
+        rows.append(("memory of the mesh", f"{summary.memory['mesh_gib']:.1f} GiB"))
+    return rows
 
 
-def notes(summary: Mapping[str, Any], metrics: Metrics) -> list[str]:
+def notes(summary: RunSummary, metrics: Metrics) -> list[str]:
     """What did not go as it should, and what the figures do not say."""
-    found = []
-    samples = summary.get("samples") or {}
-    if samples.get("invalid"):
-        found.append(
-            f"{samples['invalid']:,.0f} of {samples['drawn']:,.0f} samples could not be scored; "
+    lines = []
+    samples = summary.samples
+    if samples.invalid:
+        lines.append(
+            f"{samples.invalid:,.0f} of {samples.drawn:,.0f} samples could not be scored; "
             "they were left out of their groups' statistics and not trained on."
         )
-    dropped = sum(line.get("groups/dropped", 0) for line in metrics)
-    if dropped:
-        found.append(f"{dropped:,.0f} groups had too few scored samples and were dropped.")
-    aside = summary.get("prompts_set_aside") or {}
-    for prompt, reason in list(aside.items())[:5]:
-        found.append(f"Prompt {prompt} was set aside: {reason}")
-    if len(aside) > 5:
-        found.append(f"{len(aside) - 5} more prompts were set aside.")
-    skipped = sum(bool(line.get("learner/skipped")) for line in metrics)
-    if skipped:
-        found.append(f"{skipped} steps took no update: every advantage was zero.")
-    if summary.get("stopped_by"):
-        found.append(f"Training ended because of: {summary['stopped_by']}.")
-    if not (summary.get("evaluation") or {}).get("after"):
-        found.append("There is no evaluation after training (yet), so no before and after.")
-    found.append(
+    if dropped := dropped_groups(metrics):
+        lines.append(f"{dropped:,.0f} groups had too few scored samples and were dropped.")
+    aside = summary.prompts_set_aside
+    for prompt, reason in list(aside.items())[:NUM_REASONS]:
+        lines.append(f"Prompt {prompt} was set aside: {reason}")
+    if len(aside) > NUM_REASONS:
+        lines.append(f"{len(aside) - NUM_REASONS} more prompts were set aside.")
+    if skipped := skipped_updates(metrics):
+        lines.append(f"{skipped} steps took no update: every advantage was zero.")
+    if summary.stopped_by:
+        lines.append(f"Training ended because of: {summary.stopped_by}.")
+    if not summary.evaluation.after:
+        lines.append("There is no evaluation after training (yet), so no before and after.")
+    lines.append(
         "One seed. Intervals are over prompts (paired, 95 %); they say nothing of other seeds."
     )
-    return found
+    return lines

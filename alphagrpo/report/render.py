@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from alphagrpo.files import write_atomically
+from alphagrpo.report.cells import points_cell
 from alphagrpo.report.view import build_view
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def render_report(folder: RunFolder) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "points": _points, "signed": _signed}
+    environment.filters |= {"percent": _percent, "points": points_cell, "signed": _signed}
     return environment.get_template("report.html").render(build_view(folder))
 
 
@@ -35,10 +36,6 @@ def write_report(folder: RunFolder) -> Path:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}"
 
 
 def _signed(value: float) -> str:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from alphagrpo.eval.figures import heldout_key
 from alphagrpo.report.charts import Series, line_chart, stacked_chart
 from alphagrpo.report.figures import (
     REFINEMENT_COLUMNS,
     SORT_NAMES,
     TASK_TITLES,
-    Metrics,
     facts,
     headlines,
     notes,
@@ -23,7 +23,10 @@ from alphagrpo.report.figures import (
 )
 
 if TYPE_CHECKING:
+    from alphagrpo.eval.lines import HeldOutLine
     from alphagrpo.record.folder import RunFolder
+    from alphagrpo.record.summary import Metrics, RunSummary
+    from alphagrpo.types import Sort
 
 NUM_GROUPS = 3
 """Sample groups shown: an early, a middle and a late one."""
@@ -42,7 +45,7 @@ def build_view(folder: RunFolder) -> dict[str, Any]:
     config, summary, metrics = folder.config(), folder.summary(), folder.metrics()
     return {
         "name": config.get("name", folder.path.name),
-        "summary": summary,
+        "summary": folder.summary_document(),
         "task": TASK_TITLES[(config.get("task") or {}).get("kind", "rt2i")],
         "refinements": refinement_rows(summary),
         "refinement_columns": REFINEMENT_COLUMNS,
@@ -58,10 +61,10 @@ def build_view(folder: RunFolder) -> dict[str, Any]:
 
 
 def charts(
-    metrics: Metrics, summary: Mapping[str, Any], config: Mapping[str, Any]
+    metrics: Metrics, summary: RunSummary, config: Mapping[str, Any]
 ) -> list[dict[str, str]]:
     """Titles, notes and SVG of the curves that have data."""
-    made = [
+    curves = [
         {
             "title": "Reward",
             "note": "DVReward plus the bonus for a well-formed thought; mean of each step",
@@ -110,23 +113,21 @@ def charts(
             "svg": stage_chart(metrics),
         },
     ]
-    return [chart for chart in made if chart["svg"]]
+    return [curve for curve in curves if curve["svg"]]
 
 
-def heldout_series(metrics: Metrics, summary: Mapping[str, Any]) -> list[Series]:
+def heldout_series(metrics: Metrics, summary: RunSummary) -> list[Series]:
     """All-right share over steps: full evaluation, probes, full evaluation."""
-    evaluation = summary.get("evaluation") or {}
     lines = []
-    for sort in SORT_NAMES:
-        points = list(_series(metrics, f"heldout/{sort}_all_right", sort).points)
-        before = ((evaluation.get("before") or {}).get(sort) or {}).get("all_right")
-        after = ((evaluation.get("after") or {}).get(sort) or {}).get("all_right")
-        last = float(summary.get("steps") or (points[-1][0] if points else 0))
-        if before is not None:
-            points.insert(0, (0.0, before))
-        if after is not None:
-            points = [*[p for p in points if p[0] < last], (last, after)]
-        lines.append(Series(name=SORT_NAMES[sort], points=tuple(points), dots=True))
+    for sort, name in SORT_NAMES.items():
+        points = list(_series(metrics, heldout_key(sort, "all_right"), name).points)
+        before, after = summary.evaluation.before.get(sort), summary.evaluation.after.get(sort)
+        last = float(summary.steps or (points[-1][0] if points else 0))
+        if before and before.all_right is not None:
+            points.insert(0, (0.0, before.all_right))
+        if after and after.all_right is not None:
+            points = [*[p for p in points if p[0] < last], (last, after.all_right)]
+        lines.append(Series(name=name, points=tuple(points), dots=True))
     return lines
 
 
@@ -140,28 +141,28 @@ def stage_chart(metrics: Metrics) -> str:
 def sample_groups(folder: RunFolder) -> list[tuple[int, list[dict[str, Any]]]]:
     """An early, a middle and a late group of which the pictures were kept: (step, ledger rows)."""
     with_pictures = []
-    for part in sorted((folder.path / "ledger").glob("step-*.parquet")):
-        step = int(part.stem.removeprefix("step-"))
+    for step in folder.ledger_steps():
         groups: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
         for row in folder.ledger(step):
             groups[row["group"]].append(row)
-        shown = [rows for rows in groups.values() if _all_kept(folder, rows)]
-        if shown:
-            with_pictures.append((step, max(shown, key=_spread)))
+        whole = [
+            rows
+            for rows in groups.values()
+            if all(folder.has_picture(row["picture"]) for row in rows)
+        ]
+        if whole:
+            with_pictures.append((step, max(whole, key=_spread)))
     if len(with_pictures) <= NUM_GROUPS:
         return with_pictures
     last = len(with_pictures) - 1
     return [with_pictures[round(k * last / (NUM_GROUPS - 1))] for k in range(NUM_GROUPS)]
 
 
-def _all_kept(folder: RunFolder, rows: Sequence[Mapping[str, Any]]) -> bool:
-    return all((folder.path / "images" / f"{row['picture']}.png").is_file() for row in rows)
-
-
 def _spread(rows: Sequence[Mapping[str, Any]]) -> float:
     """How far a group's rewards lie apart: such groups teach, and show, the most."""
-    mine = [row for row in rows if row.get("stage") != "draft"]
-    rewards = [row["reward"] for row in mine if row["reward"] is not None]
+    rewards = [
+        row["reward"] for row in rows if row.get("stage") != "draft" and row["reward"] is not None
+    ]
     return max(rewards) - min(rewards) if rewards else -1.0
 
 
@@ -171,14 +172,15 @@ def group_view(folder: RunFolder, step: int, rows: Sequence[Mapping[str, Any]]) 
     rows = [row for row in rows if row.get("stage") != "draft"]
     for row in rows:
         by_sample[row["sample"]].append(row)
-    samples = sorted(by_sample.values(), key=lambda mine: -_or(mine[0]["reward"], -math.inf))
-    largest = max((abs(_or(mine[0]["advantage"], 0.0)) for mine in samples), default=0.0) or 1.0
+    samples = sorted(by_sample.values(), key=lambda answers: -_or(answers[0]["reward"], -math.inf))
+    heads = [answers[0] for answers in samples]
+    largest = max((abs(_or(head["advantage"], 0.0)) for head in heads), default=0.0) or 1.0
     questions = [
         {
             "text": row["question"],
             "kind": row["kind"],
             "tag": row["tag"],
-            "p_yes": [mine[index]["p_yes"] for mine in samples],
+            "p_yes": [answers[index]["p_yes"] for answers in samples],
         }
         for index, row in enumerate(samples[0])
     ]
@@ -191,39 +193,39 @@ def group_view(folder: RunFolder, step: int, rows: Sequence[Mapping[str, Any]]) 
         "questions": questions,
         "samples": [
             {
-                "picture": data_uri(folder.picture(mine[0]["picture"])),
-                "thought": plain_thought(mine[0]["thought"] or ""),
-                "reward": mine[0]["reward"],
-                "advantage": mine[0]["advantage"],
-                "lean": _or(mine[0]["advantage"], 0.0) / largest,
-                "invalid_reason": mine[0]["invalid_reason"],
+                "picture": data_uri(folder.picture(head["picture"])),
+                "thought": plain_thought(head["thought"] or ""),
+                "reward": head["reward"],
+                "advantage": head["advantage"],
+                "lean": _or(head["advantage"], 0.0) / largest,
+                "invalid_reason": head["invalid_reason"],
             }
-            for mine in samples
+            for head in heads
         ],
     }
 
 
-def pairs(folder: RunFolder, sort: str) -> list[dict[str, Any]]:
+def pairs(folder: RunFolder, sort: Sort) -> list[dict[str, Any]]:
     """The first held-out prompts of a sort, before and after, those without a picture left out."""
-    after = {line["id"]: line for line in folder.evaluation("after")}
-    found: list[dict[str, Any]] = []
+    after = {line.id: line for line in folder.evaluation("after")}
+    rows: list[dict[str, Any]] = []
     for line in folder.evaluation("before"):
-        other = after.get(line["id"])
-        if line["sort"] != sort or other is None or len(found) == NUM_PAIRS:
+        other = after.get(line.id)
+        if line.sort != sort or other is None or len(rows) == NUM_PAIRS:
             continue
         sides = [_side(folder, line), _side(folder, other)]
         if all(side["picture"] for side in sides):
-            found.append({"prompt": line["prompt"], "sides": sides})
-    return found
+            rows.append({"prompt": line.prompt, "sides": sides})
+    return rows
 
 
-def _side(folder: RunFolder, line: Mapping[str, Any]) -> dict[str, Any]:
+def _side(folder: RunFolder, line: HeldOutLine) -> dict[str, Any]:
+    opinion = line.opinion
     return {
-        "picture": data_uri(folder.picture(line["picture"])),
-        "thought": plain_thought(line["thought"]),
-        "all_right": line["all_right"],
-        "dvreward": line["dvreward"],
-        "wrong": [answer["question"] for answer in line["oracle"] if not answer["yes"]],
+        "picture": data_uri(folder.picture(opinion.picture)),
+        "thought": plain_thought(opinion.thought),
+        "all_right": opinion.all_right,
+        "wrong": [answer.question for answer in opinion.oracle if not answer.yes],
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -12,8 +11,7 @@ from alphagrpo.shapes.language import NUMBERS, absence_phrase, article, noun_phr
 from alphagrpo.shapes.riddles import RIDDLES, Riddle, Slot, riddle_noun
 from alphagrpo.shapes.specs import FAMILY_MIX, Family, Item, Spec, sample_family, sample_spec
 from alphagrpo.shapes.world import pick
-
-Sort = Literal["plain", "thought"]
+from alphagrpo.types import Sort
 
 THOUGHT_MIX: Mapping[Family, float] = {"single": 0.4, "count": 0.4, "pair": 0.2}
 """Share of each family among prompts that need a thought."""

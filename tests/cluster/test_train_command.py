@@ -99,6 +99,6 @@ def test_train_then_resume_on_a_cluster_that_was_there_before(
     assert "already holds one" in capsys.readouterr().err
     assert main(["train", str(run_config), "--resume", "--set", "training.num_steps=3"]) == 0
     assert [line["step"] for line in folder.metrics()] == [1, 2, 3]
-    assert folder.summary()["weights"]["version"] == 3
+    assert folder.summary().weights.version == 3
     assert main(["evaluate", str(run_config), "--checkpoint", str(folder.newest_checkpoint())]) == 0
     assert "plain" in capsys.readouterr().out

@@ -10,10 +10,10 @@ from benchmarks.curves import band, band_chart
 
 
 def test_the_band_is_mean_and_deviation_over_seeds() -> None:
-    found = band([[0.5] * 20, [0.7] * 20])
-    assert [step for step, _, _ in found] == list(range(20))
-    assert all(mean == pytest.approx(0.6) for _, mean, _ in found)
-    assert all(spread == pytest.approx(0.1 * 2**0.5) for _, _, spread in found)
+    points = band([[0.5] * 20, [0.7] * 20])
+    assert [step for step, _, _ in points] == list(range(20))
+    assert all(mean == pytest.approx(0.6) for _, mean, _ in points)
+    assert all(spread == pytest.approx(0.1 * 2**0.5) for _, _, spread in points)
 
 
 def test_the_band_ends_with_the_shortest_seed_and_leaves_out_absent_steps() -> None:

@@ -25,9 +25,9 @@ def load(name: str, changes: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("module", [method, learning])
 def test_every_training_and_evaluation_is_a_valid_config(module: ModuleType) -> None:
-    found = module.experiments(3, None)
-    assert len({experiment.name for experiment in found}) == len(found)
-    for experiment in found:
+    runs = module.experiments(3, None)
+    assert len({experiment.name for experiment in runs}) == len(runs)
+    for experiment in runs:
         shared = {"name": experiment.name, "seed": experiment.seed}
         training = {**experiment.training, "training.num_steps": max(1, experiment.steps)}
         trained = load(experiment.config, {**experiment.changes, **training, **shared})
@@ -65,14 +65,14 @@ def test_gains_are_told_by_family_of_the_seeds_own_prompts() -> None:
     assert sorted(place for places in families.values() for place in places) == list(range(num))
     family, places = next(iter(families.items()))
     lines = {"base": "0" * num, "rate-15e-5": "".join("01"[i in places] for i in range(num))}
-    found = [
+    results = [
         result(row, 1, 0.5) | {"outcomes": {"plain": {"all_right": line}}}
         for row, line in lines.items()
     ]
-    told = learning.by_family(found).splitlines()[2:]
-    assert f"| {family} | 0.0 | 100.0 |" in told
-    assert len(told) == len(families)
-    assert sum("| 0.0 | 0.0 |" in line for line in told) == len(families) - 1
+    rows = learning.by_family(results).splitlines()[2:]
+    assert f"| {family} | 0.0 | 100.0 |" in rows
+    assert len(rows) == len(families)
+    assert sum("| 0.0 | 0.0 |" in row for row in rows) == len(families) - 1
 
 
 def test_one_seed_has_no_spread() -> None:
@@ -139,7 +139,7 @@ def test_a_run_that_fails_leaves_the_others_alone_and_is_tried_again(bench, monk
     monkeypatch.setattr(experiments, "run_one", fake_run)
     assert not experiments.run_all(bench, some("a", "b", "c"), jobs=jobs)
     assert sorted(tried) == ["a", "b", "c"]
-    assert [r["row"] for r in experiments.results(bench)] == ["a", "c"]
+    assert [r["row"] for r in experiments.load_results(bench)] == ["a", "c"]
     broken.clear()
     assert experiments.run_all(bench, some("a", "b", "c"), jobs=jobs)
     assert sorted(tried) == ["a", "b", "b", "c"], "what has a result is not run again"

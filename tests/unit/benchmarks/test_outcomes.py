@@ -2,49 +2,57 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from alphagrpo.eval.lines import CHAINS, Held, HeldOutLine, Opinion, Refinement, Side
+from alphagrpo.json_records import to_json
+from alphagrpo.record.folder import json_lines
+from alphagrpo.types import Sort
 from benchmarks.outcomes import named_by_defect, outcomes, paired, pooled
 
 
-def line(sort: str, right: bool, tried: float | None, named: bool | None) -> dict[str, Any]:
-    held = {"all_right": right, "strict": right, "extra": False}
-    chain = {
-        **held,
-        "named": named,
-        "before": {"per_question": 0.5},
-        "tried": {"per_question": tried},
-    }
-    return {"sort": sort, "oracle": [], **held, "rounds": [{"last": chain, "gated": chain}]}
+def line(sort: Sort, right: bool, tried: float | None, named: bool | None) -> HeldOutLine:
+    opinion = Opinion(thought="", picture="a", all_right=right, strict=right, extra=False)
+    side = Side(picture="a", all_right=right, per_question=0.5, dvreward=None)
+    refinement = Refinement(
+        kept=True,
+        reflection="",
+        defects=None,
+        named=named,
+        before=side,
+        tried=replace(side, per_question=tried),
+        held=Held.of(opinion),
+    )
+    rounds = (dict.fromkeys(CHAINS, refinement),)
+    return HeldOutLine(id="a", sort=sort, prompt="a", opinion=opinion, rounds=rounds)
 
 
 @pytest.fixture
 def lines(tmp_path: Path) -> Path:
     path = tmp_path / "evaluation.jsonl"
-    found = [
+    records = [
         line("plain", True, 0.75, True),
         line("thought", False, 0.5, None),
         line("plain", False, 0.25, None),
         line("plain", True, None, False),
-        {"sort": "edit", "followed": True},
     ]
-    path.write_text("".join(json.dumps(one) + "\n" for one in found))
+    path.write_text(json_lines(map(to_json, records)))
     return path
 
 
 def test_each_figure_has_one_character_per_prompt(lines: Path) -> None:
-    found = outcomes(lines)
-    assert found["plain"]["all_right"] == "101"
-    assert found["plain"]["extra"] == "000"
-    assert found["plain"]["refined"]["round1"]["gated"]["improved"] == "10-"
-    assert found["plain"]["refined"]["round1"]["last"]["harmed"] == "01-"
-    assert found["plain"]["refined"]["round1"]["last"]["named"] == "1-0"
-    assert found["thought"]["all_right"] == "0"
-    assert set(found) == {"plain", "thought"}
+    digits = outcomes(lines)
+    assert digits["plain"]["all_right"] == "101"
+    assert digits["plain"]["extra"] == "000"
+    assert digits["plain"]["refined"]["round1"]["gated"]["improved"] == "10-"
+    assert digits["plain"]["refined"]["round1"]["last"]["harmed"] == "01-"
+    assert digits["plain"]["refined"]["round1"]["last"]["named"] == "1-0"
+    assert digits["thought"]["all_right"] == "0"
+    assert list(digits) == ["plain", "thought"]
 
 
 def result(seed: int, plain: str) -> dict[str, Any]:
@@ -56,11 +64,11 @@ PATH = ("plain", "all_right")
 
 def test_a_difference_is_over_all_prompts_of_all_seeds() -> None:
     pairs = [(result(1, "1110"), result(1, "1010")), (result(2, "0111"), result(2, "0001"))]
-    found = paired(pairs, PATH, PATH)
-    assert found is not None
-    assert found.mean == pytest.approx(3 / 8)
-    assert found.n == 8
-    assert found.low < 3 / 8 < found.high
+    difference = paired(pairs, PATH, PATH)
+    assert difference is not None
+    assert difference.mean == pytest.approx(3 / 8)
+    assert difference.n == 8
+    assert difference.low < 3 / 8 < difference.high
 
 
 @pytest.mark.parametrize("other", ["10-", "10", ""])
@@ -73,9 +81,9 @@ def test_no_difference_of_outcomes_that_are_not_known(other: str) -> None:
 def test_sorts_are_pooled_by_prompt_not_by_share() -> None:
     sorts = {"plain": {"all_right": "1110"}, "thought": {"all_right": "0-"}}
     one = {"outcomes": sorts, "evaluation": {"plain": 1}}
-    found = pooled(one)
-    assert found["outcomes"]["all"] == {"all_right": "11100-"}
-    assert found["evaluation"] == {"plain": 1, "all": {"all_right": 0.6}}
+    whole = pooled(one)
+    assert whole["outcomes"]["all"] == {"all_right": "11100-"}
+    assert whole["evaluation"] == {"plain": 1, "all": {"all_right": 0.6}}
     assert pooled(result(1, "1")) == result(1, "1"), "one sort is all there is"
 
 

@@ -161,7 +161,7 @@ def test_probes_between_show_the_held_out_share_without_the_services(tmp_path: P
 def test_the_minutes_end_a_run_and_the_summary_says_so(tmp_path: Path) -> None:
     folder = train(config_in(tmp_path, max_minutes=1e-6))
     assert len(folder.metrics()) == 1
-    assert "max_minutes" in folder.summary()["stopped_by"]
+    assert "max_minutes" in folder.summary().stopped_by
     assert folder.evaluation("after")
 
 
@@ -174,7 +174,7 @@ def test_sigterm_finishes_the_step_checkpoints_and_resume_goes_on(tmp_path: Path
 
     stopped = train(config, pool=LearningPool(preempt))
     assert [line["step"] for line in stopped.metrics()] == [1, 2]
-    assert stopped.summary()["stopped_by"] == "SIGTERM"
+    assert stopped.summary().stopped_by == "SIGTERM"
     assert [path.name for path in stopped.checkpoints()] == ["step-000002"]
     assert not stopped.evaluation("after")
     before = stopped.evaluation("before")
@@ -183,7 +183,7 @@ def test_sigterm_finishes_the_step_checkpoints_and_resume_goes_on(tmp_path: Path
     whole = train(config_in(tmp_path / "other"))
     assert [line["step"] for line in resumed.metrics()] == [1, 2, 3, 4]
     assert resumed.evaluation("before") == before
-    assert resumed.summary()["stopped_by"] is None
+    assert resumed.summary().stopped_by is None
     same = ("prompt_id", "sample", "reward", "advantage")
     assert [[row[k] for k in same] for row in resumed.ledger()] == [
         [row[k] for k in same] for row in whole.ledger()
@@ -197,7 +197,7 @@ def test_a_second_signal_abandons_the_step_and_keeps_the_last_checkpoint(tmp_pat
 
     folder = train(config_in(tmp_path), pool=LearningPool(insist))
     assert [path.name for path in folder.checkpoints()] == ["step-000002"]
-    assert folder.summary()["steps"] == 2
+    assert folder.summary().steps == 2
 
 
 def test_a_crash_between_checkpoints_takes_the_lost_steps_again(tmp_path: Path) -> None:

@@ -8,17 +8,21 @@ import pytest
 
 from alphagrpo.data import load_heldout
 from alphagrpo.errors import NoQuestions
-from alphagrpo.eval.heldout import HeldOutJudges, differences, evaluate, summarise
+from alphagrpo.eval.figures import summarise
+from alphagrpo.eval.heldout import HeldOutJudges, evaluate, first_of_each_sort
+from alphagrpo.eval.lines import HeldOutLine
 from alphagrpo.eval.oracles import oracle_for, shapes_oracle
 from alphagrpo.rewards.programs import reward_program
-from alphagrpo.types import Prompt, QuestionSet
-from tests.fakes import FakePool, FakeVerifier, make_prompts
+from alphagrpo.seeds import derive
+from alphagrpo.types import SORTS, Prompt, QuestionSet
+from tests.fakes import FakeDecomposer, FakePool, FakeVerifier, make_prompts
+from tests.shades import evaluate_shades, shade_judges, shade_prompts
 from tests.synthetic_run import OracleDecomposer, OracleVerifier, RenderingPool
 
 PROGRAM = reward_program("dvreward")
 
 
-def run(pool: Any, prompts: Any, judges: HeldOutJudges, **options: Any) -> list[dict[str, Any]]:
+def run(pool: Any, prompts: Any, judges: HeldOutJudges, **options: Any) -> list[HeldOutLine]:
     return asyncio.run(evaluate(pool, prompts, judges, version=3, seed=5, **options))
 
 
@@ -35,12 +39,12 @@ def test_a_perfect_policy_is_all_right_and_an_unskilled_one_is_not() -> None:
     prompts = load_heldout("shapes:heldout", num_plain=12, num_thought=12)
     best = summarise(run(RenderingPool(1.0), prompts, world_judges()))
     worst = summarise(run(RenderingPool(0.0), prompts, world_judges()))
-    for sort in ("plain", "thought"):
-        assert best[sort]["n"] == 12
-        assert best[sort]["all_right"] == best[sort]["strict"] == 1.0
-        assert best[sort]["per_question"] == 1.0
-        assert worst[sort]["all_right"] < 0.5
-        assert worst[sort]["dvreward"] < best[sort]["dvreward"]
+    for sort in SORTS:
+        assert best[sort].n == 12
+        assert best[sort].all_right == best[sort].strict == 1.0
+        assert best[sort].per_question == 1.0
+        assert worst[sort].all_right < 0.5
+        assert worst[sort].dvreward < best[sort].dvreward
 
 
 def test_seeds_follow_the_prompt_and_not_its_place_or_the_batches() -> None:
@@ -49,13 +53,13 @@ def test_seeds_follow_the_prompt_and_not_its_place_or_the_batches() -> None:
     whole = run(RenderingPool(0.5), prompts, judges)
     backwards = run(RenderingPool(0.5), prompts[::-1], judges, batch_size=2)
     assert whole == backwards[::-1]
-    assert whole[0]["version"] == 3
+    assert whole[0].version == 3
 
 
-def test_pictures_are_kept_for_the_first_of_each_sort_and_progress_is_told() -> None:
+def test_pictures_are_kept_for_the_first_of_each_sort_and_progress_is_reported() -> None:
     prompts = load_heldout("shapes:heldout", num_plain=4, num_thought=4)
     kept: dict[str, bytes] = {}
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     lines = run(
         RenderingPool(1.0),
         prompts,
@@ -63,11 +67,11 @@ def test_pictures_are_kept_for_the_first_of_each_sort_and_progress_is_told() -> 
         keep=kept.__setitem__,
         num_kept=2,
         batch_size=3,
-        on_progress=lambda done, of: told.append((done, of)),
+        on_progress=lambda done, of: progress.append((done, of)),
     )
-    assert set(kept) == {lines[i]["picture"] for i in (0, 1, 4, 5)}
+    assert set(kept) == {lines[i].opinion.picture for i in (0, 1, 4, 5)}
     assert all(png.startswith(b"\x89PNG") for png in kept.values())
-    assert told == [(3, 8), (6, 8), (8, 8)]
+    assert progress == [(3, 8), (6, 8), (8, 8)]
 
 
 def test_what_nobody_could_judge_is_null_and_never_zero() -> None:
@@ -77,29 +81,54 @@ def test_what_nobody_could_judge_is_null_and_never_zero() -> None:
 
     judges = HeldOutJudges(decomposer=Refusing(), verifier=FakeVerifier(), program=PROGRAM)
     lines = run(FakePool(), make_prompts(2), judges)
-    assert [line["dvreward"] for line in lines] == [None, None]
-    assert "NoQuestions" in lines[0]["invalid_reason"]
+    assert [line.opinion.dvreward for line in lines] == [None, None]
+    assert "NoQuestions" in lines[0].opinion.invalid_reason
     figures = summarise(lines)["plain"]
-    assert figures["all_right"] is None
-    assert figures["dvreward"] is None
-    assert figures["scored"] == 0
+    assert figures.all_right is None
+    assert figures.all_right_interval is None
+    assert figures.dvreward is None
+    assert figures.scored == 0
 
 
-def test_differences_pair_by_prompt_and_leave_out_what_is_missing_on_a_side() -> None:
-    def line(name: str, right: bool, reward: float | None) -> dict[str, Any]:
-        return {
-            "id": name, "sort": "plain", "per_question": None, "strict": None,
-            "all_right": right, "dvreward": reward,
-        }  # fmt: skip
+def test_the_first_of_each_sort_are_taken_sort_by_sort() -> None:
+    prompts = shade_prompts("abcde", {"a": "thought", "c": "thought", "e": "thought"})
+    assert [p.id for p in first_of_each_sort(prompts, 2)] == ["b", "d", "a", "c"]
+    assert [p.id for p in first_of_each_sort(prompts, 9)] == ["b", "d", "a", "c", "e"]
 
-    before = [line("a", False, 0.2), line("b", True, None), line("c", True, 0.5)]
-    after = [line("c", True, 0.9), line("b", True, 0.5), line("a", True, 0.4), line("d", True, 1.0)]
-    found = differences(before, after)["plain"]
-    assert found["all_right"]["n"] == 3
-    assert found["all_right"]["mean"] == pytest.approx(1 / 3)
-    assert found["dvreward"]["n"] == 2
-    assert found["dvreward"]["mean"] == pytest.approx(0.3)
-    assert "per_question" not in found
+
+async def test_a_line_says_what_was_drawn_and_what_both_judges_say_of_it() -> None:
+    _, (line,) = await evaluate_shades({"a": [30]}, sorts={"a": "thought"})
+    assert (line.id, line.sort, line.prompt) == ("a", "thought", "prompt a")
+    assert (line.seed, line.version) == (derive("evaluation", 1, "a"), 3)
+    opinion = line.opinion
+    assert opinion.thought == "shade 30"
+    assert [(answer.question, answer.yes) for answer in opinion.oracle] == [
+        ("is it red ?", False),
+        ("is it sharp ?", True),
+    ]
+    assert (opinion.per_question, opinion.all_right) == (0.5, False)
+    assert [(a.kind, a.p_yes) for a in opinion.verdicts] == [("semantic", 0.3), ("quality", 0.3)]
+    assert opinion.dvreward == pytest.approx(0.3)
+
+
+async def test_refined_pictures_are_kept_of_the_same_prompts_as_first_ones() -> None:
+    kept: dict[str, bytes] = {}
+    _, lines = await evaluate_shades(
+        {"a": [40, 60], "b": [41, 61], "t": [42, 62], "u": [43, 63]},
+        rounds=1,
+        sorts={"t": "thought", "u": "thought"},
+        keep=kept.__setitem__,
+        num_kept=1,
+    )
+    of_first = {lines[0].opinion.picture, lines[2].opinion.picture}
+    assert set(kept) == of_first | {lines[i].rounds[0]["last"].tried.picture for i in (0, 2)}
+
+
+async def test_each_prompt_is_decomposed_once_for_all_its_pictures() -> None:
+    decomposer = FakeDecomposer()
+    judges = shade_judges(decomposer=decomposer)
+    await evaluate_shades({"a": [40, 30, 20, 10], "b": [50, 60, 70]}, rounds=2, judges=judges)
+    assert decomposer.calls == {"a": 1, "b": 1}
 
 
 def test_only_the_world_has_an_oracle() -> None:
@@ -127,5 +156,5 @@ def test_prompts_are_decomposed_while_their_pictures_are_drawn() -> None:
     judges = HeldOutJudges(decomposer=Telling(), verifier=OracleVerifier(), program=PROGRAM)
     prompts = load_heldout("shapes:heldout", num_plain=4, num_thought=0)
     lines = run(Slow(1.0), prompts, judges)
-    assert all(line["dvreward"] is not None for line in lines)
+    assert all(line.opinion.dvreward is not None for line in lines)
     assert events == ["decompose"] * 4 + ["drawn"]

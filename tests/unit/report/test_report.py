@@ -1,22 +1,79 @@
+"""The report against the folder it renders: every number is the summary's, metrics' or ledger's."""
+
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from alphagrpo.eval.figures import RefinedFigures
+from alphagrpo.eval.lines import HeldOutLine, Opinion
+from alphagrpo.ports import GroupReport, Sample
 from alphagrpo.record.folder import RunFolder
-from alphagrpo.report.charts import Series, line_chart, moving_average, stacked_chart, ticks
-from alphagrpo.report.figures import refinement_rows
+from alphagrpo.report.figures import facts, headlines, refinement_rows
 from alphagrpo.report.render import render_report, write_report
-from alphagrpo.report.view import build_view
+from alphagrpo.report.view import (
+    build_view,
+    data_uri,
+    group_view,
+    sample_groups,
+)
+from alphagrpo.training_batch import SampleWeights, TrainingGroup
+from alphagrpo.types import Prompt, Score, Verdict
+from tests.fakes import make_config, make_job, make_questions
 from tests.synthetic_run import make_run, synthetic_config
+
+WIDE = SampleWeights((-1.0, 0.0, 0.5), (1.0, 0.0, 1.0))
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return make_run(tmp_path_factory.mktemp("runs"), steps=8, heldout=8)
+
+
+def refined_group(name: str, rewards: Sequence[float | None]) -> GroupReport:
+    """A refinement with one draft, of score 0.5, and samples of these rewards."""
+    draft = _sample(f"{name}-draft", 0.5, f"draft of {name}", 0)
+    samples = [_sample(f"{name}-{i}", r, f"{name} {i}", i) for i, r in enumerate(rewards)]
+    job = make_job(Prompt(id=name, text=name), make_config())
+    return GroupReport(
+        job=replace(job, task="srr", group_size=len(samples)),
+        questions=make_questions(name),
+        samples=tuple(samples),
+        reference=None,
+        runner="r",
+        drafts=(draft,),
+        draft=0,
+    )
+
+
+def _sample(picture: str, reward: float | None, png: str, number: int) -> Sample:
+    verdicts = tuple(
+        Verdict(question_id=q, p_yes=reward or 0.0, judge="fake@1") for q in ("s0", "q0")
+    )
+    score = None
+    if reward is not None:
+        score = Score(semantic=reward, quality=reward, value=reward, verdicts=verdicts)
+    return Sample(
+        id=picture,
+        thought=f"<think>thought {number}</think>",
+        score=score,
+        reward=reward,
+        png=png.encode(),
+        picture_hash=picture,
+    )
+
+
+def _reward(rows: Sequence[dict[str, Any]], sample: int) -> float:
+    """A sample's reward in the ledger; below all others where it has none."""
+    reward = next(row["reward"] for row in rows if row["sample"] == sample)
+    return -1.0 if reward is None else reward
 
 
 class Page(HTMLParser):
@@ -55,23 +112,32 @@ def test_the_report_is_whole_and_needs_nothing_from_anywhere(run: RunFolder) -> 
 
 
 def test_headlines_are_the_summarys_numbers(run: RunFolder) -> None:
-    evaluation = run.summary()["evaluation"]
+    evaluation = run.summary().evaluation
     text = render_report(run)
-    for sort in ("plain", "thought"):
-        for phase in ("before", "after"):
-            assert f"{100 * evaluation[phase][sort]['all_right']:.1f} %" in text
-        change = evaluation["difference"][sort]["all_right"]
-        assert f"{100 * change['mean']:+.1f} points" in text
-        assert f"{100 * change['low']:+.1f} to {100 * change['high']:+.1f}" in text
+    articles = re.findall(r'<article class="headline">.*?</article>', text, re.DOTALL)
+    for sort, article in zip(("thought", "plain"), articles, strict=True):
+        before, after = evaluation.before[sort], evaluation.after[sort]
+        change = evaluation.difference[sort]["all_right"]
+        assert f"<span>{100 * before.all_right:.1f} %</span>" in article
+        assert f"<strong>{100 * after.all_right:.1f} %</strong>" in article
+        assert f"{100 * change.mean:+.1f} points" in article
+        assert f"{100 * change.low:+.1f} to {100 * change.high:+.1f}" in article
+        assert f"{before.n} held-out prompts" in article
+        cells = f"<td>{100 * before.dvreward:.1f} %</td><td>→</td><td>{100 * after.dvreward:.1f} %"
+        assert f"<td>DVReward</td>{cells}" in article
 
 
 def test_groups_show_every_question_of_every_sample(run: RunFolder) -> None:
     view = build_view(run)
-    assert [group["step"] for group in view["groups"]] == [1, 4, 8] or len(view["groups"]) == 3
+    assert [group["step"] for group in view["groups"]] == [1, 5, 8]
     for group in view["groups"]:
         rows = [r for r in run.ledger(group["step"]) if r["prompt"] == group["prompt"]]
-        shown = [p for question in group["questions"] for p in question["p_yes"]]
-        assert len(shown) == len(rows)
+        expected = {(row["question"], row["sample"]): row["p_yes"] for row in rows}
+        order = sorted(range(12), key=lambda i: -_reward(rows, i))
+        assert [(q["text"], q["p_yes"]) for q in group["questions"]] == [
+            (text, [expected[text, sample] for sample in order])
+            for text in dict.fromkeys(row["question"] for row in rows)
+        ]
         assert len(group["samples"]) == 12
         rewards = [s["reward"] for s in group["samples"] if s["reward"] is not None]
         assert rewards == sorted(rewards, reverse=True)
@@ -82,8 +148,8 @@ def test_groups_show_every_question_of_every_sample(run: RunFolder) -> None:
 def test_pairs_are_the_first_prompts_and_not_chosen_ones(run: RunFolder) -> None:
     view = build_view(run)
     for title, sort in (("Plain prompts", "plain"), ("Prompts that need a thought", "thought")):
-        lines = [line for line in run.evaluation("before") if line["sort"] == sort]
-        assert [pair["prompt"] for pair in view["pairs"][title]] == [x["prompt"] for x in lines]
+        lines = [line for line in run.evaluation("before") if line.sort == sort]
+        assert [pair["prompt"] for pair in view["pairs"][title]] == [x.prompt for x in lines]
 
 
 def test_notes_count_what_went_wrong(run: RunFolder) -> None:
@@ -101,10 +167,8 @@ def test_a_run_that_has_only_begun_has_a_report_too(tmp_path: Path) -> None:
 
 def test_what_people_wrote_is_escaped(tmp_path: Path) -> None:
     folder = RunFolder.create(synthetic_config(tmp_path))
-    line = {
-        "id": "a", "sort": "plain", "prompt": "<script>alert(1)</script>", "thought": "<b>",
-        "picture": "aa", "oracle": [], "all_right": True, "dvreward": None,
-    }  # fmt: skip
+    opinion = Opinion(thought="<b>", picture="aa", all_right=True)
+    line = HeldOutLine(id="a", sort="plain", prompt="<script>alert(1)</script>", opinion=opinion)
     folder.save_picture("aa", b"\x89PNG")
     for phase in ("before", "after"):
         folder.write_evaluation(phase, [line])
@@ -113,45 +177,79 @@ def test_what_people_wrote_is_escaped(tmp_path: Path) -> None:
     assert "<script>" not in text
 
 
-def test_refinements_are_shown_before_and_after_with_their_draft(tmp_path: Path) -> None:
+def test_refinements_stand_in_a_table_before_and_after(tmp_path: Path) -> None:
     run = make_run(tmp_path, steps=2, heldout=4)
-    chain = {
-        "all_right": 0.625, "mended": 0.5, "broken": 0.125, "named": None, "dvreward": 0.9,
-    }  # fmt: skip
+    last = RefinedFigures(n=4, all_right=0.625, mended=0.5, broken=0.125, dvreward=0.9)
+    chains = {"last": last, "gated": replace(last, all_right=0.875)}
     summary = run.summary()
-    for phase in ("before", "after"):
-        summary["evaluation"][phase]["plain"]["refined"] = {
-            "round1": {"last": chain, "gated": {**chain, "all_right": 0.875}}
-        }
+    phases = {
+        phase: {**figures, "plain": replace(figures["plain"], refined={"round1": chains})}
+        for phase, figures in (
+            ("before", summary.evaluation.before),
+            ("after", summary.evaluation.after),
+        )
+    }
+    assert refinement_rows(summary) == []
+    assert "One refinement" not in render_report(run)
+    summary = replace(summary, evaluation=replace(summary.evaluation, **phases))
     run.write_summary(summary)
+    first = summary.evaluation.before["plain"].all_right
     assert [row[0] for row in refinement_rows(summary)] == ["plain, before", "plain, after"]
+    assert refinement_rows(summary)[0][1:] == (
+        f"{first:.1%}", "87.5%", "62.5%", "50.0%", "12.5%", "-",
+    )  # fmt: skip
     text = render_report(run)
     assert "<h2>One refinement</h2>" in text
-    for cell in ("87.5%", "62.5%", "50.0%", "12.5%", "<td>-</td>"):
-        assert cell in text, cell
-    assert "One refinement" not in render_report(make_run(tmp_path / "plain", steps=1, heldout=2))
+    assert "<td>87.5%</td><td>62.5%</td><td>50.0%</td><td>12.5%</td><td>-</td>" in text
 
 
-def test_charts_keep_every_point_inside_the_frame() -> None:
-    points = tuple((float(x), 5.0 * (-1) ** x) for x in range(20))
-    svg = line_chart([Series(name="a", points=points)], limit=(9.0, "limit"))
-    drawn = re.findall(r"[ML ]([\d.]+),([\d.]+)", svg)
-    assert len(drawn) == 20
-    assert all(52 <= float(x) <= 546 and 12 <= float(y) <= 190 for x, y in drawn)
-    assert line_chart([Series(name="none", points=())]) == ""
-    assert stacked_chart(["a"], [], [[]]) == ""
-    assert "area" in stacked_chart(["a", "b"], [1.0], [[2.0], [3.0]])
+def test_a_folder_of_an_earlier_version_has_a_report_with_what_it_knows(tmp_path: Path) -> None:
+    folder = RunFolder.create(synthetic_config(tmp_path))
+    line = {"id": "a", "sort": "plain", "prompt": "a red circle", "thought": "", "picture": "aa"}
+    for phase in ("before", "after"):
+        path = folder.path / "evaluation" / f"{phase}.jsonl"
+        path.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    figures = {"plain": {"n": 1, "all_right": None, "dvreward": 0.25, "no longer known": 1}}
+    summary = {"steps": 3, "evaluation": {"before": figures, "after": figures}}
+    (folder.path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    folder.save_picture("aa", b"\x89PNG")
+    (headline,) = headlines(folder.summary())
+    assert (headline.judge, headline.before) == ("DVReward, by the verifier", 0.25)
+    assert headline.difference is None
+    text = render_report(folder)
+    assert Page(text).open == []
+    assert "a red circle" in text
+    assert "no longer known" in text, "the summary is shown as it stands"
+    assert facts(folder.summary(), []) == [("steps", "3")]
 
 
-def test_ticks_are_round_and_inside() -> None:
-    assert ticks(0.0, 1.0) == pytest.approx([0, 0.25, 0.5, 0.75, 1.0])
-    assert ticks(3.0, 3.0) == [3.0]
-    for low, high in ((0.0, 1e-5), (-2.3, 7.7), (0.31, 0.62)):
-        found = ticks(low, high)
-        assert 2 <= len(found) <= 6
-        assert all(low - 1e-12 <= value <= high + 1e-12 for value in found)
+def test_the_group_that_teaches_the_most_is_shown_and_drafts_are_apart(tmp_path: Path) -> None:
+    folder = RunFolder.create(synthetic_config(tmp_path))
+    groups = [refined_group("narrow", (0.5, 0.6)), refined_group("wide", (0.2, None, 0.9))]
+    training = [None, TrainingGroup(reference=None, samples=WIDE)]
+    folder.record_step(1, groups, training)
+    ((step, rows),) = sample_groups(folder)
+    view = group_view(folder, step, rows)
+    assert view["prompt"] == "wide"
+    assert view["draft"] == data_uri(b"draft of wide")
+    assert view["draft_score"] == pytest.approx(0.5)
+    assert [sample["reward"] for sample in view["samples"]] == [
+        pytest.approx(0.9),
+        pytest.approx(0.2),
+        None,
+    ]
+    assert [sample["lean"] for sample in view["samples"]] == pytest.approx([0.5, -1.0, 0.0])
+    assert [sample["thought"] for sample in view["samples"]] == [
+        "thought 2",
+        "thought 0",
+        "thought 1",
+    ]
+    assert view["judge"] == "fake@1"
 
 
-def test_the_moving_average_keeps_a_straight_line_inside() -> None:
-    line = [(float(x), 2.0 * x) for x in range(30)]
-    assert [y for _, y in moving_average(line)[5:25]] == pytest.approx(range(10, 50, 2))
+def test_groups_without_their_pictures_are_not_shown(tmp_path: Path) -> None:
+    folder = RunFolder.create(synthetic_config(tmp_path))
+    folder.record_step(1, [refined_group("wide", (0.2, 0.9))], [None])
+    for path in (folder.path / "images").glob("wide-1.png"):
+        path.unlink()
+    assert sample_groups(folder) == []

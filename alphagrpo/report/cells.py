@@ -1,0 +1,25 @@
+"""How figures are written in tables, on pages and in terminals; a dash where there is none."""
+
+from __future__ import annotations
+
+ABSENT = "-"
+
+
+def share_cell(value: float | None) -> str:
+    """A share as per cent, such as ``12.5%``."""
+    return ABSENT if value is None else f"{value:.1%}"
+
+
+def points_cell(value: float | None) -> str:
+    """A difference of shares in points of a hundred with its sign, such as ``+3.1``."""
+    return ABSENT if value is None else f"{100 * value:+.1f}"
+
+
+def interval_cell(low: float, high: float) -> str:
+    """Both ends of a difference's interval in points, such as ``-0.4 to +6.6``."""
+    return f"{points_cell(low)} to {points_cell(high)}"
+
+
+def reward_cell(value: float | None) -> str:
+    """A reward to three digits."""
+    return ABSENT if value is None else f"{value:.3f}"

@@ -1,0 +1,74 @@
+"""Facts, notes and curves of the report against the summary and metrics they are made of."""
+
+from __future__ import annotations
+
+from alphagrpo.eval.figures import SortFigures
+from alphagrpo.record.summary import EvaluationSummary, Parity, RunSummary, SampleCounts
+from alphagrpo.report.figures import facts, notes
+from alphagrpo.report.view import STAGES, heldout_series, stage_chart
+
+
+def test_facts_and_notes_are_the_summarys_and_the_metrics_figures() -> None:
+    summary = RunSummary(
+        steps=7,
+        wall_s=600.0,
+        training_s=90.0,
+        samples=SampleCounts(drawn=1234, scored=1230, invalid=4),
+        parity=Parity(max_abs_log_ratio_step0=2.5e-7),
+        prompts_set_aside={f"p{i}": f"reason {i}" for i in range(7)},
+        memory={"mesh_gib": 5.44, "driver_gib": 1.0},
+        stopped_by="SIGTERM",
+    )
+    assert facts(summary, []) == [
+        ("steps", "7"),
+        ("training", "1.5 min"),
+        ("whole run", "10.0 min"),
+        ("pictures drawn", "1,234"),
+        ("|log ratio|, step 0", "2.5e-07"),
+        ("memory of the mesh", "5.4 GiB"),
+    ]
+    metrics = [
+        {"groups/dropped": 2.0, "learner/skipped": 1.0},
+        {"groups/dropped": 1.0, "learner/skipped": 0.0},
+        {"learner/skipped": 1.0},
+    ]
+    lines = notes(summary, metrics)
+    assert lines[0].startswith("4 of 1,234 samples could not be scored")
+    assert lines[1] == "3 groups had too few scored samples and were dropped."
+    assert lines[2:8] == [
+        *(f"Prompt p{i} was set aside: reason {i}" for i in range(5)),
+        "2 more prompts were set aside.",
+    ]
+    assert lines[8:11] == [
+        "2 steps took no update: every advantage was zero.",
+        "Training ended because of: SIGTERM.",
+        "There is no evaluation after training (yet), so no before and after.",
+    ]
+    assert facts(RunSummary(), metrics) == [("steps", "3")]
+    figures = {"plain": SortFigures(n=1)}
+    assert len(notes(RunSummary(evaluation=EvaluationSummary(after=figures)), [])) == 1
+
+
+def test_the_held_out_curve_goes_from_the_evaluation_before_through_probes_to_the_one_after() -> (
+    None
+):
+    evaluation = EvaluationSummary(
+        before={"plain": SortFigures(n=9, all_right=0.25)},
+        after={"plain": SortFigures(n=9, all_right=0.75)},
+    )
+    metrics = [
+        {"step": 1},
+        {"step": 2, "heldout/plain_all_right": 0.5, "heldout/thought_all_right": 0.125},
+        {"step": 4, "heldout/plain_all_right": 0.9},
+    ]
+    thought, plain = heldout_series(metrics, RunSummary(steps=4, evaluation=evaluation))
+    assert plain.points == ((0.0, 0.25), (2.0, 0.5), (4.0, 0.75)), "the full evaluation wins"
+    assert thought.points == ((2.0, 0.125),)
+    assert plain.name == "Plain prompts"
+
+
+def test_stages_are_stacked_for_steps_that_have_all_of_them() -> None:
+    whole = {name: 1.0 for name in STAGES}
+    svg = stage_chart([{"step": 1, **whole}, {"step": 2}, {"step": 3, **whole}])
+    assert svg.count('class="area') == len(STAGES) == 4
+    assert stage_chart([{"step": 1, "time/learn_s": 1.0}]) == ""
