@@ -100,6 +100,8 @@ async def train(steps: int, overrides: Sequence[str]) -> list[StepReport]:
         show(reports[-1], perf_counter() - started)
     for group in reports[-1].groups[:3]:
         print(f"\nprompt   {group.job.prompt.text}\nthought  {group.samples[0].thought}")
+    weights = await loop.ensure_published()
+    print(f"\nweights  version {weights.version}, sha256 {weights.checksum}")
     await loop.close()
     return reports
 
