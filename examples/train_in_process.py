@@ -33,7 +33,7 @@ from alphagrpo.policy.worker import RolloutWorker
 from alphagrpo.rollout.inprocess import LocalPool
 from alphagrpo.rollout.runner import GroupRunner
 from alphagrpo.shapes.oracle import answer, read
-from alphagrpo.shapes.questions import reference_question_set
+from alphagrpo.shapes.questions import reference_questions
 from alphagrpo.shapes.splits import spec_of
 from alphagrpo.types import Prompt, Question, QuestionSet, Verdict
 
@@ -46,7 +46,8 @@ class ReferenceDecomposer:
 
     async def decompose(self, prompt: Prompt) -> QuestionSet:
         """Questions such as ``is the circle red ?``."""
-        return reference_question_set(prompt.text, spec_of(prompt))
+        questions = reference_questions(spec_of(prompt))
+        return QuestionSet(prompt=prompt.text, questions=questions, revision="reference@shapes")
 
 
 class OracleVerifier:
