@@ -16,9 +16,14 @@ def names(folder: Path) -> list[str]:
 def test_a_block_that_raises_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     write_atomically(path, "old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
-        partial.write_text("half of the n")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with replacing(path) as partial:
+            partial.write_text("half of the n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["state.json"]
 
