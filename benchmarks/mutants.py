@@ -32,7 +32,7 @@ TIMEOUT_S = 900
 NOT_COPIED = (".git", ".venv", "runs", "build", "*.egg-info", "__pycache__", ".*_cache")
 HEAVY = ("torch", "numpy", "pydantic", "pyarrow.parquet", "ray.serve", "fastapi", "httpx", "pytest")
 WARM = """
-import importlib, importlib.util, json, os, signal, sys
+import importlib, importlib.util, json, os, signal, sys, time
 heavy, timeout_s, root = json.loads(sys.argv[1])
 # An editable install of another checkout must not answer for the copy's packages.
 sys.meta_path[:] = [f for f in sys.meta_path if "__editable__" not in getattr(f, "__module__", "")]
@@ -46,11 +46,15 @@ for line in sys.stdin:
         origins = [importlib.util.find_spec(n).origin for n in ("alphagrpo", "actors", "services")]
         answer = [o for o in origins if not os.path.realpath(o).startswith(root + os.sep)]
     else:
-        child = os.fork()
+        child, deadline, ended = os.fork(), time.monotonic() + timeout_s, (0, 0)
         if not child:
-            signal.alarm(timeout_s)
             os._exit(sys.modules["pytest"].main(arguments))
-        answer = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        while not ended[0]:
+            time.sleep(0.05)
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+            ended = os.waitpid(child, os.WNOHANG)
+        answer = os.waitstatus_to_exitcode(ended[1])
     print(json.dumps(answer), file=answers, flush=True)
 """
 PASSED, NO_TESTS = 0, (4, 5)
@@ -80,7 +84,7 @@ class Outcome:
 
 
 def read_mutations(path: Path = LIST) -> tuple[Mutation, ...]:
-    """The list; KeyError or TypeError where an entry lacks a field or has another one."""
+    """The list, in its order."""
     records = yaml.safe_load(path.read_text(encoding="utf-8"))
     return tuple(Mutation(**record | {"tests": tuple(record["tests"])}) for record in records)
 

@@ -189,7 +189,7 @@ def test_decomposer_resumes_to_the_same_weights_and_loads(tmp_path):
     model, tokenizer = decomposer.load_decomposer(whole)
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
     figures = decomposer.evaluate_decomposer(whole, n=2)
-    assert 0 <= figures["plain"] <= 1
+    assert set(figures.values()) == {0.0}, "six steps teach no model to write a question set"
     assert set(figures) == {"plain", "thought", "questions", "parsed", "overall"}
 
 

@@ -179,7 +179,8 @@ def test_the_folder_loads_and_is_evaluated(trained):
     figures = evaluate_policy(folder, n=3, num_points=3)
     for sort in ("plain", "thought", "told"):
         assert figures[f"{sort}.n"] == 3
-        assert 0 <= figures[f"{sort}.all_right"] <= 1
+        assert figures[f"{sort}.all_right"] == figures[f"{sort}.clean"] == 0.0, "three steps: noise"
+        assert figures[f"{sort}.extra"] == 1.0
     assert figures["told.thought_right"] == 1.0
 
 

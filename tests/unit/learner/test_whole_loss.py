@@ -55,11 +55,13 @@ def step_config(std: str, prompts: int | None) -> RunConfig:
     )
 
 
-def recorded_groups(config: RunConfig) -> list[Group]:
+@pytest.fixture(scope="module")
+def groups() -> list[Group]:
     """Two refinements by the policy as it was, each with the drafts it began from, all scored."""
+    config = step_config("group", None)
     worker = RolloutWorker(make_model(), FakeTokenizer(), config)
     worker.apply_weights(*GRPOLearner(make_model(), config).export())
-    groups = []
+    recorded = []
     for prompt, drafts, refined in zip(
         make_prompts(2), DRAFT_REWARDS, REFINED_REWARDS, strict=True
     ):
@@ -68,8 +70,8 @@ def recorded_groups(config: RunConfig) -> list[Group]:
         image = draft_group.trajectories[1].image
         start = GivenImage(latents=image.final_latents, pixels=image.pixels)
         group = worker.sample_refinements(replace(job, task="srr"), start)
-        groups.append(replace(group, rewards=tuple(refined), draft_group=draft_group))
-    return groups
+        recorded.append(replace(group, rewards=tuple(refined), draft_group=draft_group))
+    return recorded
 
 
 def moved_model() -> Any:
@@ -137,10 +139,9 @@ def stated_loss(model: Any, groups: Sequence[Group], config: RunConfig, over_all
     ids=["group", "batch", "batch of one prompt"],
 )
 def test_an_update_leaves_the_gradients_of_the_loss_as_it_is_stated(
-    std: str, prompts: int | None, over_all: bool
+    groups: list[Group], std: str, prompts: int | None, over_all: bool
 ) -> None:
     config = step_config(std, prompts)
-    groups = recorded_groups(config)
     learner = GRPOLearner(moved_model(), config)
     learner.export()
     left: dict[str, Tensor | None] = {}
