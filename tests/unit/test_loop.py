@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from alphagrpo.errors import ConfigError, PolicyDataError, ServiceUnavailable
+from alphagrpo.errors import ConfigError, PolicyDataError, ServiceUnavailable, WeightsError
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.prompt_iterator import PromptIterator
 from tests.fakes import FakeDecomposer, FakeLearner, FakePool, make_config, make_prompts
@@ -323,6 +323,30 @@ async def test_times_add_up_to_the_step() -> None:
     metrics = (await make_loop(pool=FakePool(runners=2)).run_step()).metrics
     parts = [metrics[f"time/{n}_s"] for n in ("rollout", "verify_wait", "learn", "sync")]
     assert sum(parts) == pytest.approx(metrics["time/step_s"])
+
+
+async def test_a_group_that_cannot_be_had_ends_the_step_and_what_else_was_under_way() -> None:
+    class Breaking(FakePool):
+        async def roll_out(self, job, questions, *, keep_pictures=0):
+            if job.prompt.id == third:
+                raise WeightsError("version 0 is gone")
+            try:
+                return await super().roll_out(job, questions, keep_pictures=keep_pictures)
+            except asyncio.CancelledError:
+                cancelled.append(job.prompt.id)
+                raise
+
+    config = make_config(rollout={"prompts_per_step": 6})
+    probe = make_loop(config=config).prompts
+    third, cancelled = probe.at(2)[0].id, []
+    pool, learner = Breaking(size=3), FakeLearner()
+    loop = make_loop(config=config, pool=pool, learner=learner)
+    with pytest.raises(WeightsError, match="version 0 is gone"):
+        await loop.run_step()
+    await asyncio.sleep(0)
+    assert cancelled, "groups of a step that failed are not finished"
+    assert len(pool.jobs) < 6, "and no further ones are begun"
+    assert (learner.updates, loop.step) == ([], 0)
 
 
 async def test_cancelled_step_leaves_no_trace() -> None:

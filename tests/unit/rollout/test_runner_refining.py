@@ -20,7 +20,7 @@ from alphagrpo.record.ledger import read_ledger, rows_of_group, write_ledger
 from alphagrpo.rewards.rectification import rectify
 from alphagrpo.rollout.inprocess import LocalPool
 from alphagrpo.rollout.runner import GroupRunner
-from alphagrpo.training_batch import SampleWeights, TrainingGroup
+from alphagrpo.training_batch import SampleWeights, TrainingBatch, TrainingGroup
 from tests.fakes import (
     FakeDecomposer,
     FakeTokenizer,
@@ -211,6 +211,28 @@ async def test_the_loop_trains_refinements_at_exact_parity(
             assert report.metrics["refine/improved_share"] == improved
             assert report.metrics["refine/gain"] == pytest.approx(sum(gains) / len(gains))
     assert set(tasks) == ({"srr", "rt2i"} if kind == "mixed" else {"srr"})
+    await loop.close()
+
+
+async def test_the_ledger_has_the_numbers_that_the_learner_was_given() -> None:
+    config = refining(drafts={"num": 3, "num_points": 5, "trained": True}, rectification="off")
+    loop = make_loop(config, FakeVerifier(fail_calls=[1]))
+    batches = []
+
+    async def noting(batch: TrainingBatch, update=loop.learner.update) -> Any:
+        batches.append(batch)
+        return await update(batch)
+
+    loop.learner.update = noting  # type: ignore[method-assign]
+    report = await loop.run_step()
+    (batch,) = batches
+    for index, group in enumerate(batch.groups):
+        rows = rows_of_group(1, index, report.groups[index], report.training[index])
+        for stage, numbers in (("draft", group.drafts), ("sample", group.samples)):
+            per_sample = [r for r in rows if r["stage"] == stage and r["question_id"] == "s0"]
+            expected = zip(numbers.advantages, numbers.weights, strict=True)
+            assert [r["advantage"] for r in per_sample] == [a if w else None for a, w in expected]
+    assert sum(sum(group.drafts.weights) for group in batch.groups) == 3 * 4 - 1, "one has no score"
     await loop.close()
 
 
