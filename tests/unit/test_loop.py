@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from alphagrpo.errors import ConfigError, PolicyDataError, ServiceUnavailable
+from alphagrpo.errors import ConfigError, PolicyDataError, ServiceUnavailable, WeightsError
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.prompt_iterator import PromptIterator
 from tests.fakes import FakeDecomposer, FakeLearner, FakePool, make_config, make_prompts
@@ -39,6 +39,20 @@ async def test_step_draws_trains_and_publishes() -> None:
     ]
     assert report.metrics["samples/drawn"] == report.metrics["samples/trained"] == 12
     assert pool.peak == 2
+
+
+async def test_the_bytes_of_a_step_may_go_once_it_is_learnt() -> None:
+    learner = FakeLearner()
+    first = make_loop().prompts.at(0)[0].id
+    pool = FakePool(reward=lambda job, i: None if job.prompt.id == first else float(i))
+    config = make_config(reward={"max_invalid_share": 0.5})
+    report = await make_loop(config=config, learner=learner, pool=pool).run_step()
+    assert [group.reference for group in report.groups] == [None] * 3
+    dropped, *trained = report.training
+    assert dropped is None
+    assert [group.reference for group in trained] == [None] * 2
+    assert [group.samples for group in trained] == [g.samples for g in learner.updates[0].groups]
+    assert all(group.reference is not None for group in learner.updates[0].groups)
 
 
 async def test_zero_lag_each_step_is_drawn_by_the_version_before_it() -> None:
@@ -170,6 +184,33 @@ async def test_group_that_stays_unscored_is_dropped_and_counted() -> None:
     assert sum(job.prompt.id == first for job in pool.jobs) == 2
 
 
+async def test_group_with_just_enough_scores_is_taken_as_it_is() -> None:
+    first = make_loop().prompts.at(0)[0].id
+    learner = FakeLearner()
+    pool = FakePool(reward=lambda job, i: None if job.prompt.id == first and i > 1 else float(i))
+    report = await make_loop(pool=pool, learner=learner).run_step()
+    assert len(pool.jobs) == 3
+    assert len(learner.updates[0].groups) == 3
+    assert report.metrics["groups/dropped"] == 0
+
+
+async def test_group_with_one_score_too_few_is_not_trained_on() -> None:
+    first = make_loop().prompts.at(0)[0].id
+    learner = FakeLearner()
+    config = make_config(reward={"max_invalid_share": 0.5}, rollout={"max_retries": 2})
+    pool = FakePool(reward=lambda job, i: None if job.prompt.id == first and i else float(i))
+    await make_loop(config=config, pool=pool, learner=learner).run_step()
+    assert first not in {group.reference.prompt.id for group in learner.updates[0].groups}
+    assert sum(job.prompt.id == first for job in pool.jobs) == 3
+
+
+async def test_a_share_of_missing_scores_at_the_limit_is_let_through() -> None:
+    config = make_config(reward={"max_invalid_share": 0.25})
+    pool = FakePool(reward=lambda job, i: None if i == 0 else float(i))
+    report = await make_loop(config=config, pool=pool).run_step()
+    assert report.metrics["samples/invalid"] == 3
+
+
 async def test_too_many_missing_scores_stop_the_run_without_a_trace() -> None:
     learner = FakeLearner()
     pool = FakePool(reward=lambda job, i: None if i == 0 else float(i))
@@ -242,10 +283,70 @@ async def test_pictures_are_kept_at_report_steps_only() -> None:
     assert kept == [12, 0, 12]
 
 
+async def test_pictures_of_a_few_groups_are_kept_also_of_steps_drawn_ahead() -> None:
+    config = make_config(
+        rollout={"max_lag": 1, "prompts_per_step": 6}, training={"report_groups_every": 3}
+    )
+    loop = make_loop(config=config)
+    kept = []
+    for _ in range(4):
+        report = await loop.run_step()
+        kept.append([sum(s.png is not None for s in group.samples) for group in report.groups])
+    assert kept == [[4, 4, 4, 4, 0, 0], [0] * 6, [0] * 6, [4, 4, 4, 4, 0, 0]]
+    await loop.close()
+
+
+async def test_a_restored_loop_draws_with_what_the_restored_learner_publishes() -> None:
+    loop = make_loop()
+    await loop.run_step()
+    state = loop.state_dict()
+    await loop.run_step()
+    loop.learner.version = 6
+    loop.load_state_dict(state)
+    report = await loop.run_step()
+    assert {group.job.policy_version for group in report.groups} == {7}
+    assert (report.step, report.version) == (2, 8)
+
+
+async def test_every_job_says_who_draws_what_for_which_task() -> None:
+    flow = {"num_points": 6, "window": {"length": 2, "allowed": (0, 4)}}
+    config = make_config(
+        seed=9, task={"kind": "srr"}, refinement={"prompt": "{prompt}", "flow": flow}
+    )
+    pool = FakePool()
+    await make_loop(config=config, pool=pool).run_step()
+    for job in pool.jobs:
+        assert (job.run, job.seed, job.task, job.group_size) == ("fake", 9, "srr", 4)
+
+
 async def test_times_add_up_to_the_step() -> None:
     metrics = (await make_loop(pool=FakePool(runners=2)).run_step()).metrics
     parts = [metrics[f"time/{n}_s"] for n in ("rollout", "verify_wait", "learn", "sync")]
     assert sum(parts) == pytest.approx(metrics["time/step_s"])
+
+
+async def test_a_group_that_cannot_be_had_ends_the_step_and_what_else_was_under_way() -> None:
+    class Breaking(FakePool):
+        async def roll_out(self, job, questions, *, keep_pictures=0):
+            if job.prompt.id == third:
+                raise WeightsError("version 0 is gone")
+            try:
+                return await super().roll_out(job, questions, keep_pictures=keep_pictures)
+            except asyncio.CancelledError:
+                cancelled.append(job.prompt.id)
+                raise
+
+    config = make_config(rollout={"prompts_per_step": 6})
+    probe = make_loop(config=config).prompts
+    third, cancelled = probe.at(2)[0].id, []
+    pool, learner = Breaking(size=3), FakeLearner()
+    loop = make_loop(config=config, pool=pool, learner=learner)
+    with pytest.raises(WeightsError, match="version 0 is gone"):
+        await loop.run_step()
+    await asyncio.sleep(0)
+    assert cancelled, "groups of a step that failed are not finished"
+    assert len(pool.jobs) < 6, "and no further ones are begun"
+    assert (learner.updates, loop.step) == ([], 0)
 
 
 async def test_cancelled_step_leaves_no_trace() -> None:

@@ -12,7 +12,7 @@ import torch
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import CheckpointError, ConfigError, ParityError, PolicyDataError
 from alphagrpo.learner.learner import GRPOLearner
-from alphagrpo.learner.state import load_learner, save_learner
+from alphagrpo.learner.state import load_learner, load_weights, save_learner
 from alphagrpo.policy.worker import RolloutWorker
 from alphagrpo.ports import UpdateReport
 from alphagrpo.types import Group, Trajectory
@@ -200,6 +200,37 @@ def test_groups_are_trained_once() -> None:
         fresh.update([fresh.draw()[0]] * 2)
 
 
+def test_a_prompt_is_remembered_however_many_steps_ago_it_was_trained_on() -> None:
+    bench = Bench()
+    old, new = bench.draw(count=2)
+    bench.update([old])
+    bench.sync()
+    (other,) = (replace(g, rewards=new.rewards) for g in bench.draw(count=2)[1:])
+    bench.update([other])
+    bench.sync()
+    with pytest.raises(PolicyDataError, match="prompt p0 at visit 0 came again"):
+        bench.update(bench.draw(count=1))
+    assert bench.learner.visits == {"p0": 0, "p1": 0}
+
+
+def test_a_group_drawn_by_two_versions_is_refused() -> None:
+    bench = Bench()
+    group = bench.draw(count=1)[0]
+    mixed = (*group.trajectories[:3], replace(group.trajectories[3], policy_version=7))
+    with pytest.raises(PolicyDataError, match=r"by one version, 0 .* has \[7\]"):
+        bench.update([replace(group, trajectories=mixed)])
+
+
+def test_weights_that_the_group_does_not_bear_out_are_refused() -> None:
+    bench = Bench()
+    groups = bench.draw(lambda t: None if t.sample == 2 else float(t.sample))
+    batch = batch_of(groups, bench.config)
+    everyone = replace(batch.groups[0].samples, weights=(1.0, 1.0, 1.0, 1.0))
+    wrong = replace(batch.groups[0], samples=everyone)
+    with pytest.raises(PolicyDataError, match="weight of 1 for each sample with a reward"):
+        bench.learner.update(replace(batch, groups=(wrong, *batch.groups[1:])))
+
+
 def test_stale_groups_are_refused_unless_lag_is_allowed() -> None:
     bench = Bench()
     old = bench.draw(visit=1)
@@ -286,6 +317,27 @@ def test_state_restores_the_exact_continuation(tmp_path) -> None:
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_step_version_and_visits_are_restored_each_in_its_place(tmp_path) -> None:
+    learner = GRPOLearner(make_model(), make_config(model={"trainable": "experts"}))
+    learner.step, learner.version, learner.visits = 7, 4, {"p0": 2, "p1": 0}
+    learner.mark_exported()
+    save_learner(learner, tmp_path)
+    restored = GRPOLearner(make_model(), learner.config)
+    assert load_learner(restored, tmp_path) == 7
+    assert (restored.step, restored.version) == (7, 4)
+    assert restored.visits == {"p0": 2, "p1": 0}
+    assert restored.export()[0].version == 4, "the weights are those of that version"
+    assert load_weights(restored.parameters, tmp_path) == 4
+
+
+def test_a_checkpoint_of_before_the_first_version_leads_to_version_0(tmp_path) -> None:
+    learner = GRPOLearner(make_model(), make_config(model={"trainable": "experts"}))
+    save_learner(learner, tmp_path)
+    load_learner(learner, tmp_path)
+    assert learner.export()[0].version == 0
+    assert learner.export()[0].version == 0, "nothing has changed since"
+
+
 def test_broken_checkpoints_are_refused(tmp_path) -> None:
     bench = Bench()
     save_learner(bench.learner, tmp_path / "whole")
@@ -311,6 +363,44 @@ def test_half_precision_weights_move_by_less_than_their_resolution() -> None:
         weight.grad = torch.ones_like(weight)
         optimizer.step(step)
     assert float(weight[0].detach()) < 1.0, "60 updates of 1e-4 must add up"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_restored_optimizer_goes_on_where_the_saved_one_was(dtype: torch.dtype) -> None:
+    from alphagrpo.config.optimization import OptimizerConfig
+    from alphagrpo.learner.optimizer import MasterAdamW
+
+    config = OptimizerConfig(lr=1e-3, warmup_steps=0)
+
+    def made() -> tuple[torch.nn.Parameter, MasterAdamW]:
+        weight = torch.nn.Parameter(torch.linspace(1.0, 2.0, 5, dtype=dtype))
+        return weight, MasterAdamW({"w": weight}, config)
+
+    def steps(weight: torch.nn.Parameter, optimizer: MasterAdamW, first: int, count: int) -> None:
+        for index in range(first, first + count):
+            weight.grad = torch.sin(torch.arange(5.0) + index).to(dtype)
+            optimizer.step(index)
+
+    weight, optimizer = made()
+    start = {name: t.clone() for name, t in optimizer.state_tensors().items()}
+    steps(weight, optimizer, 0, 40)
+    half = {name: t.clone() for name, t in optimizer.state_tensors().items()}
+    other, restored = made()
+    steps(other, restored, 3, 2)
+    restored.load_state_tensors(half)
+    assert torch.equal(other, weight), "before any further step"
+    steps(weight, optimizer, 40, 10)
+    steps(other, restored, 40, 10)
+    assert torch.equal(other, weight)
+    assert torch.equal(restored.state_tensors()["master/w"], optimizer.state_tensors()["master/w"])
+
+    restored.load_state_tensors(start)
+    fresh, first = made()
+    steps(fresh, first, 0, 1)
+    steps(other, restored, 0, 1)
+    assert torch.equal(restored.state_tensors()["master/w"], first.state_tensors()["master/w"]), (
+        "a checkpoint without moments leaves none"
+    )
 
 
 def test_each_expert_has_its_own_rate() -> None:

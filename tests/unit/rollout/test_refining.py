@@ -14,7 +14,7 @@ from alphagrpo.config import RunConfig, load_config, parse_config
 from alphagrpo.config.refinement import DraftConfig
 from alphagrpo.errors import BadImage, ConfigError, PolicyDataError
 from alphagrpo.learner.learner import GRPOLearner
-from alphagrpo.policy.recipe import Recipe
+from alphagrpo.policy.recipe import GroupSeeds, Recipe
 from alphagrpo.policy.replay import replay_group
 from alphagrpo.policy.starts import encode_start
 from alphagrpo.policy.worker import RolloutWorker
@@ -106,7 +106,7 @@ def test_the_draft_matters() -> None:
 
 
 @pytest.mark.parametrize("renorm", ["none", "global", "channel", "text_channel"])
-@pytest.mark.parametrize("rounds", [1, 2])
+@pytest.mark.parametrize("rounds", [1, 3])
 def test_replay_has_the_bits_of_every_round(renorm: str, rounds: int) -> None:
     flow = REFINEMENT["flow"]
     guidance = {**flow["guidance"], "renorm": renorm, "interval": (0.6, 1.0)}
@@ -222,21 +222,48 @@ def test_pictures_of_another_size_or_form_are_refused() -> None:
     assert given.latents.shape == start.latents.shape
 
 
-def test_an_empty_reflection_is_trained_and_earns_no_bonus() -> None:
-    """Greedy sampling of a model that ends at once: the end id is the whole thought."""
+def test_an_empty_reflection_is_trained_and_earns_no_bonus(monkeypatch) -> None:
+    """A head that ends every text at once: the end id is the whole thought."""
     worker = make_worker(refining(format_bonus=1.0))
-    end = worker.model.special.text_end
+    end, hidden = worker.model.special.text_end, []
+    with monkeypatch.context() as patch:
+        logits = worker.model.text_logits
+        patch.setattr(worker.model, "text_logits", lambda h: hidden.append(h) or logits(h))
+        refine(worker)
     with torch.no_grad():
-        head = worker.model.text_head()
+        head, first = worker.model.text_head(), hidden[0][0]
         head.zero_()
-        head[end] = 50.0 * worker.model.language_model.model.norm.weight.sign()
+        head[end] = 50.0 * first / first.square().sum()
     group = refine(worker)
-    assert {t.text.token_ids.tolist() == [end] for t in group.trajectories} <= {True, False}
-    for trajectory in group.trajectories:
-        if trajectory.text.token_ids.tolist() == [end]:
-            assert not trajectory.well_formed
+    assert [t.text.token_ids.tolist() for t in group.trajectories] == [[end]] * 4
+    assert not any(t.well_formed for t in group.trajectories)
     replay = replay_group(worker.model, group, worker.config)
+    assert replay.thoughts.mask.sum(dim=1).tolist() == [1] * 4
     assert torch.equal(replay.thoughts.log_probs, replay.old_text)
+
+
+def test_a_thought_of_every_round_must_be_well_formed() -> None:
+    class Tags(FakeTokenizer):
+        """Reads every thought as the text that ``answers`` has for it."""
+
+        def decode(self, token_ids):
+            return next(self.answers)
+
+    config = refining(rounds=2)
+    worker = RolloutWorker(make_model(), Tags(), config)
+    good, bad = "<think> so </think>", "<think> so"
+    worker.tokenizer.answers = iter([good, good, good, bad, bad, good, bad, bad])
+    group = refine(worker)
+    assert [t.well_formed for t in group.trajectories] == [True, False, False, False]
+
+
+def test_rounds_share_neither_windows_nor_random_numbers() -> None:
+    job = job_of(refining(rounds=3))
+    keys = [GroupSeeds.of(job, index) for index in range(3)]
+    assert len({key.shared for key in keys}) == 3
+    assert len({seed for key in keys for seed in key.own}) == 3 * job.group_size
+    drawing = GroupSeeds.of(replace(job, task="rt2i"))
+    assert not {drawing.shared, *drawing.own} & {s for k in keys for s in (k.shared, *k.own)}
 
 
 # -- which draft, which task

@@ -17,8 +17,9 @@ from alphagrpo.loop import TrainingLoop
 from alphagrpo.models import weights
 from alphagrpo.policy.trainable import trainable_parameters
 from alphagrpo.policy.worker import RolloutWorker
+from alphagrpo.ports import PictureRequest
 from alphagrpo.rollout.inprocess import LocalPool
-from alphagrpo.rollout.runner import GroupRunner
+from alphagrpo.rollout.runner import KEPT_GROUPS, GroupRunner
 from tests.fakes import (
     FakeDecomposer,
     FakeTokenizer,
@@ -129,6 +130,64 @@ async def test_job_with_missing_scores_is_verified_again_but_not_drawn_again() -
     second = await runner.roll_out(job, QUESTIONS)
     assert all(second.group.valid)
     assert (len(worker.draws), verifier.calls) == (1, 6)
+
+
+async def test_a_finished_job_is_forgotten_and_so_is_what_waits_too_long() -> None:
+    verifier = FakeVerifier(fail_calls=[0])
+    runner, worker = await make_runner(verifier=verifier)
+    jobs = [make_job(prompt, CONFIG) for prompt in make_prompts(4)]
+    for _ in range(2):
+        await runner.roll_out(jobs[0], QUESTIONS)
+    assert len(worker.draws) == 1
+    await runner.roll_out(jobs[0], QUESTIONS)
+    assert len(worker.draws) == 2, "its scores are all there: nothing of it is kept"
+    verifier.fail_calls = set(range(10_000))
+    for job in jobs[:KEPT_GROUPS]:
+        await runner.roll_out(job, QUESTIONS)
+    await runner.roll_out(jobs[KEPT_GROUPS], QUESTIONS)
+    draws = len(worker.draws)
+    await runner.roll_out(jobs[KEPT_GROUPS], QUESTIONS)
+    assert len(worker.draws) == draws
+    await runner.roll_out(jobs[0], QUESTIONS)
+    assert len(worker.draws) == draws + 1, "the one that waited longest had to go"
+
+
+async def test_a_job_of_another_version_is_drawn_again() -> None:
+    store = CountingStore()
+    runner, worker = await make_runner(store, FakeVerifier(fail_calls=[0]))
+    job = make_job(make_prompts(1)[0], CONFIG)
+    await runner.roll_out(job, QUESTIONS)
+    await publish(store, 1, seed=1)
+    done = await runner.roll_out(replace(job, policy_version=1), QUESTIONS)
+    assert len(worker.draws) == 2
+    assert {t.policy_version for t in done.group.trajectories} == {1}
+
+
+async def test_an_evaluation_changes_no_weights_under_a_group_that_is_drawn() -> None:
+    class KeepingStore(CountingStore):
+        """Keeps every version, as the registry does while runners fetch."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.versions: dict[int, object] = {}
+
+        async def publish(self, chunks, manifest) -> None:
+            self.versions[manifest.version] = (manifest, chunks)
+            await super().publish(chunks, manifest)
+
+        async def fetch(self, version):
+            return self.versions[version]
+
+    store = KeepingStore()
+    runner, _ = await make_runner(store)
+    await publish(store, 1, seed=1)
+    prompts = make_prompts(2)
+    request = PictureRequest(prompt=prompts[1], seed=3)
+    done, (picture,) = await asyncio.gather(
+        runner.roll_out(make_job(prompts[0], CONFIG), QUESTIONS), runner.draw([request], 1)
+    )
+    assert {t.policy_version for t in done.group.trajectories} == {0}
+    assert picture.policy_version == 1
 
 
 async def test_next_group_is_drawn_while_one_is_scored() -> None:

@@ -12,7 +12,7 @@ from alphagrpo.config import RunConfig
 from alphagrpo.errors import PolicyDataError
 from alphagrpo.learner.inprocess import LocalLearner, LocalStore
 from alphagrpo.learner.learner import GRPOLearner
-from alphagrpo.loop import TrainingLoop
+from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.models import weights
 from alphagrpo.policy.trainable import trainable_parameters
 from alphagrpo.policy.worker import RolloutWorker
@@ -20,7 +20,7 @@ from alphagrpo.record.ledger import read_ledger, rows_of_group, write_ledger
 from alphagrpo.rewards.rectification import rectify
 from alphagrpo.rollout.inprocess import LocalPool
 from alphagrpo.rollout.runner import GroupRunner
-from alphagrpo.training_batch import SampleWeights, TrainingGroup
+from alphagrpo.training_batch import SampleWeights, TrainingBatch, TrainingGroup
 from tests.fakes import (
     FakeDecomposer,
     FakeTokenizer,
@@ -135,6 +135,36 @@ async def test_trained_drafts_are_a_group_of_their_own() -> None:
     assert done.group.draft_score == worst
 
 
+@pytest.mark.parametrize(("failed", "trained"), [(range(2), True), (range(3), False)])
+async def test_drafts_with_too_few_scores_are_refined_and_not_trained_on(
+    failed: range, trained: bool
+) -> None:
+    config = refining(drafts={"num": 3, "num_points": 5, "trained": True})
+    assert (config.rollout.group_size, config.min_valid) == (4, 2)
+    done = await roll_out(await make_runner(config, FakeVerifier(fail_calls=failed)), config)
+    assert (done.group.draft_group is not None) == trained
+    assert done.draft not in failed
+    assert len(done.group.trajectories) == 4
+
+
+async def test_refinements_are_compared_with_the_draft_that_was_picked() -> None:
+    """Whichever place the worst draft has."""
+    config = refining(rectification="max", format_bonus=0.0)
+    for worst in range(3):
+        order: list[bytes] = []
+
+        def judge(pixels: np.ndarray, question: Any, order=order, worst=worst) -> float:
+            name = pixels.tobytes()
+            if name not in order:
+                order.append(name)
+            return 0.4 if order.index(name) == worst else 0.8 if len(order) <= 3 else 0.2
+
+        done = await roll_out(await make_runner(config, FakeVerifier(judge)), config)
+        assert done.draft == worst
+        assert done.group.draft_score.value == pytest.approx(0.4)
+        assert [sample.reward for sample in done.samples] == pytest.approx([0.4] * 4)
+
+
 def make_loop(config: RunConfig, verifier: FakeVerifier) -> TrainingLoop:
     store = LocalStore()
     learner = GRPOLearner(make_model(seed=0), config)
@@ -164,7 +194,7 @@ async def test_the_loop_trains_refinements_at_exact_parity(
     config = refining(kind, rectification="off", **changes)
     loop = make_loop(config, FakeVerifier())
     tasks: list[str] = []
-    for step in range(2):
+    for step in range(3):
         report = await loop.run_step()
         tasks += [group.job.task for group in report.groups]
         assert report.metrics["learner/skipped"] == 0.0
@@ -174,19 +204,46 @@ async def test_the_loop_trains_refinements_at_exact_parity(
         for group in report.training:
             assert sum(group.samples.advantages) == pytest.approx(0.0, abs=1e-4)
             assert (group.drafts is not None) == bool(changes.get("drafts"))
+        gains = _gains(report)
+        assert bool(gains) == ("srr" in tasks[-len(report.groups) :])
+        if gains:
+            improved = sum(gain > 0 for gain in gains) / len(gains)
+            assert report.metrics["refine/improved_share"] == improved
+            assert report.metrics["refine/gain"] == pytest.approx(sum(gains) / len(gains))
     assert set(tasks) == ({"srr", "rt2i"} if kind == "mixed" else {"srr"})
-    last = [group for group in report.groups if group.job.task == "srr"]
-    starts = [group.drafts[group.draft].score.value for group in last]
-    gains = [
-        sample.score.value - start
-        for group, start in zip(last, starts, strict=True)
+    await loop.close()
+
+
+async def test_the_ledger_has_the_numbers_that_the_learner_was_given() -> None:
+    config = refining(drafts={"num": 3, "num_points": 5, "trained": True}, rectification="off")
+    loop = make_loop(config, FakeVerifier(fail_calls=[1]))
+    batches = []
+
+    async def noting(batch: TrainingBatch, update=loop.learner.update) -> Any:
+        batches.append(batch)
+        return await update(batch)
+
+    loop.learner.update = noting  # type: ignore[method-assign]
+    report = await loop.run_step()
+    (batch,) = batches
+    for index, group in enumerate(batch.groups):
+        rows = rows_of_group(1, index, report.groups[index], report.training[index])
+        for stage, numbers in (("draft", group.drafts), ("sample", group.samples)):
+            per_sample = [r for r in rows if r["stage"] == stage and r["question_id"] == "s0"]
+            expected = zip(numbers.advantages, numbers.weights, strict=True)
+            assert [r["advantage"] for r in per_sample] == [a if w else None for a, w in expected]
+    assert sum(sum(group.drafts.weights) for group in batch.groups) == 3 * 4 - 1, "one has no score"
+    await loop.close()
+
+
+def _gains(report: StepReport) -> list[float]:
+    """Of each refinement over the draft it began from."""
+    return [
+        sample.score.value - group.drafts[group.draft].score.value
+        for group in report.groups
+        if group.job.task == "srr"
         for sample in group.samples
     ]
-    if gains:
-        improved = sum(gain > 0 for gain in gains) / len(gains)
-        assert report.metrics["refine/improved_share"] == improved
-        assert report.metrics["refine/gain"] == pytest.approx(sum(gains) / len(gains))
-    await loop.close()
 
 
 async def test_a_verifier_that_is_down_stops_a_refining_run_with_its_reason() -> None:

@@ -69,6 +69,33 @@ async def test_reward_is_score_plus_bonus_of_a_well_formed_thought() -> None:
     assert scored.group.valid == (True, True)
 
 
+async def test_no_thought_no_bonus() -> None:
+    group = make_group([25, 36])
+    silent = [replace(t, segments=t.segments[1:], well_formed=True) for t in group.trajectories]
+    scored = await score(replace(group, trajectories=tuple(silent)), FakeVerifier(shade))
+    assert scored.group.rewards == pytest.approx((0.5, 0.6))
+
+
+async def test_refinements_are_rectified_and_earn_the_bonus_of_their_own_section() -> None:
+    config = make_config(
+        task={"kind": "srr"},
+        reward={"format_bonus": 1.0},
+        refinement={
+            "prompt": "{prompt}",
+            "format_bonus": 0.25,
+            "rectification": "max",
+            "flow": {"num_points": 6, "window": {"length": 2, "allowed": (0, 4)}},
+        },
+    )
+    group = make_group([25, 49, 36])
+    scores = (await score(make_group([36]), FakeVerifier(shade))).group.scores
+    group = replace(group, job=replace(group.job, task="srr"), draft_score=scores[0])
+    scored = await score(group, FakeVerifier(shade), config=config)
+    # The first is below its draft's 0.6 and raised to it; its thought alone is well formed.
+    assert scored.group.rewards == pytest.approx((0.6 + 0.25, 0.7, 0.6))
+    assert [s.score.value for s in scored.samples] == pytest.approx([0.5, 0.7, 0.6])
+
+
 async def test_aggregate_of_the_config_is_used() -> None:
     config = make_config(reward={"aggregate": "mean", "format_bonus": 0.0})
     scored = await score(make_group([25]), FakeVerifier(shade), config=config)
