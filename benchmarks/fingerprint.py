@@ -34,8 +34,8 @@ def fingerprint(folder: RunFolder) -> dict[str, str]:
         text = "\n".join(f"{key} {_bits(rewards[key])}" for key in sorted(rewards))
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         figures[f"rewards of step {step} ({len(rewards)})"] = digest
-    weights = folder.summary().get("weights") or {}
-    figures["weights"] = f"{weights.get('version')}: {str(weights.get('checksum'))[:16]}"
+    weights = folder.summary().weights
+    figures["weights"] = f"{weights.version}: {str(weights.checksum)[:16]}"
     return figures
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from alphagrpo.ports import GroupReport, Sample
 from alphagrpo.record.folder import RunFolder
+from alphagrpo.record.summary import PublishedWeights, RunSummary
 from benchmarks.fingerprint import main
 from tests.fakes import make_config, make_job, make_prompts, make_questions
 
@@ -26,7 +27,7 @@ def run_folder(path: Path, rewards: list[float | None], checksum: str = "ab" * 3
     )
     folder.record_step(1, [report], [None])
     folder.append_metrics(1, {"reward/mean": 0.5})
-    folder.write_summary({"weights": {"version": 1, "checksum": checksum}})
+    folder.write_summary(RunSummary(weights=PublishedWeights(version=1, checksum=checksum)))
     return folder.path
 
 
