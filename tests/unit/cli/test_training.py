@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +19,14 @@ from alphagrpo.cli.console import Narrator
 from alphagrpo.cli.stopping import Stopped, StopSwitch
 from alphagrpo.cli.training import TrainingRun
 from alphagrpo.config import RunConfig
+from alphagrpo.eval.figures import share_all_right
 from alphagrpo.eval.heldout import HeldOutJudges
 from alphagrpo.eval.oracles import shapes_oracle
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.ports import Picture, PictureRequest
 from alphagrpo.record.folder import RunFolder
 from alphagrpo.rewards.programs import reward_program
-from alphagrpo.types import WeightsManifest
+from alphagrpo.types import SORTS, WeightsManifest
 from tests.fakes import FakeDecomposer, FakeLearner, FakePool, make_config, make_prompts
 from tests.synthetic_run import OracleDecomposer, OracleVerifier, RenderingPool
 
@@ -156,6 +158,19 @@ def test_probes_between_show_the_held_out_share_without_the_services(tmp_path: P
     lines = train(config_in(tmp_path)).metrics()
     assert [("heldout/plain_all_right" in line) for line in lines] == [False, True, False, False]
     assert "heldout/plain_dvreward" not in lines[1]
+
+
+def test_a_step_shows_the_held_out_share_that_was_measured_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train(config_in(tmp_path))
+    printed = re.findall(r"step +\d+/4 .* held-out +(\S+)", capsys.readouterr().out)
+    before = share_all_right(folder.summary().evaluation.before)
+    probe = folder.metrics()[1]
+    sorts = [probe[f"heldout/{sort}_all_right"] for sort in SORTS]
+    first, then = f"{before:.0%}", f"{sum(sorts) / 2:.0%}"
+    assert first != then, "or this would say nothing"
+    assert printed == [first, then, then, then]
 
 
 def test_the_minutes_end_a_run_and_the_summary_says_so(tmp_path: Path) -> None:

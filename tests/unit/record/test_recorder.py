@@ -130,7 +130,8 @@ async def test_a_step_that_comes_again_replaces_it_and_those_after_it(
     recorder.record_step(replace(first, step=2, metrics={"x": 20.0}))
     assert [(line["step"], line["x"]) for line in folder.metrics()] == [(1, 1.0), (2, 20.0)]
     assert folder.ledger_steps() == [1, 2]
-    recorder.record_step(replace(first, step=3, metrics={"x": 30.0}))
+    for value in (0.0, 30.0):
+        recorder.record_step(replace(first, step=3, metrics={"x": value}))
     assert [line["x"] for line in folder.metrics()] == [1.0, 20.0, 30.0]
     assert folder.ledger_steps() == [1, 2, 3]
 

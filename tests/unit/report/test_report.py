@@ -16,14 +16,10 @@ from alphagrpo.eval.figures import RefinedFigures
 from alphagrpo.eval.lines import HeldOutLine, Opinion
 from alphagrpo.ports import GroupReport, Sample
 from alphagrpo.record.folder import RunFolder
+from alphagrpo.report import view
 from alphagrpo.report.figures import facts, headlines, refinement_rows
 from alphagrpo.report.render import render_report, write_report
-from alphagrpo.report.view import (
-    build_view,
-    data_uri,
-    group_view,
-    sample_groups,
-)
+from alphagrpo.report.view import build_view, data_uri, group_view, sample_groups
 from alphagrpo.training_batch import SampleWeights, TrainingGroup
 from alphagrpo.types import Prompt, Score, Verdict
 from tests.fakes import make_config, make_job, make_questions
@@ -128,9 +124,9 @@ def test_headlines_are_the_summarys_numbers(run: RunFolder) -> None:
 
 
 def test_groups_show_every_question_of_every_sample(run: RunFolder) -> None:
-    view = build_view(run)
-    assert [group["step"] for group in view["groups"]] == [1, 5, 8]
-    for group in view["groups"]:
+    page = build_view(run)
+    assert [group["step"] for group in page["groups"]] == [1, 5, 8]
+    for group in page["groups"]:
         rows = [r for r in run.ledger(group["step"]) if r["prompt"] == group["prompt"]]
         expected = {(row["question"], row["sample"]): row["p_yes"] for row in rows}
         order = sorted(range(12), key=lambda i: -_reward(rows, i))
@@ -146,10 +142,33 @@ def test_groups_show_every_question_of_every_sample(run: RunFolder) -> None:
 
 
 def test_pairs_are_the_first_prompts_and_not_chosen_ones(run: RunFolder) -> None:
-    view = build_view(run)
+    page = build_view(run)
     for title, sort in (("Plain prompts", "plain"), ("Prompts that need a thought", "thought")):
         lines = [line for line in run.evaluation("before") if line.sort == sort]
-        assert [pair["prompt"] for pair in view["pairs"][title]] == [x.prompt for x in lines]
+        assert [pair["prompt"] for pair in page["pairs"][title]] == [x.prompt for x in lines]
+
+
+def test_few_pairs_are_shown_and_none_of_which_a_picture_was_not_kept(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view, "NUM_PAIRS", 3)
+    lines = [line for line in run.evaluation("before") if line.sort == "plain"]
+    missing = lines[1].opinion.picture
+    monkeypatch.setattr(
+        run, "picture", lambda digest: None if digest == missing else digest.encode()
+    )
+    rows = view.pairs(run, "plain")
+    assert [row["prompt"] for row in rows] == [lines[i].prompt for i in (0, 2, 3)]
+    after = {line.id: line for line in run.evaluation("after")}
+    for row, line in zip(rows, [lines[i] for i in (0, 2, 3)], strict=True):
+        before_and_after = [line.opinion, after[line.id].opinion]
+        assert [side["picture"] for side in row["sides"]] == [
+            view.data_uri(opinion.picture.encode()) for opinion in before_and_after
+        ]
+        assert [side["wrong"] for side in row["sides"]] == [
+            [answer.question for answer in opinion.oracle if not answer.yes]
+            for opinion in before_and_after
+        ]
 
 
 def test_notes_count_what_went_wrong(run: RunFolder) -> None:
@@ -229,22 +248,22 @@ def test_the_group_that_teaches_the_most_is_shown_and_drafts_are_apart(tmp_path:
     training = [None, TrainingGroup(reference=None, samples=WIDE)]
     folder.record_step(1, groups, training)
     ((step, rows),) = sample_groups(folder)
-    view = group_view(folder, step, rows)
-    assert view["prompt"] == "wide"
-    assert view["draft"] == data_uri(b"draft of wide")
-    assert view["draft_score"] == pytest.approx(0.5)
-    assert [sample["reward"] for sample in view["samples"]] == [
+    table = group_view(folder, step, rows)
+    assert table["prompt"] == "wide"
+    assert table["draft"] == data_uri(b"draft of wide")
+    assert table["draft_score"] == pytest.approx(0.5)
+    assert [sample["reward"] for sample in table["samples"]] == [
         pytest.approx(0.9),
         pytest.approx(0.2),
         None,
     ]
-    assert [sample["lean"] for sample in view["samples"]] == pytest.approx([0.5, -1.0, 0.0])
-    assert [sample["thought"] for sample in view["samples"]] == [
+    assert [sample["lean"] for sample in table["samples"]] == pytest.approx([0.5, -1.0, 0.0])
+    assert [sample["thought"] for sample in table["samples"]] == [
         "thought 2",
         "thought 0",
         "thought 1",
     ]
-    assert view["judge"] == "fake@1"
+    assert table["judge"] == "fake@1"
 
 
 def test_groups_without_their_pictures_are_not_shown(tmp_path: Path) -> None:
