@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import torch
 from torch import Tensor
@@ -141,3 +143,64 @@ def test_what_trains(model: Bagel) -> None:
     assert set(trainable_parameters(model, "lora")) == set(lora_state(model))
     with pytest.raises(ConfigError, match="one set"):
         add_lora(model, FAMILY.takes_adapter, rank=2, alpha=4, seed=0)
+
+
+def test_names_of_adapted_layers_stand_in_model_order(model: Bagel) -> None:
+    names = add_lora(model, FAMILY.takes_adapter, rank=2, alpha=4, seed=0)
+    order = [name for name, _ in model.named_modules()]
+    assert list(names) == sorted(names, key=order.index) == list(adapters(model))
+    assert list(lora_state(model)) == [
+        f"{n}.{half}" for n in names for half in ("lora_a", "lora_b")
+    ]
+    assert names[0] == "language_model.model.layers.0.self_attn.q_proj"
+    assert names[-1] == "language_model.model.layers.1.mlp_moe_gen.down_proj"
+
+
+def test_the_start_is_sampled_in_model_order_whatever_the_weights(model: Bagel) -> None:
+    """A's values are a function of shapes, seed and order: what checkpoints and runners rely on."""
+    generator = torch.Generator().manual_seed(5)
+    add_lora(model, FAMILY.takes_adapter, rank=3, alpha=6, seed=5)
+    for adapter in adapters(model).values():
+        want = torch.randn(3, adapter.in_features, generator=generator) / 3
+        assert torch.equal(adapter.lora_a, want)
+        assert not adapter.lora_b.any()
+        assert adapter.scale == 2.0
+
+
+def test_any_model_takes_adapters_where_its_names_are_chosen() -> None:
+    plain = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    assert add_lora(plain, lambda name: name == "2", rank=2, alpha=4, seed=0) == ("2",)
+    assert [n for n, p in plain.named_parameters() if p.requires_grad] == ["2.lora_a", "2.lora_b"]
+    other = torch.nn.Sequential(torch.nn.ReLU())
+    with pytest.raises(ConfigError, match="linear layers to adapt"):
+        add_lora(other, lambda name: True, rank=2, alpha=4, seed=0)
+
+
+def test_an_error_inside_disabled_switches_the_adapters_on_again(model: Bagel) -> None:
+    trained(model)
+    first, *others = adapters(model).values()
+    first.enabled = False
+    with suppress(KeyError), disabled(model):
+        assert not any(adapter.enabled for adapter in others)
+        raise KeyError
+    assert all(adapter.enabled for adapter in others)
+    assert not first.enabled, "what was off before stays off"
+
+
+@torch.no_grad()
+def test_merging_leaves_a_plain_layer_with_the_sum_and_the_bias(model: Bagel) -> None:
+    trained(model)
+    name, adapter = next(iter(adapters(model).items()))
+    want = adapter.weight + 2.0 * adapter.lora_b @ adapter.lora_a
+    bias = adapter.bias
+    merge(model)
+    layer = model.get_submodule(name)
+    assert type(layer) is torch.nn.Linear
+    torch.testing.assert_close(layer.weight, want)
+    assert layer.bias is bias
+    assert not any(".lora_" in name for name in model.state_dict())
+
+
+def test_an_unknown_kind_is_refused_by_name(model: Bagel) -> None:
+    with pytest.raises(ConfigError, match="one of lora, experts, got 'all'"):
+        trainable_parameters(model, "all")  # type: ignore[arg-type]

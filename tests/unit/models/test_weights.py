@@ -74,3 +74,40 @@ def test_other_layout_is_refused() -> None:
     refuse(wider, manifest, chunks, "b.bias")
     crooked = replace(manifest, offsets=(0, 1, *manifest.offsets[2:]))
     refuse(make_parameters(1), crooked, chunks, "offsets")
+
+
+def test_chunks_are_cut_at_their_size_and_hold_all_bytes_in_order() -> None:
+    source = make_parameters(0)
+    manifest, chunks = weights.flatten(source, version=0, chunk_bytes=32)
+    assert [chunk.nbytes for chunk in chunks[:-1]] == [32] * (len(chunks) - 1)
+    assert 0 < chunks[-1].nbytes <= 32
+    flat = b"".join(chunk.tobytes() for chunk in chunks)
+    assert len(flat) == manifest.nbytes == 4 * 15 + 2 * 7 + 4 + 4 * 8
+    assert manifest.offsets == (0, 60, 74, 78)
+    assert flat[74:78] == source["c.scale"].numpy().tobytes()
+    assert flat[78:] == source["d.weight"].contiguous().numpy().tobytes()
+
+
+def test_exactly_full_chunks_leave_no_empty_one() -> None:
+    parameters = {"a": torch.arange(8.0), "b": torch.arange(8.0)}
+    _, chunks = weights.flatten(parameters, version=0, chunk_bytes=32)
+    assert [chunk.nbytes for chunk in chunks] == [32, 32]
+
+
+def test_no_parameters_are_published_and_applied_as_none() -> None:
+    manifest, chunks = weights.flatten({}, version=4)
+    assert (manifest.nbytes, chunks) == (0, ())
+    weights.apply({}, manifest, chunks)
+
+
+def test_swapped_chunks_are_refused() -> None:
+    manifest, chunks = weights.flatten(make_parameters(0), version=0, chunk_bytes=22)
+    assert chunks[0].nbytes == chunks[1].nbytes
+    refuse(make_parameters(1), manifest, [chunks[1], chunks[0], *chunks[2:]], "checksum")
+
+
+def test_another_shape_under_the_same_name_is_refused() -> None:
+    manifest, chunks = weights.flatten(make_parameters(0), version=0)
+    target = make_parameters(1)
+    target["a.weight"] = target["a.weight"].t().contiguous()
+    refuse(target, manifest, chunks, "1 do not: a.weight")
