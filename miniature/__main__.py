@@ -13,6 +13,7 @@ from alphagrpo.cli.main import USER_ERROR
 from alphagrpo.errors import ConfigError, MeshError
 from miniature.progress import ProgressLines
 
+DESCRIPTION = "make the miniature models again and measure them; check the oracle"
 MODELS = ("policy", "decomposer", "verifier", "autoencoder")
 THREADS = 2
 """What the recipes' time budgets are meant for; models this small gain nothing from many more."""
@@ -20,7 +21,7 @@ THREADS = 2
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(prog="python -m miniature", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m miniature", description=DESCRIPTION)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     pretrain = actions.add_parser("pretrain", help="train a miniature model (resumable)")
     pretrain.add_argument("model", choices=MODELS)
@@ -74,6 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return actions[args.action](args)
     except MeshError as error:
         print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise
+        remedy = "pip install -e '.[miniature]'"
+        print(
+            f"error: miniature models need transformers, which is absent; {remedy}", file=sys.stderr
+        )
         return USER_ERROR
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -69,6 +70,14 @@ def test_the_core_needs_no_transformers_and_no_liger(wheel: Path) -> None:
     assert any(need.startswith("torch==") for need in core)
     assert not [need for need in core if need.startswith(("transformers", "liger"))]
     assert [need for need in needs if need.startswith("transformers")]
+
+
+def test_nothing_that_is_shipped_imports_what_the_wheel_does_not_bring(wheel: Path) -> None:
+    absent = "|".join(("transformers", "liger_kernel", *KEPT_BACK))
+    pattern = re.compile(rf"^\s*(?:from|import) (?:{absent})\b", re.MULTILINE)
+    archive = zipfile.ZipFile(wheel)
+    sources = {n: archive.read(n).decode() for n in archive.namelist() if n.endswith(".py")}
+    assert not [name for name, source in sources.items() if pattern.search(source)]
 
 
 def test_it_works_from_an_empty_folder(wheel: Path, tmp_path: Path) -> None:

@@ -216,14 +216,14 @@ def test_policy_figures_count_thoughts_and_pictures_of_their_own_sort(trained, m
     kept: dict[str, list[str]] = {}
 
     def results(model, tokenizer, prompt_set, seed, settings, right_thoughts):
-        """Of each four: right, a right thought only, a right picture only, nothing right."""
+        """Of each four: all right, a right thought only, right pictures only."""
         answers = []
         for index, prompt in enumerate(prompt_set):
             spec = spec_of(prompt)
             picture = render(sample_scene(spec, np.random.default_rng(index)))
             words = thought(spec) if right_thoughts or index % 4 < 2 else "<think>no</think>"
             blank = np.full_like(picture, 246)
-            answers.append(ThoughtAndPicture(words, blank if index % 2 else picture))
+            answers.append(ThoughtAndPicture(words, blank if index % 4 == 1 else picture))
         return answers
 
     monkeypatch.setattr(evaluate, "_draw_all", results)
@@ -235,8 +235,9 @@ def test_policy_figures_count_thoughts_and_pictures_of_their_own_sort(trained, m
         shares = {
             key: figures[f"{name}.{key}"] for key in ("all_right", "strict", "extra", "clean")
         }
-        assert shares == {"all_right": 0.5, "strict": 0.5, "extra": 0.0, "clean": 1.0}
-        assert figures[f"{name}.all_right_given_right_thought"] == 0.5
+        assert shares == {"all_right": 0.75, "strict": 0.75, "extra": 0.0, "clean": 1.0}
+    among_right = [figures[f"{name}.all_right_given_right_thought"] for name in kept]
+    assert among_right == [0.5, 0.5, 0.75]
     del kept["told"]
     evaluate_policy(trained[0], n=4, right_thoughts=False, keep=keep)
     assert kept.keys() == {"plain", "thought"}

@@ -12,6 +12,7 @@ from alphagrpo.shapes.specs import (
     Item,
     Spec,
     random_scene,
+    related,
     sample_scene,
     sample_spec,
     satisfies,
@@ -35,6 +36,21 @@ def test_sampled_scenes_satisfy_their_spec_and_no_changed_one(family: str) -> No
         assert spec.family == family
         assert satisfies(scene, spec)
         assert not satisfies(Scene(scene.objects[1:], scene.background), spec)
+
+
+@pytest.mark.parametrize(
+    ("relation", "second"),
+    [("left of", (0, 2)), ("right of", (2, 0)), ("above", (2, 0)), ("below", (0, 2))],
+)
+def test_a_relation_compares_rows_or_columns_alone_and_strictly(
+    relation: str, second: tuple[int, int]
+) -> None:
+    across = relation in ("left of", "right of")
+    assert related((1, 1), relation, second)
+    assert not related(second, relation, (1, 1))
+    level = (second[0], 1) if across else (1, second[1])
+    assert not related((1, 1), relation, level)
+    assert not related(level, relation, (1, 1))
 
 
 def test_mirrored_relations_have_one_normal_form() -> None:
