@@ -9,7 +9,7 @@ import pytest
 from actors import metrics
 from actors.metrics import STEP_GAUGES, RunnerGauges, StepGauges
 from alphagrpo.ports import Sample, Timings
-from alphagrpo.rollout.runner import Finished
+from alphagrpo.rollout.runner import RolloutResult
 from alphagrpo.types import Group
 from tests.fakes import make_config, make_job, make_prompts
 
@@ -58,8 +58,8 @@ def test_every_figure_has_a_gauge_of_its_own(shown: Shown) -> None:
     assert len(expected) == len(STEP_GAUGES)
 
 
-def finished(rewards: list[float | None], **seconds: float) -> Finished:
-    return Finished(
+def finished(rewards: list[float | None], **seconds: float) -> RolloutResult:
+    return RolloutResult(
         group=Group(job=make_job(make_prompts(1)[0], make_config()), trajectories=()),
         samples=tuple(Sample(id="s", thought="", score=None, reward=r) for r in rewards),
         timings=Timings(**seconds),

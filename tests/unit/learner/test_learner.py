@@ -12,7 +12,8 @@ import torch
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import CheckpointError, ConfigError, ParityError, PolicyDataError
 from alphagrpo.learner.learner import GRPOLearner
-from alphagrpo.learner.state import load_learner, load_weights, save_learner
+from alphagrpo.learner.state import load_learner, save_learner
+from alphagrpo.policy.checkpoint import load_weights
 from alphagrpo.policy.worker import RolloutWorker
 from alphagrpo.ports import UpdateReport
 from alphagrpo.types import Group, Trajectory
