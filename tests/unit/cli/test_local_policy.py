@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,13 +96,24 @@ def test_a_checkpoint_of_other_parameters_leaves_the_weights_alone(
     assert not parameters["one"].any()
 
 
-def test_only_the_masters_are_read_to_draw(model_folder: Path, tmp_path: Path) -> None:
+def test_only_the_masters_are_read_to_draw(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     learner = trained(config_of(model_folder, "lora"), tmp_path)
     state = json.loads((tmp_path / "learner.json").read_text())
     masters = read_tensors(tmp_path, state, MASTER)
     assert len(masters) == len(learner.parameters)
     assert len(read_tensors(tmp_path, state)) == 4 * len(masters), "two moments and a step each"
+    read: list[set[str]] = []
+
+    def recorded(*arguments: Any) -> dict[str, torch.Tensor]:
+        tensors = read_tensors(*arguments)
+        read.append(set(tensors))
+        return tensors
+
+    monkeypatch.setattr("alphagrpo.policy.checkpoint.read_tensors", recorded)
     assert load_weights(learner.parameters, tmp_path) == 5
+    assert read == [set(masters)]
 
 
 @pytest.mark.parametrize(

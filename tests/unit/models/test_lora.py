@@ -141,6 +141,7 @@ def test_what_trains(model: Bagel) -> None:
         add_lora(model, FAMILY.takes_adapter, rank=0, alpha=1, seed=0)
     add_lora(model, FAMILY.takes_adapter, rank=2, alpha=4, seed=0)
     assert set(trainable_parameters(model, "lora")) == set(lora_state(model))
+    assert set(trainable_parameters(model, "experts")) == set(experts), "adapters are no experts"
     with pytest.raises(ConfigError, match="one set"):
         add_lora(model, FAMILY.takes_adapter, rank=2, alpha=4, seed=0)
 
