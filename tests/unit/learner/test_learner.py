@@ -218,7 +218,7 @@ def test_a_group_drawn_by_two_versions_is_refused() -> None:
     bench = Bench()
     group = bench.draw(count=1)[0]
     mixed = (*group.trajectories[:3], replace(group.trajectories[3], policy_version=7))
-    with pytest.raises(PolicyDataError, match=r"by one version, 0 .* has \[7\]"):
+    with pytest.raises(PolicyDataError, match=r"by one version, its job names 0 .* has \[7\]"):
         bench.update([replace(group, trajectories=mixed)])
 
 

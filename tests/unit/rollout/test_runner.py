@@ -86,7 +86,7 @@ async def test_group_is_drawn_scored_and_timed() -> None:
     assert done.samples[0].png is not None
     assert done.timings.sample_s > 0
     assert done.timings.pull_s > 0
-    assert worker.draws[0].startswith("draw")
+    assert worker.draws[0].startswith("worker")
 
 
 async def test_weights_are_pulled_once_per_version() -> None:
