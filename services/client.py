@@ -148,18 +148,14 @@ def connect_verifier(
     app: str = "verifier",
     url: str | None = None,
     token: str | None = None,
-    max_concurrency: int = 16,
-    deadline_s: float = 120.0,
-    max_attempts: int = 4,
+    **patience: Any,
 ) -> VerifierClient:
     """A verifier client; nothing is contacted before the first call.
 
     ``url`` names a gateway of another cluster instead of the Serve application ``app`` of this one.
+    ``patience`` holds settings of :class:`alphagrpo.config.services.Patience`.
     """
-    policy = CallPolicy(
-        max_concurrency=max_concurrency, deadline_s=deadline_s, max_attempts=max_attempts
-    )
-    return VerifierClient(_transport("verifier", app, url, token), policy)
+    return VerifierClient(_transport("verifier", app, url, token), CallPolicy.of(**patience))
 
 
 def connect_decomposer(
@@ -168,13 +164,12 @@ def connect_decomposer(
     url: str | None = None,
     token: str | None = None,
     question_store: str | None = None,
-    max_concurrency: int = 16,
-    deadline_s: float = 120.0,
-    max_attempts: int = 4,
+    **patience: Any,
 ) -> DecomposerClient:
-    """A decomposer client over the store in folder ``question_store`` (None: no store)."""
-    policy = CallPolicy(
-        max_concurrency=max_concurrency, deadline_s=deadline_s, max_attempts=max_attempts
-    )
+    """A decomposer client over the store in folder ``question_store`` (None: no store).
+
+    The other arguments are those of :func:`connect_verifier`.
+    """
     store = QuestionStore(Path(question_store)) if question_store else None
-    return DecomposerClient(_transport("decomposer", app, url, token), policy, store)
+    transport = _transport("decomposer", app, url, token)
+    return DecomposerClient(transport, CallPolicy.of(**patience), store)

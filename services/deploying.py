@@ -187,7 +187,7 @@ def _report(name: str, app: Any, what: str) -> str:
         ]
     if tail := _log_tail(name):
         parts.append(f"last lines of its replica's log:\n{tail}")
-    parts.append("mend the cause and start again")
+    parts.append("fix the cause and start again")
     return "\n".join(parts)
 
 

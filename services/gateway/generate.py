@@ -17,7 +17,7 @@ ErrorResponse = Callable[[MeshError], JSONResponse]
 
 
 class Generator(Protocol):
-    """Who draws; see :func:`services.client.connect_generator`."""
+    """Who draws; see :func:`services.generator.client.connect_generator`."""
 
     def events(self, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Events of a request, as they happen."""
