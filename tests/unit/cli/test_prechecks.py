@@ -17,6 +17,7 @@ from alphagrpo.cli.ray_session import wanted_address
 from alphagrpo.config import RunConfig, load_config
 from alphagrpo.errors import CheckpointError, ConfigError, EnvironmentProblem, PromptFileError
 from alphagrpo.models.bagel import random_bagel, save_bagel, tiny_config
+from services.serve_config import load_serve_file
 from tests.fakes import make_config
 
 ROOT = Path(__file__).parents[3]
@@ -112,7 +113,7 @@ def test_too_little_memory_is_said_with_both_numbers(monkeypatch: pytest.MonkeyP
     import psutil
 
     config = make_config(rollout={"num_runners": 2})
-    placement = placement_of(config)
+    placement = placement_of(config, None)
     free = SimpleNamespace(available=2 * prechecks.GIB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     with pytest.raises(EnvironmentProblem, match=r"needs about 3\.0 GiB.*2\.0 GiB are free"):
@@ -151,12 +152,13 @@ def test_ray_address_decides_and_a_foreign_cluster_is_not_joined_unasked(
 
 def test_the_shipped_serve_file_and_the_demo_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    placement = placement_of(load_config(ROOT / "deploy/configs/shapes-rt2i.yaml"))
-    assert placement.serve_found
+    config = load_config(ROOT / "deploy/configs/shapes-rt2i.yaml")
+    serve_file = load_serve_file(config.services.serve_config)
+    placement = placement_of(config, serve_file)
     names = {role.name for role in placement.roles}
     assert {"serve decomposer/Decomposer", "serve verifier/Verifier"} <= names
     assert placement.cpus <= 2, "the demo is meant for two cores"
-    assert placement.http_port == 8000
+    assert serve_file.http_port == 8000
 
 
 def test_doctor_finds_things_and_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
