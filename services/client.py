@@ -83,7 +83,7 @@ class DecomposerClient:
     ) -> None:
         self._transport, self._store = transport, store
         self._caller = PatientCaller("decomposer", policy or CallPolicy(), is_retryable)
-        self._asked: dict[str, asyncio.Task[QuestionSet]] = {}
+        self._tasks: dict[str, asyncio.Task[QuestionSet]] = {}
         self._revision: str | None = None
         self.store_hits = 0
 
@@ -98,24 +98,24 @@ class DecomposerClient:
         Raises NoQuestions with the reason, ServiceUnavailable, DeadlineExceeded, and ConfigError
         for a stored set that a person has edited into something unusable.
         """
-        task = self._asked.get(prompt.text)
+        task = self._tasks.get(prompt.text)
         if task is None or task.get_loop() is not asyncio.get_running_loop():
             task = asyncio.create_task(self._ask(prompt.text))
-            self._asked[prompt.text] = task
-            task.add_done_callback(lambda _: self._asked.pop(prompt.text, None))
+            self._tasks[prompt.text] = task
+            task.add_done_callback(lambda _: self._tasks.pop(prompt.text, None))
         # Shielded: one caller that gives up must not take the answer from the others.
         return await asyncio.shield(task)
 
     async def _ask(self, text: str) -> QuestionSet:
         if self._store is not None:
-            kept = self._store.get(text, await self.revision())
-            if kept is not None:
+            stored = self._store.get(text, await self.revision())
+            if stored is not None:
                 self.store_hits += 1
-                return kept
-        questions = await self._caller.call(lambda: self._send(text))
+                return stored
+        question_set = await self._caller.call(lambda: self._send(text))
         if self._store is not None:
-            self._store.put(questions)
-        return questions
+            self._store.put(question_set)
+        return question_set
 
     async def _send(self, text: str) -> QuestionSet:
         if not isinstance(self._transport, HttpTransport):

@@ -89,13 +89,13 @@ def undeploy(names: Iterable[str]) -> None:
     One that does not go in time is logged and left to Serve: this runs when things end, where an
     error would hide the one that ended them.
     """
-    going = set(names) & set(_statuses())
-    for name in sorted(going):
+    leaving = set(names) & set(_statuses())
+    for name in sorted(leaving):
         serve.delete(name, _blocking=False)
     until = time.monotonic() + STOP_TIMEOUT_S
-    while going & set(_statuses()):
+    while leaving & set(_statuses()):
         if time.monotonic() > until:
-            log.warning("still stopping: %s", ", ".join(sorted(going & set(_statuses()))))
+            log.warning("still stopping: %s", ", ".join(sorted(leaving & set(_statuses()))))
             return
         time.sleep(_POLL_S)
 
@@ -117,9 +117,9 @@ def _merge(config: ServeDeploySchema, keep: set[str]) -> ServeDeploySchema:
     be in it. Applications deployed by ``serve.run`` have no config and are never deleted so.
     """
     deployed = _deployed_configs()
-    kept = [deployed[name] for name in sorted(keep) if name in deployed]
-    fresh = [app for app in config.applications if app.name not in keep]
-    return config.model_copy(update={"applications": [*fresh, *kept]})
+    kept_apps = [deployed[name] for name in sorted(keep) if name in deployed]
+    new_apps = [app for app in config.applications if app.name not in keep]
+    return config.model_copy(update={"applications": [*new_apps, *kept_apps]})
 
 
 def _deployed_configs() -> dict[str, ServeApplicationSchema]:

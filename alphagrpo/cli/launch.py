@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from alphagrpo.cli import prechecks
 from alphagrpo.cli.placement import Placement, placement_of
-from alphagrpo.cli.ray_session import check_ports, wanted_address
+from alphagrpo.cli.ray_session import address_to_join, check_ports
 from alphagrpo.cli.ray_start import set_environment
 from alphagrpo.policy.memory import memory_estimate, model_size
 from alphagrpo.record.folder import RunFolder
@@ -44,7 +44,7 @@ def precheck(config: RunConfig, *, resume: bool) -> Launch:
     check_reward(config)
     shape = prechecks.check_checkpoint(Path(config.model.path))
     prechecks.check_geometry(config, shape)
-    address = wanted_address()
+    address = address_to_join()
     serve_file = _serve_file(config.services.serve_config, private=address is None)
     placement = placement_of(config, serve_file)
     if address is None:

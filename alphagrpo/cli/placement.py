@@ -92,9 +92,9 @@ def serve_roles(serve_file: ServeFile) -> list[Role]:
 
 def _deployment_role(app: str, deployment: dict[str, Any]) -> Role:
     scaling = deployment.get("autoscaling_config") or {}
-    fixed = deployment.get("num_replicas")
-    if isinstance(fixed, int):
-        count = largest = fixed
+    num_replicas = deployment.get("num_replicas")
+    if isinstance(num_replicas, int):
+        count = largest = num_replicas
     else:
         count = int(scaling.get("initial_replicas") or scaling.get("min_replicas", 1))
         largest = int(scaling.get("max_replicas", count))

@@ -30,7 +30,7 @@ class RaySession:
     """URL, or empty where there is none."""
 
 
-def wanted_address() -> str | None:
+def address_to_join() -> str | None:
     """Address of the cluster to join; None to start a private one.
 
     ``RAY_ADDRESS`` decides; a driver inside a Ray job has it set by Ray. Raises EnvironmentProblem

@@ -57,14 +57,16 @@ def deployed(serve_file: ServeFile, narrator: Narrator, session: RaySession) -> 
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     running = running_applications()
-    missing = [name for name in serve_file.applications if name not in running]
+    missing_apps = [name for name in serve_file.applications if name not in running]
     try:
-        with narrator.stage(f"deploying {', '.join(missing)}" if missing else "joining services"):
+        with narrator.stage(
+            f"deploying {', '.join(missing_apps)}" if missing_apps else "joining services"
+        ):
             ensure_deployed(serve_file, progress=_teller(narrator))
         yield
     finally:
         if not session.private:
-            undeploy(missing)
+            undeploy(missing_apps)
 
 
 def joinable_address() -> str | None:
@@ -77,12 +79,12 @@ def joinable_address() -> str | None:
 
 def _teller(narrator: Narrator) -> Callable[[Mapping[str, str]], None]:
     """Says which application is in which state, when that changes."""
-    known: dict[str, str] = {}
+    last_states: dict[str, str] = {}
 
     def tell(states: Mapping[str, str]) -> None:
         for name, state in states.items():
-            if known.get(name) != state:
-                known[name] = state
+            if last_states.get(name) != state:
+                last_states[name] = state
                 narrator.say(f"{name}: {state.lower().replace('_', ' ')}")
 
     return tell

@@ -261,11 +261,11 @@ def client(generator: FakeGenerator | None) -> httpx.AsyncClient:
 
 
 def parse_sse(text: str) -> list[tuple[str, dict[str, Any]]]:
-    found = []
+    events = []
     for block in text.strip().split("\n\n"):
         event, data = block.split("\n")
-        found.append((event.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
-    return found
+        events.append((event.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return events
 
 
 async def test_one_answer_holds_all_rounds_and_says_who_drew_them() -> None:

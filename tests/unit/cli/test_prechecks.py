@@ -13,7 +13,7 @@ from alphagrpo.cli import prechecks
 from alphagrpo.cli.launch import check_reward, precheck
 from alphagrpo.cli.main import main
 from alphagrpo.cli.placement import placement_of
-from alphagrpo.cli.ray_session import wanted_address
+from alphagrpo.cli.ray_session import address_to_join
 from alphagrpo.config import RunConfig, load_config
 from alphagrpo.errors import CheckpointError, ConfigError, EnvironmentProblem, PromptFileError
 from alphagrpo.models.bagel import random_bagel, save_bagel, tiny_config
@@ -140,14 +140,14 @@ def test_ray_address_decides_and_a_foreign_cluster_is_not_joined_unasked(
 ) -> None:
     monkeypatch.setattr(prechecks, "running_clusters", lambda: ("10.0.0.1:6379",))
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.9:6379")
-    assert wanted_address() == "10.0.0.9:6379"
+    assert address_to_join() == "10.0.0.9:6379"
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    assert wanted_address() is None
+    assert address_to_join() is None
     monkeypatch.delenv("RAY_ADDRESS")
     with pytest.raises(EnvironmentProblem, match=r"RAY_ADDRESS=10\.0\.0\.1:6379.*ray stop"):
-        wanted_address()
+        address_to_join()
     monkeypatch.setattr(prechecks, "running_clusters", lambda: ())
-    assert wanted_address() is None
+    assert address_to_join() is None
 
 
 def test_the_shipped_serve_file_and_the_demo_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
