@@ -147,12 +147,13 @@ def start_services(config: Path) -> str:
     import ray
 
     from services.deploying import ensure_deployed
-    from services.serve_config import load_serve_config
+    from services.serve_config import load_serve_file
 
+    serve_file = load_serve_file(config)
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
-    report = ensure_deployed(config, progress=lambda states: Console().print(dict(states)))
+    report = ensure_deployed(serve_file, progress=lambda states: Console().print(dict(states)))
     Console().print(f"services up after {report.seconds:.0f} s")
-    return f"http://127.0.0.1:{load_serve_config(config).http_options.port}"
+    return f"http://127.0.0.1:{serve_file.http_port}"
 
 
 def main() -> None:

@@ -28,19 +28,19 @@ def desired_replicas(
 def pending_work_policy(
     ctx: Any, target: float = 128.0, work_per_request: float = 8.0
 ) -> tuple[int, dict[str, Any]]:
-    """Serve's policy signature: (wanted replicas, state).
+    """Serve's policy signature: (replicas to have, state).
 
     ``target``: work one replica should have in hand. ``work_per_request``: what a request still
     queued at a caller, which no replica has counted yet, is taken to hold.
     """
-    reported = ctx.aggregated_metrics.get(PENDING, {})
+    reports = ctx.aggregated_metrics.get(PENDING, {})
     queued = float(ctx.total_queued_requests or 0.0)
-    pending = sum(float(value) for value in reported.values()) + queued * work_per_request
-    wanted = desired_replicas(
+    pending = sum(float(value) for value in reports.values()) + queued * work_per_request
+    replicas = desired_replicas(
         pending,
         target=target,
         current=ctx.target_num_replicas,
         smallest=ctx.capacity_adjusted_min_replicas,
         largest=ctx.capacity_adjusted_max_replicas,
     )
-    return wanted, {"pending": pending}
+    return replicas, {"pending": pending}

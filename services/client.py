@@ -83,7 +83,7 @@ class DecomposerClient:
     ) -> None:
         self._transport, self._store = transport, store
         self._caller = PatientCaller("decomposer", policy or CallPolicy(), is_retryable)
-        self._asked: dict[str, asyncio.Task[QuestionSet]] = {}
+        self._tasks: dict[str, asyncio.Task[QuestionSet]] = {}
         self._revision: str | None = None
         self.store_hits = 0
 
@@ -98,24 +98,24 @@ class DecomposerClient:
         Raises NoQuestions with the reason, ServiceUnavailable, DeadlineExceeded, and ConfigError
         for a stored set that a person has edited into something unusable.
         """
-        task = self._asked.get(prompt.text)
+        task = self._tasks.get(prompt.text)
         if task is None or task.get_loop() is not asyncio.get_running_loop():
             task = asyncio.create_task(self._ask(prompt.text))
-            self._asked[prompt.text] = task
-            task.add_done_callback(lambda _: self._asked.pop(prompt.text, None))
+            self._tasks[prompt.text] = task
+            task.add_done_callback(lambda _: self._tasks.pop(prompt.text, None))
         # Shielded: one caller that gives up must not take the answer from the others.
         return await asyncio.shield(task)
 
     async def _ask(self, text: str) -> QuestionSet:
         if self._store is not None:
-            kept = self._store.get(text, await self.revision())
-            if kept is not None:
+            stored = self._store.get(text, await self.revision())
+            if stored is not None:
                 self.store_hits += 1
-                return kept
-        questions = await self._caller.call(lambda: self._send(text))
+                return stored
+        question_set = await self._caller.call(lambda: self._send(text))
         if self._store is not None:
-            self._store.put(questions)
-        return questions
+            self._store.put(question_set)
+        return question_set
 
     async def _send(self, text: str) -> QuestionSet:
         if not isinstance(self._transport, HttpTransport):
@@ -148,18 +148,14 @@ def connect_verifier(
     app: str = "verifier",
     url: str | None = None,
     token: str | None = None,
-    max_concurrency: int = 16,
-    deadline_s: float = 120.0,
-    max_attempts: int = 4,
+    **patience: Any,
 ) -> VerifierClient:
     """A verifier client; nothing is contacted before the first call.
 
     ``url`` names a gateway of another cluster instead of the Serve application ``app`` of this one.
+    ``patience`` holds settings of :class:`alphagrpo.config.services.Patience`.
     """
-    policy = CallPolicy(
-        max_concurrency=max_concurrency, deadline_s=deadline_s, max_attempts=max_attempts
-    )
-    return VerifierClient(_transport("verifier", app, url, token), policy)
+    return VerifierClient(_transport("verifier", app, url, token), CallPolicy.of(**patience))
 
 
 def connect_decomposer(
@@ -168,13 +164,12 @@ def connect_decomposer(
     url: str | None = None,
     token: str | None = None,
     question_store: str | None = None,
-    max_concurrency: int = 16,
-    deadline_s: float = 120.0,
-    max_attempts: int = 4,
+    **patience: Any,
 ) -> DecomposerClient:
-    """A decomposer client over the store in folder ``question_store`` (None: no store)."""
-    policy = CallPolicy(
-        max_concurrency=max_concurrency, deadline_s=deadline_s, max_attempts=max_attempts
-    )
+    """A decomposer client over the store in folder ``question_store`` (None: no store).
+
+    The other arguments are those of :func:`connect_verifier`.
+    """
     store = QuestionStore(Path(question_store)) if question_store else None
-    return DecomposerClient(_transport("decomposer", app, url, token), policy, store)
+    transport = _transport("decomposer", app, url, token)
+    return DecomposerClient(transport, CallPolicy.of(**patience), store)

@@ -14,15 +14,15 @@ from ray import serve
 from ray.serve.schema import ApplicationStatus, ServeApplicationSchema, ServeDeploySchema
 
 from alphagrpo.errors import EnvironmentProblem
-from services.serve_config import load_serve_config
+from services.serve_config import ServeFile
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[Mapping[str, str]], None]
 """Called with each application's status whenever one changes."""
 
-START_TIMEOUT_S = 600.0
-"""An engine takes half a minute on a free core, and many times that on a crowded machine."""
+START_TIMEOUT_S = 900.0
+"""Two engines start in a minute on two free cores, and take many times that on busy ones."""
 STOP_TIMEOUT_S = 180.0
 _POLL_S = 0.5
 _LOG_LINES = 30
@@ -42,24 +42,23 @@ class DeployReport:
 
 
 def ensure_deployed(
-    serve_config: Path | str,
+    serve_file: ServeFile,
     *,
     progress: Progress | None = None,
     timeout_s: float = START_TIMEOUT_S,
 ) -> DeployReport:
-    """Make every application of ``serve_config`` run in the connected cluster.
+    """Make every application of ``serve_file`` run in the connected cluster.
 
     Those that run already, whoever deployed them, are left as they are, replica counts included.
-    Raises ConfigError for a wrong config before anything is started, EnvironmentProblem with the
-    replica's last log lines where an application cannot start or is late.
+    Raises EnvironmentProblem with the replica's last log lines where an application cannot start
+    or is late.
     """
     started = time.monotonic()
-    config = load_serve_config(Path(serve_config))
-    names = [app.name for app in config.applications]
+    names = list(serve_file.applications)
     running = running_applications()
     missing = [name for name in names if name not in running]
     if missing:
-        _apply(_merge(config, keep=running))
+        _apply(_merge(serve_file.schema, keep=running))
     _wait(names, progress, started + timeout_s)
     return DeployReport(
         started=tuple(missing),
@@ -69,19 +68,18 @@ def ensure_deployed(
 
 
 def redeploy(
-    serve_config: Path | str,
+    serve_file: ServeFile,
     *,
     progress: Progress | None = None,
     timeout_s: float = START_TIMEOUT_S,
 ) -> None:
-    """Bring running applications to what ``serve_config`` says now, as ``serve deploy`` does.
+    """Bring running applications to what ``serve_file`` says, as ``serve deploy`` does.
 
     Applications deployed from another config stay. Raises as :func:`ensure_deployed`.
     """
-    config = load_serve_config(Path(serve_config))
-    names = [app.name for app in config.applications]
+    names = list(serve_file.applications)
     others = set(_statuses()) - set(names)
-    _apply(_merge(config, keep=others))
+    _apply(_merge(serve_file.schema, keep=others))
     _wait(names, progress, time.monotonic() + timeout_s)
 
 
@@ -91,13 +89,13 @@ def undeploy(names: Iterable[str]) -> None:
     One that does not go in time is logged and left to Serve: this runs when things end, where an
     error would hide the one that ended them.
     """
-    going = set(names) & set(_statuses())
-    for name in sorted(going):
+    leaving = set(names) & set(_statuses())
+    for name in sorted(leaving):
         serve.delete(name, _blocking=False)
     until = time.monotonic() + STOP_TIMEOUT_S
-    while going & set(_statuses()):
+    while leaving & set(_statuses()):
         if time.monotonic() > until:
-            log.warning("still stopping: %s", ", ".join(sorted(going & set(_statuses()))))
+            log.warning("still stopping: %s", ", ".join(sorted(leaving & set(_statuses()))))
             return
         time.sleep(_POLL_S)
 
@@ -119,9 +117,9 @@ def _merge(config: ServeDeploySchema, keep: set[str]) -> ServeDeploySchema:
     be in it. Applications deployed by ``serve.run`` have no config and are never deleted so.
     """
     deployed = _deployed_configs()
-    kept = [deployed[name] for name in sorted(keep) if name in deployed]
-    fresh = [app for app in config.applications if app.name not in keep]
-    return config.model_copy(update={"applications": [*fresh, *kept]})
+    kept_apps = [deployed[name] for name in sorted(keep) if name in deployed]
+    new_apps = [app for app in config.applications if app.name not in keep]
+    return config.model_copy(update={"applications": [*new_apps, *kept_apps]})
 
 
 def _deployed_configs() -> dict[str, ServeApplicationSchema]:
@@ -130,39 +128,49 @@ def _deployed_configs() -> dict[str, ServeApplicationSchema]:
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is None:
         return {}
-    found: dict[str, ServeApplicationSchema] = {}
+    configs: dict[str, ServeApplicationSchema] = {}
     for name, app in client.get_serve_details()["applications"].items():
         if raw := app.get("deployed_app_config"):
-            found[name] = ServeApplicationSchema.model_validate(raw)
-    return found
+            configs[name] = ServeApplicationSchema.model_validate(raw)
+    return configs
 
 
 def _apply(config: ServeDeploySchema) -> None:
     """What ``serve run CONFIG`` does: start Serve where it is not running, apply the config."""
-    from ray.serve._private.api import serve_start
-
     if not ray.is_initialized():
         raise EnvironmentProblem(
             "services are deployed into a connected cluster, and Ray is not initialised; call "
             "ray.init first"
         )
-    client = serve_start(
-        http_options=config.http_options.model_dump(),
-        proxy_location=config.proxy_location,
-    )
-    client.deploy_apps(config)
+    _start_serve(config).deploy_apps(config)
+
+
+def _start_serve(config: ServeDeploySchema) -> Any:
+    """Serve's client, of a Serve that runs or is started here."""
+    from ray.serve._private.api import serve_start
+
+    options: dict[str, Any] = {
+        "http_options": config.http_options.model_dump(),
+        "proxy_location": config.proxy_location,
+    }
+    try:
+        return serve_start(**options)
+    except TimeoutError:
+        # Ray waits 60 s for the HTTP proxy, whatever is set. The controller runs and goes on
+        # starting it; a second call finds the controller and does not wait.
+        return serve_start(**options)
 
 
 def _wait(names: list[str], progress: Progress | None, deadline: float) -> None:
-    shown: dict[str, str] = {}
+    last_states: dict[str, str] = {}
     while True:
         applications = serve.status().applications
         states = {
             name: applications[name].status.value if name in applications else "NOT_STARTED"
             for name in names
         }
-        if progress is not None and states != shown:
-            shown = states
+        if progress is not None and states != last_states:
+            last_states = states
             progress(states)
         # UNHEALTHY may pass, as when a replica is being replaced; DEPLOY_FAILED is final.
         failed = [name for name in names if states[name] == ApplicationStatus.DEPLOY_FAILED.value]
@@ -187,7 +195,7 @@ def _report(name: str, app: Any, what: str) -> str:
         ]
     if tail := _log_tail(name):
         parts.append(f"last lines of its replica's log:\n{tail}")
-    parts.append("mend the cause and start again")
+    parts.append("fix the cause and start again")
     return "\n".join(parts)
 
 
@@ -199,8 +207,8 @@ def _log_tail(app: str) -> str:
     if node is None:
         return ""
     logs = Path(node.get_logs_dir_path()) / "serve"
-    found = sorted(logs.glob(f"replica_{app}_*.log"), key=lambda path: path.stat().st_mtime)
-    if not found:
+    files = sorted(logs.glob(f"replica_{app}_*.log"), key=lambda path: path.stat().st_mtime)
+    if not files:
         return ""
-    lines = found[-1].read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = files[-1].read_text(encoding="utf-8", errors="replace").splitlines()
     return "\n".join(lines[-_LOG_LINES:])

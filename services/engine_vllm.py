@@ -268,6 +268,6 @@ def _start(arguments: dict[str, Any]) -> Any:
     except TypeError as error:
         raise ConfigError(
             f"engine options must be arguments of this vLLM, got {sorted(arguments)}: {error}; "
-            "mend engine.options in the Serve config"
+            "fix engine.options in the Serve config"
         ) from None
     return AsyncLLM.from_engine_args(engine_args)

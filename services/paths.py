@@ -35,7 +35,7 @@ def resolve_model(model: str) -> str:
         return model
     raise CheckpointError(
         f"a served model is a folder (relative to {project_root()}) or a hub id, got {model!r}; "
-        f"train it, mend the path in the Serve config, or set {ROOT_VARIABLE}"
+        f"train it, fix the path in the Serve config, or set {ROOT_VARIABLE}"
     )
 
 

@@ -8,8 +8,11 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
+from alphagrpo.config.services import Patience, Seconds
 from alphagrpo.errors import ConfigError, DeadlineExceeded, ServiceUnavailable
 
 log = logging.getLogger(__name__)
@@ -17,25 +20,27 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallPolicy:
-    """How patient a client is."""
+class CallPolicy(Patience):
+    """How patient a client is, and how long it waits between two attempts."""
 
-    max_concurrency: int = 16
-    """Calls on the wire at once from this client; the others wait here, not in Serve's queue."""
-    deadline_s: float = 120.0
-    """Seconds from asking to answer, waiting for a slot and all retries included."""
-    max_attempts: int = 4
-    first_delay_s: float = 0.25
+    first_delay_s: Seconds = 0.25
     """Mean wait before the second attempt; it doubles with each further one."""
-    max_delay_s: float = 8.0
+    max_delay_s: Seconds = 8.0
 
-    def __post_init__(self) -> None:
-        if self.max_concurrency < 1 or self.max_attempts < 1 or self.deadline_s <= 0:
-            raise ConfigError(
-                "a client needs max_concurrency >= 1, max_attempts >= 1 and deadline_s > 0, got "
-                f"{self.max_concurrency}, {self.max_attempts} and {self.deadline_s}; raise them"
+    @classmethod
+    def of(cls, **patience: Any) -> CallPolicy:
+        """A policy with some of :class:`Patience`'s settings; ConfigError for impossible ones."""
+        try:
+            return cls(**patience)
+        except ValidationError as error:
+            issues = "; ".join(
+                f"{'.'.join(map(str, issue['loc']))}: {issue['msg']}, got {issue['input']!r}"
+                for issue in error.errors()
             )
+            raise ConfigError(
+                f"a client needs max_concurrency >= 1, max_attempts >= 1 and deadline_s > 0, and "
+                f"nothing else: {issues}; correct them"
+            ) from None
 
     def delay_s(self, attempt: int, jitter: float) -> float:
         """Seconds to wait after failed attempt ``attempt`` (from 1); ``jitter`` in [0, 1) spreads

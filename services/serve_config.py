@@ -1,9 +1,13 @@
-"""Reading Serve configs strictly: Ray's own schema lets unknown keys pass, and typos with them."""
+"""Serve configs, read once and strictly: Ray's own schema lets unknown keys pass, typos with them.
+
+Needs Ray's schema and no running Ray.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,11 +21,72 @@ _FREE_FORM = {"args", "runtime_env", "user_config", "policy_kwargs", "init_kwarg
 """Keys whose values are not Ray's business; ``args`` are checked by the application's builder."""
 
 
-def load_serve_config(path: Path) -> ServeDeploySchema:
-    """A multi-application Serve config (what ``serve deploy`` takes), checked before use.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeFile:
+    """A Serve config as it was read, once, and passed on to whoever needs something of it."""
 
-    Raises ConfigError for a missing file, bad YAML, unknown keys at any level, values Ray refuses,
-    and arguments an application's builder refuses.
+    path: Path
+    raw: Mapping[str, Any]
+    """What the file says, without Serve's defaults."""
+    schema: ServeDeploySchema
+    """The same with Serve's defaults, as Serve takes it."""
+
+    @property
+    def applications(self) -> tuple[str, ...]:
+        """Names of the applications, in the file's order."""
+        return tuple(app.name for app in self.schema.applications)
+
+    @property
+    def http_port(self) -> int:
+        """The port Serve's HTTP proxy will listen on."""
+        return int(self.schema.http_options.port)
+
+    def only(self, names: Sequence[str]) -> ServeFile:
+        """The file with these applications alone; ConfigError where it lacks one."""
+        positions = {name: index for index, name in enumerate(self.applications)}
+        for name in names:
+            if name not in positions:
+                raise ConfigError(
+                    f"{self.path} must have the application {name!r}, it has "
+                    f"{', '.join(positions)}; check services.*_app in the run config or the Serve "
+                    "config"
+                )
+        raw = [self.raw["applications"][positions[name]] for name in names]
+        schema = [self.schema.applications[positions[name]] for name in names]
+        return replace(
+            self,
+            raw={**self.raw, "applications": raw},
+            schema=self.schema.model_copy(update={"applications": schema}),
+        )
+
+    def check_applications(self) -> None:
+        """Run the builders of this project's applications, which start nothing.
+
+        Raises ConfigError for an import path that leads nowhere and for arguments a builder
+        refuses, CheckpointError for a model that is not there.
+        """
+        for app in self.schema.applications:
+            _check_builder(app.import_path, dict(app.args), self.path)
+
+
+def load_serve_file(path: Path, apps: Sequence[str] | None = None) -> ServeFile:
+    """A Serve config of which the applications ``apps`` (None: all) can be deployed.
+
+    No cluster is needed. Raises as :func:`read_serve_file`, :meth:`ServeFile.only` and
+    :meth:`ServeFile.check_applications`.
+    """
+    serve_file = read_serve_file(path)
+    if apps is not None:
+        serve_file = serve_file.only(apps)
+    serve_file.check_applications()
+    return serve_file
+
+
+def read_serve_file(path: Path) -> ServeFile:
+    """A multi-application Serve config (what ``serve deploy`` takes), its form checked.
+
+    Raises ConfigError for a missing file, bad YAML, unknown keys at any level and values Ray
+    refuses.
     """
     raw = _read(path)
     unknown = sorted(_unknown_keys(raw, ServeDeploySchema, ""))
@@ -31,25 +96,26 @@ def load_serve_config(path: Path) -> ServeDeploySchema:
             "them or check their spelling"
         )
     try:
-        config = ServeDeploySchema.model_validate(raw)
+        schema = ServeDeploySchema.model_validate(raw)
     except ValidationError as error:
         issues = "; ".join(
             f"{'.'.join(str(part) for part in issue['loc'])}: {issue['msg']}"
             for issue in error.errors()
         )
-        raise ConfigError(f"{path} is not a valid Serve config: {issues}; mend it") from None
-    if not config.applications:
+        raise ConfigError(f"{path} is not a valid Serve config: {issues}; fix it") from None
+    if not schema.applications:
         raise ConfigError(f"a Serve config lists at least one application, {path} has none")
-    for app in config.applications:
-        _check_builder(app.import_path, dict(app.args), path)
-    return config
+    return ServeFile(path=path, raw=raw, schema=schema)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"a Serve config is a file, {path} does not exist; check it") from None
+        raise ConfigError(
+            f"the Serve config must exist, {path} does not; check services.serve_config, or the "
+            "path given to the command"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"a Serve config is YAML in UTF-8, {path} is not: {error}") from None
     if not isinstance(raw, dict):
@@ -86,7 +152,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 def _check_builder(import_path: str, args: dict[str, Any], path: Path) -> None:
     """Runs the application's builder, which for this project's own starts nothing."""
     module, _, name = import_path.replace(":", ".").rpartition(".")
-    if not module.startswith("services"):
+    if module.split(".")[0] != "services":
         return
     try:
         builder = getattr(importlib.import_module(module), name)

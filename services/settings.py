@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from alphagrpo.config.sampling import Section
+from alphagrpo.config.services import Count, Patience, Seconds
 from alphagrpo.errors import ConfigError
 from alphagrpo.judging.decomposition import ProgramName
 from alphagrpo.judging.templates import TemplateName
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+_T = TypeVar("_T", bound=Section)
 
 
-_T = TypeVar("_T", bound=_Strict)
-
-
-class EngineSettings(_Strict):
+class EngineSettings(Section):
     """One vLLM engine."""
 
     model: str
@@ -36,11 +33,11 @@ class EngineSettings(_Strict):
     """Preprocessed pictures kept, so that each is prepared once for all its questions."""
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     tensor_parallel_size: int = Field(1, ge=1)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """Further vLLM engine arguments by their own names; they win over all above."""
 
 
-class DecomposerSettings(_Strict):
+class DecomposerSettings(Section):
     """``args`` of the decomposer application."""
 
     engine: EngineSettings
@@ -55,7 +52,7 @@ class DecomposerSettings(_Strict):
     max_question_chars: int = Field(300, ge=8)
 
 
-class VerifierSettings(_Strict):
+class VerifierSettings(Section):
     """``args`` of the verifier application."""
 
     engine: EngineSettings
@@ -68,12 +65,12 @@ class VerifierSettings(_Strict):
     max_question_chars: int = Field(1000, ge=1)
 
 
-class GeneratorSettings(_Strict):
+class GeneratorSettings(Section):
     """``args`` of the generator application."""
 
     config: str
     """Run config (YAML), relative to the project root: model, size, guidance, services, reward."""
-    overrides: list[str] = []
+    overrides: list[str] = Field(default_factory=list)
     """``a.b=c``, as ``alphagrpo train --set``."""
     weights: str | None = None
     """Folder of a run, whose newest checkpoint is followed, or of one checkpoint; None: the model
@@ -92,8 +89,13 @@ class GeneratorSettings(_Strict):
     deadline_s: float = Field(300.0, gt=0)
 
 
-class GatewaySettings(_Strict):
-    """``args`` of the gateway application."""
+class GatewaySettings(Patience):
+    """``args`` of the gateway application.
+
+    Its patience with decomposer and verifier differs from a run's: a person waits behind it, and
+    several callers share it. ``max_concurrency`` is also how many HTTP requests are taken at once,
+    so that none of those taken waits for a call of another.
+    """
 
     decomposer_app: str = "decomposer"
     verifier_app: str = "verifier"
@@ -106,9 +108,9 @@ class GatewaySettings(_Strict):
     max_image_bytes: int = Field(8 << 20, ge=64)
     max_image_pixels: int = Field(4096 * 4096, ge=64)
     max_questions: int = Field(256, ge=1)
-    max_concurrency: int = Field(64, ge=1)
-    deadline_s: float = Field(60.0, gt=0)
-    max_attempts: int = Field(3, ge=1)
+    max_concurrency: Count = 64
+    deadline_s: Seconds = 60.0
+    max_attempts: Count = 3
 
 
 def parse_settings(kind: type[_T], args: dict[str, Any], app: str) -> _T:
@@ -122,6 +124,6 @@ def parse_settings(kind: type[_T], args: dict[str, Any], app: str) -> _T:
             for issue in error.errors()
         ]
         raise ConfigError(
-            f"the args of Serve application {app!r} are not valid; mend its Serve config:\n  "
+            f"the args of Serve application {app!r} are not valid; fix its Serve config:\n  "
             + "\n  ".join(lines)
         ) from None

@@ -8,15 +8,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from alphagrpo.cli.ray_start import set_environment, start_ray
+
 # Before anything imports ray, which reads these once: token authentication, with a token of this
 # run alone, so that no token file is read or written.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 # Ray runs its workers at niceness 15; beside other work on two cores they would hardly run at all.
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+set_environment(private=True)
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +30,7 @@ def mesh_cluster() -> Iterator[str]:
     import ray
     from ray import serve
 
-    context = ray.init(
+    context = start_ray(
         num_cpus=16,
         object_store_memory=256 << 20,
         include_dashboard=False,

@@ -79,10 +79,10 @@ class Narrator:
     def stage(self, text: str) -> Iterator[None]:
         """A piece of work that takes a while: said when it begins, timed when it ends."""
         self.say(f"{text} ...")
-        begun = perf_counter()
+        start = perf_counter()
         yield
-        took = perf_counter() - begun
-        self.say(f"{text}: done in {duration(took)}", seconds=round(took, 2))
+        elapsed_s = perf_counter() - start
+        self.say(f"{text}: done in {duration(elapsed_s)}", seconds=round(elapsed_s, 2))
 
     def step(self, figures: Mapping[str, Any]) -> None:
         """One training step: step, reward, held-out share, samples per second, time left."""
@@ -116,13 +116,13 @@ class Narrator:
             yield lambda done: progress.update(task, completed=done)
 
     def _count_in_lines(self, text: str, total: int) -> Callable[[int], None]:
-        shown = 0.0
+        last_share = 0.0
 
         def tell(done: int) -> None:
-            nonlocal shown
+            nonlocal last_share
             share = done / max(total, 1)
-            if share - shown >= 0.25 or done >= total:
-                shown = share
+            if share - last_share >= 0.25 or done >= total:
+                last_share = share
                 self.say(f"{text}: {done}/{total}", done=done, total=total)
 
         return tell

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alphagrpo.cli.placement import Placement, placement_of
 from alphagrpo.config import RunConfig
 from alphagrpo.data import check_source
 from alphagrpo.data.prompts import WORLD_PREFIX
+from alphagrpo.errors import CheckpointError
 from alphagrpo.policy.family import FAMILY, check_picture_size
 from alphagrpo.policy.memory import (
     MemoryEstimate,
@@ -20,6 +21,9 @@ from alphagrpo.policy.memory import (
 from alphagrpo.policy.recipe import Recipe
 from alphagrpo.tasks import refinement_of, trained_tasks
 from alphagrpo.types import TaskName
+
+if TYPE_CHECKING:
+    from services.serve_config import ServeFile
 
 GB = 1e9
 LARGEST_GPU_BYTES = 141e9
@@ -45,9 +49,9 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         FAMILY.check(config.model.path)
     check_picture_size(config.task, shape)
     notes += _prompt_notes(config)
-    placement = placement_of(config)
-    if config.services.serve_config is not None and not placement.serve_found:
-        notes.append(f"{config.services.serve_config} does not exist here: Serve replicas unknown")
+    serve_file, serve_notes = _serve_file(config.services.serve_config)
+    placement = placement_of(config, serve_file)
+    notes += serve_notes
     memory = memory_estimate(config, shape, size)
     notes += _memory_notes(config, memory)
     return {
@@ -74,6 +78,23 @@ def _prompt_notes(config: RunConfig) -> list[str]:
         else:
             check_source(source)
     return notes
+
+
+def _serve_file(path: Path | None) -> tuple[ServeFile | None, list[str]]:
+    """The run's Serve file, checked as before a real run, and notes on what is not here."""
+    if path is None:
+        return None, []
+    if not path.is_file():
+        return None, [f"{path} does not exist here: Serve replicas unknown"]
+    from services.serve_config import read_serve_file
+
+    serve_file, notes = read_serve_file(path), []
+    for name in serve_file.applications:
+        try:
+            serve_file.only([name]).check_applications()
+        except CheckpointError as error:
+            notes.append(f"Serve application {name}: {error}")
+    return serve_file, notes
 
 
 def _memory_notes(config: RunConfig, memory: MemoryEstimate) -> list[str]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alphagrpo.cli import prechecks
-from alphagrpo.cli.placement import Placement, placement_of, read_serve_config
-from alphagrpo.cli.ray_session import check_ports, wanted_address
+from alphagrpo.cli.placement import Placement, placement_of
+from alphagrpo.cli.ray_session import address_to_join, check_ports
+from alphagrpo.cli.ray_start import set_environment
 from alphagrpo.policy.family import FAMILY, check_picture_size
 from alphagrpo.policy.memory import memory_estimate, model_size
 from alphagrpo.record.folder import RunFolder
 
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig
+    from services.serve_config import ServeFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class Launch:
     address: str | None
     """The cluster to join; None to start a private one."""
     placement: Placement
+    serve_file: ServeFile | None
+    """Read and checked; None where the services must be running."""
     resume: bool
 
 
@@ -40,17 +45,26 @@ def precheck(config: RunConfig, *, resume: bool) -> Launch:
     check_reward(config)
     shape = FAMILY.check(config.model.path)
     check_picture_size(config.task, shape)
-    if config.services.serve_config is not None:
-        read_serve_config(config.services.serve_config)
-    placement = placement_of(config)
-    address = wanted_address()
+    address = address_to_join()
+    serve_file = _serve_file(config.services.serve_config, private=address is None)
+    placement = placement_of(config, serve_file)
     if address is None:
         _, size = model_size(config)
         sizes = memory_estimate(config, shape, size)
         holders = sizes.learner + sizes.runner * config.rollout.num_runners
         prechecks.check_memory(config, placement, holders)
-        check_ports(placement.http_port)
-    return Launch(address, placement, resume)
+        if serve_file is not None:
+            check_ports(serve_file.http_port)
+    return Launch(address, placement, serve_file, resume)
+
+
+def _serve_file(path: Path | None, *, private: bool) -> ServeFile | None:
+    if path is None:
+        return None
+    set_environment(private=private)  # reading it imports ray
+    from services.serve_config import load_serve_file
+
+    return load_serve_file(path)
 
 
 def check_reward(config: RunConfig) -> None:

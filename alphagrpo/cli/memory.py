@@ -47,19 +47,19 @@ class MemoryGauge:
 def mesh_processes() -> set[psutil.Process]:
     """This process, its descendants, and all Ray processes of this machine with theirs."""
     roots = [psutil.Process(), *_ray_roots()]
-    found = set(roots)
+    processes = set(roots)
     for root in roots:
         try:
-            found.update(root.children(recursive=True))
+            processes.update(root.children(recursive=True))
         except psutil.NoSuchProcess:
             continue
-    return found
+    return processes
 
 
 def _ray_roots() -> Iterable[psutil.Process]:
     """Ray's own processes, unless Ray is a child of this process (then they are counted anyway)."""
-    mine = psutil.Process().children(recursive=True)
-    if any(process.name() in RAY_PROCESSES for process in mine):
+    descendants = psutil.Process().children(recursive=True)
+    if any(process.name() in RAY_PROCESSES for process in descendants):
         return []
     return [p for p in psutil.process_iter(["name"]) if p.info["name"] in RAY_PROCESSES]
 

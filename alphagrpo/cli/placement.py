@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from alphagrpo.config import RunConfig
-from alphagrpo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from services.serve_config import ServeFile
 
 DEFAULT_REPLICA_CPUS = 1.0
 """What Serve reserves for a replica that does not say."""
-SERVE_HTTP_PORT = 8000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +39,9 @@ class Role:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """All roles of a run, and what Serve was told."""
+    """All roles of a run."""
 
     roles: tuple[Role, ...]
-    serve_found: bool
-    """False where the Serve file of the config does not exist."""
-    http_port: int | None
-    """The port Serve will listen on, if the run deploys Serve itself."""
 
     @property
     def cpus(self) -> float:
@@ -71,11 +64,8 @@ class Placement:
         return sum(role.count for role in self.roles if role.name.startswith("serve "))
 
 
-def placement_of(config: RunConfig) -> Placement:
-    """What the run reserves: runners, learner, and the Serve file's deployments.
-
-    Raises ConfigError where the Serve file exists and is not what Serve takes.
-    """
+def placement_of(config: RunConfig, serve_file: ServeFile | None) -> Placement:
+    """What the run reserves: runners, learner, and the deployments of the Serve file it deploys."""
     rollout = config.rollout
     roles = [
         Role(
@@ -86,40 +76,15 @@ def placement_of(config: RunConfig) -> Placement:
         ),
         Role(name="learner", count=1, cpus=config.learner.cpus, gpus=config.learner.gpus),
     ]
-    path = config.services.serve_config
-    found = path is not None and path.is_file()
-    raw = read_serve_config(path) if path is not None and found else {}
-    roles += serve_roles(raw)
-    port = int((raw.get("http_options") or {}).get("port", SERVE_HTTP_PORT)) if found else None
-    return Placement(roles=tuple(roles), serve_found=found, http_port=port)
+    if serve_file is not None:
+        roles += serve_roles(serve_file)
+    return Placement(roles=tuple(roles))
 
 
-def read_serve_config(path: Path) -> dict[str, Any]:
-    """A Serve config file (what ``serve deploy`` takes) as a mapping."""
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"the Serve config must exist, {path} does not; check services.serve_config"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"a Serve config must be YAML in UTF-8, {path} is not: {error}") from None
-    if not isinstance(raw, dict) or not isinstance(raw.get("applications"), list):
-        raise ConfigError(
-            f"a Serve config must list its applications, {path} does not; see deploy/serve"
-        )
-    return raw
-
-
-def application_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of a Serve config's applications."""
-    return tuple(str(app.get("name", "default")) for app in raw["applications"])
-
-
-def serve_roles(raw: dict[str, Any]) -> list[Role]:
-    """One role per deployment that the Serve config names; others start with one replica each."""
-    roles = []
-    for app in raw.get("applications", []):
+def serve_roles(serve_file: ServeFile) -> list[Role]:
+    """One role per deployment that the Serve file names; others start with one replica each."""
+    roles: list[Role] = []
+    for app in serve_file.raw["applications"]:
         deployments = app.get("deployments") or [{"name": "default"}]
         roles += [_deployment_role(str(app.get("name", "default")), d) for d in deployments]
     return roles
@@ -127,9 +92,9 @@ def serve_roles(raw: dict[str, Any]) -> list[Role]:
 
 def _deployment_role(app: str, deployment: dict[str, Any]) -> Role:
     scaling = deployment.get("autoscaling_config") or {}
-    fixed = deployment.get("num_replicas")
-    if isinstance(fixed, int):
-        count = largest = fixed
+    num_replicas = deployment.get("num_replicas")
+    if isinstance(num_replicas, int):
+        count = largest = num_replicas
     else:
         count = int(scaling.get("initial_replicas") or scaling.get("min_replicas", 1))
         largest = int(scaling.get("max_replicas", count))

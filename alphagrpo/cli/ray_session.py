@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alphagrpo.cli.prechecks import check_no_foreign_cluster, check_port
+from alphagrpo.cli.ray_start import set_environment, start_ray
 from alphagrpo.errors import EnvironmentProblem
 
 NAMESPACE = "alphagrpo"
@@ -29,7 +30,7 @@ class RaySession:
     """URL, or empty where there is none."""
 
 
-def wanted_address() -> str | None:
+def address_to_join() -> str | None:
     """Address of the cluster to join; None to start a private one.
 
     ``RAY_ADDRESS`` decides; a driver inside a Ray job has it set by Ray. Raises EnvironmentProblem
@@ -53,7 +54,10 @@ def ray_session(address: str | None, *, num_cpus: int, quiet: bool = True) -> It
     says otherwise. On leaving, what was started here is stopped, and nothing else. A process that
     is connected already stays as it is.
     """
-    _settle_environment(private=address is None)
+    set_environment(private=address is None)
+    if address is None:
+        # It has done its work; processes of the private cluster would take it for an address.
+        os.environ.pop("RAY_ADDRESS", None)
     import ray
 
     if ray.is_initialized():  # an embedding program's connection: neither ours to make nor to end
@@ -73,7 +77,7 @@ def ray_session(address: str | None, *, num_cpus: int, quiet: bool = True) -> It
                 "start it, or unset RAY_ADDRESS for a private one"
             ) from error
     else:
-        context = ray.init(
+        context = start_ray(
             address=LOCAL,
             num_cpus=num_cpus,
             object_store_memory=OBJECT_STORE_BYTES,
@@ -89,20 +93,6 @@ def ray_session(address: str | None, *, num_cpus: int, quiet: bool = True) -> It
         ray.shutdown()
 
 
-def check_ports(http_port: int | None) -> None:
+def check_ports(http_port: int) -> None:
     """Serve's port is free. The dashboard takes the next free one by itself."""
-    if http_port is not None:
-        check_port(http_port, "Serve's HTTP proxy")
-
-
-def _settle_environment(*, private: bool) -> None:
-    """Decide what Ray would otherwise decide by what it happens to find."""
-    if private:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        # It has done its work; processes of the private cluster would take it for an address.
-        os.environ.pop("RAY_ADDRESS", None)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # The services use no hub; a look-up would only wait for a network that is not there.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    # Ray's own idle workers and ours share the cores: one thread each unless an actor says more.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    check_port(http_port, "Serve's HTTP proxy")

@@ -6,12 +6,16 @@ import argparse
 import signal
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alphagrpo.cli.console import Narrator, print_json, print_table
-from alphagrpo.cli.placement import application_names, read_serve_config, serve_roles
 from alphagrpo.cli.ray_session import RaySession, check_ports, ray_session
-from alphagrpo.cli.serving import deploy, deployed, joinable_address
+from alphagrpo.cli.ray_start import set_environment
+from alphagrpo.cli.serving import deployed, joinable_address, private_cpus
 from alphagrpo.errors import ConfigError, EnvironmentProblem
+
+if TYPE_CHECKING:
+    from services.serve_config import ServeFile
 
 HELP = "deploy the services of a Serve config, show them, or take them down"
 
@@ -42,19 +46,28 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _up(path: Path, narrator: Narrator) -> int:
-    raw = read_serve_config(path)
     address = joinable_address()
+    set_environment(private=address is None)
+    from services.serve_config import load_serve_file
+
+    serve_file = load_serve_file(path)
     if address is None:
-        check_ports(int((raw.get("http_options") or {}).get("port", 8000)))
-    cpus = sum(role.total_cpus for role in serve_roles(raw))
-    with ray_session(address, num_cpus=int(cpus) + 2) as session:
-        if not session.private:
-            with narrator.stage(f"deploying {', '.join(application_names(raw))}"):
-                deploy(raw, lambda states: None)
-            return 0
-        with deployed(raw, narrator, session):
-            _wait_for_the_end(session, narrator)
+        check_ports(serve_file.http_port)
+    with ray_session(address, num_cpus=private_cpus(serve_file)) as session:
+        if session.private:
+            with deployed(serve_file, narrator, session):
+                _wait_for_the_end(session, narrator)
+        else:
+            _deploy(serve_file, narrator)
     return 0
+
+
+def _deploy(serve_file: ServeFile, narrator: Narrator) -> None:
+    """Into a cluster that goes on without this command."""
+    from services.deploying import ensure_deployed
+
+    with narrator.stage(f"deploying {', '.join(serve_file.applications)}"):
+        ensure_deployed(serve_file)
 
 
 def _wait_for_the_end(session: RaySession, narrator: Narrator) -> None:
@@ -89,9 +102,10 @@ def _down(config: Path | None, narrator: Narrator) -> int:
     from ray import serve
 
     from services.deploying import undeploy
+    from services.serve_config import read_serve_file
 
-    there = list(serve.status().applications)
-    names = list(application_names(read_serve_config(config))) if config else there
+    deployed_apps = list(serve.status().applications)
+    names = list(read_serve_file(config).applications) if config else deployed_apps
     undeploy(names)
-    narrator.say(f"deleted: {', '.join(n for n in names if n in there) or 'nothing'}")
+    narrator.say(f"deleted: {', '.join(n for n in names if n in deployed_apps) or 'nothing'}")
     return 0

@@ -12,7 +12,6 @@ from alphagrpo.cli.console import Narrator
 from alphagrpo.cli.launch import Launch, precheck
 from alphagrpo.cli.memory import MemoryGauge
 from alphagrpo.cli.outcome import tell_outcome
-from alphagrpo.cli.placement import read_serve_config
 from alphagrpo.cli.ray_session import ray_session
 from alphagrpo.cli.serving import deployed
 from alphagrpo.cli.stopping import Stopped, StopSwitch
@@ -58,9 +57,8 @@ def _with_mesh(config: RunConfig, launch: Launch, narrator: Narrator, stop: Stop
         stop.arm()
         if session.dashboard:
             narrator.say(f"dashboard: {session.dashboard}", dashboard=session.dashboard)
-        if config.services.serve_config is not None:
-            raw = read_serve_config(config.services.serve_config)
-            stack.enter_context(deployed(raw, narrator, session))
+        if launch.serve_file is not None:
+            stack.enter_context(deployed(launch.serve_file, narrator, session))
         with narrator.stage("loading policy"):
             from actors.run import MeshRun
 

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from alphagrpo.config.sampling import Section
 
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
 
 class Patience(Section):
-    """How patient a client of a service is; the one list of these settings and their defaults."""
+    """How patient a client of a service is: the one list of these settings and their defaults.
 
-    max_concurrency: int = Field(16, ge=1)
+    :class:`ServiceConfig`, :class:`services.retry.CallPolicy` and
+    :class:`services.settings.GatewaySettings` inherit it.
+    """
+
+    max_concurrency: Count = 16
     """Calls on the wire at once from one client: pictures in verification, prompts in
     decomposition.
     """
-    deadline_s: float = Field(120.0, gt=0)
+    deadline_s: Seconds = 120.0
     """Seconds from asking to answer, waiting and all retries included."""
-    max_attempts: int = Field(4, ge=1)
+    max_attempts: Count = 4
+    """Calls sent for one answer, while they fail in a way that a later one may not."""
 
     def patience(self) -> dict[str, Any]:
         """These settings alone, as JSON values."""

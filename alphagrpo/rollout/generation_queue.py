@@ -26,7 +26,7 @@ P_co = TypeVar("P_co", covariant=True)
 P = TypeVar("P")
 
 
-class BatchPainter(Protocol[P_co]):
+class PictureWorker(Protocol[P_co]):
     """Who draws: a :class:`alphagrpo.policy.worker.RolloutWorker`, or a shell round one."""
 
     def draw(self, requests: Sequence[PictureRequest]) -> Sequence[P_co]:
@@ -48,9 +48,9 @@ class GenerationQueue(Generic[P]):
     """
 
     def __init__(
-        self, painter: BatchPainter[P], *, max_batch: int = 8, max_queued: int = 64
+        self, worker: PictureWorker[P], *, max_batch: int = 8, max_queued: int = 64
     ) -> None:
-        self._painter = painter
+        self._worker = worker
         self._max_batch, self._max_queued = max_batch, max_queued
         self._waiting: deque[_Waiting[P]] = deque()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="draw")
@@ -73,14 +73,14 @@ class GenerationQueue(Generic[P]):
                 f"do and {len(requests)} more were asked for; wait a moment, or add replicas"
             )
         loop = asyncio.get_running_loop()
-        mine: list[_Waiting[P]] = [_Waiting(request, loop.create_future()) for request in requests]
-        self._waiting.extend(mine)
+        entries: list[_Waiting[P]] = [_Waiting(r, loop.create_future()) for r in requests]
+        self._waiting.extend(entries)
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._draw_waiting())
         try:
-            return tuple(await asyncio.gather(*(one.answer for one in mine)))
+            return tuple(await asyncio.gather(*(one.answer for one in entries)))
         except asyncio.CancelledError:
-            for one in mine:
+            for one in entries:
                 one.answer.cancel()
             raise
 
@@ -96,7 +96,7 @@ class GenerationQueue(Generic[P]):
                 continue
             requests = [one.request for one in batch]
             try:
-                pictures = await self.between_batches(partial(self._painter.draw, requests))
+                pictures = await self.between_batches(partial(self._worker.draw, requests))
             except Exception as error:
                 # The callers are told; the next batch may be fine.
                 for one in batch:

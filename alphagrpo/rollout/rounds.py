@@ -77,13 +77,13 @@ async def draw_rounds(
         rounds: refinements after it.
         gate: which picture is held after a round.
         draw: who draws.
-        score: who scores; needed for the gate, otherwise scores are only told.
+        score: who scores; needed for the gate, otherwise scores are only reported.
 
     Raises:
         ServiceError: from ``score``: a picture without a score is not let through a gate unseen.
     """
     (picture,) = await draw([request])
-    held = Round(
+    current = Round(
         index=0,
         seed=request.seed,
         picture=picture,
@@ -91,22 +91,24 @@ async def draw_rounds(
         kept=True,
         refined_from=None,
     )
-    yield held
+    yield current
     for index in range(1, rounds + 1):
         seed = round_seed(request.seed, index)
-        again = replace(request, seed=seed, start=held.picture.as_start(), purpose="refine")
-        (picture,) = await draw([again])
+        next_request = replace(
+            request, seed=seed, start=current.picture.as_start(), purpose="refine"
+        )
+        (picture,) = await draw([next_request])
         new_score = await score(request.prompt, picture.pixels) if score else None
-        tried = Round(
+        refinement = Round(
             index=index,
             seed=seed,
             picture=picture,
             score=new_score,
-            kept=gate == "none" or _is_better(new_score, held.score),
-            refined_from=held.index,
+            kept=gate == "none" or _is_better(new_score, current.score),
+            refined_from=current.index,
         )
-        held = tried if tried.kept else held
-        yield tried
+        current = refinement if refinement.kept else current
+        yield refinement
 
 
 def _is_better(new: Score | None, old: Score | None) -> bool:

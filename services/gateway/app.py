@@ -100,7 +100,7 @@ def create_app(
         Guard,
         token=_token(settings),
         max_body_bytes=settings.max_body_bytes,
-        max_concurrency=settings.max_concurrency,
+        max_requests=settings.max_concurrency,
     )
     return app
 
@@ -124,14 +124,16 @@ def _add_routes(
     settings: GatewaySettings,
     limits: ImageLimits,
 ) -> None:
-    own = load_reward_program(settings.reward_program)
+    default_program = load_reward_program(settings.reward_program)
 
     @app.post("/v1/decompose", responses=_ERRORS)
     async def decompose(request: models.DecomposeRequest) -> models.DecomposeResponse:
         """Atomic yes/no questions of a prompt."""
-        made = await decomposer.decompose(as_prompt(request.prompt))
+        decomposed = await decomposer.decompose(as_prompt(request.prompt))
         return models.DecomposeResponse(
-            prompt=made.prompt, questions=question_models(made.questions), revision=made.revision
+            prompt=decomposed.prompt,
+            questions=question_models(decomposed.questions),
+            revision=decomposed.revision,
         )
 
     @app.post("/v1/verify", responses=_ERRORS)
@@ -148,11 +150,13 @@ def _add_routes(
         """The reward of a picture under its prompt, by the program the caller names."""
         pixels = decode_base64_image(request.image, limits)
         # By name only: a path in a request would import code of the caller's choice.
-        program = own if request.program is None else reward_program(request.program)
-        made = await question_set(
+        program = default_program
+        if request.program is not None:
+            program = reward_program(request.program)
+        questions = await question_set(
             program, request.prompt, request.questions, decomposer, settings.max_questions
         )
-        return score_response(await judge_picture(program, made, pixels, verifier), made)
+        return score_response(await judge_picture(program, questions, pixels, verifier), questions)
 
 
 def _add_probes(
@@ -161,9 +165,9 @@ def _add_probes(
     @app.get("/v1/info", responses=_ERRORS)
     async def info() -> models.InfoResponse:
         """Model and revision behind each service, and the reward programs there are."""
-        asked = await asyncio.gather(decomposer.info(), verifier.info())
+        infos = await asyncio.gather(decomposer.info(), verifier.info())
         rewards = {"default": settings.reward_program, "programs": list(reward_programs())}
-        return {"decomposer": dict(asked[0]), "verifier": dict(asked[1]), "rewards": rewards}
+        return {"decomposer": dict(infos[0]), "verifier": dict(infos[1]), "rewards": rewards}
 
     @app.get(
         "/healthz",
@@ -172,19 +176,20 @@ def _add_probes(
     )
     async def healthz() -> JSONResponse:
         """200 where both services answer, 503 with the reason where one does not."""
-        found = await asyncio.gather(_probe(decomposer.info()), _probe(verifier.info()))
-        well = all(fine for fine, _ in found)
+        probes = await asyncio.gather(_probe(decomposer.info()), _probe(verifier.info()))
+        healthy = all(answers for answers, _ in probes)
         body = models.HealthResponse(
-            status="ok" if well else "degraded",
-            services={"decomposer": found[0][1], "verifier": found[1][1]},
+            status="ok" if healthy else "degraded",
+            services={"decomposer": probes[0][1], "verifier": probes[1][1]},
         )
-        return JSONResponse(body.model_dump(), 200 if well else 503)
+        return JSONResponse(body.model_dump(), 200 if healthy else 503)
 
 
-async def _probe(asked: Awaitable[Mapping[str, Any]]) -> tuple[bool, str]:
+async def _probe(info: Awaitable[Mapping[str, Any]]) -> tuple[bool, str]:
+    """Whether a service answers, and with which revision or error."""
     try:
         async with asyncio.timeout(_PROBE_S):
-            return True, str((await asked)["revision"])
+            return True, str((await info)["revision"])
     except (MeshError, TimeoutError) as error:
         return False, f"{type(error).__name__}: {error}"
 
@@ -224,11 +229,7 @@ def _error(
 def _served_app(args: dict[str, Any]) -> FastAPI:
     """The application as a replica makes it, over Serve handles."""
     settings = parse_settings(GatewaySettings, args, "gateway")
-    patience: dict[str, Any] = {
-        "max_concurrency": settings.max_concurrency,
-        "deadline_s": settings.deadline_s,
-        "max_attempts": settings.max_attempts,
-    }
+    patience = settings.patience()
     return create_app(
         connect_decomposer(app=settings.decomposer_app, **patience),
         connect_verifier(app=settings.verifier_app, **patience),

@@ -17,7 +17,7 @@ ErrorResponse = Callable[[MeshError], JSONResponse]
 
 
 class Generator(Protocol):
-    """Who draws; see :func:`services.client.connect_generator`."""
+    """Who draws; see :func:`services.generator.client.connect_generator`."""
 
     def events(self, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Events of a request, as they happen."""
@@ -58,10 +58,10 @@ def add_generate(
 
 
 async def _collect(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
-    seen = [event async for event in events]
-    done = seen[-1]
+    all_events = [event async for event in events]
+    done = all_events[-1]
     return {
-        "rounds": [event for event in seen if event["event"] == "round"],
+        "rounds": [event for event in all_events if event["event"] == "round"],
         "kept_round": done["kept_round"],
         "seconds": done["seconds"],
     }

@@ -21,11 +21,11 @@ class Guard:
         *,
         token: str | None,
         max_body_bytes: int,
-        max_concurrency: int,
+        max_requests: int,
     ) -> None:
         self.app = app
         self._token = token.encode() if token else None
-        self._max_body, self._max_concurrency = max_body_bytes, max_concurrency
+        self._max_body, self._max_requests = max_body_bytes, max_requests
         self._active = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,10 +45,10 @@ class Guard:
         if length.isdigit() and int(length) > self._max_body:
             await self._too_large(send, int(length))
             return
-        if self._active >= self._max_concurrency:
+        if self._active >= self._max_requests:
             await _refuse(
                 send, 429, "too_many_requests",
-                f"the gateway takes {self._max_concurrency} requests at once, it has as many; wait "
+                f"the gateway takes {self._max_requests} requests at once, it has as many; wait "
                 "a second and send it again", {"retry-after": "1"},
             )  # fmt: skip
             return
@@ -61,9 +61,9 @@ class Guard:
     def _authorised(self, header: bytes) -> bool:
         if self._token is None:
             return True
-        scheme, _, given = header.partition(b" ")
+        scheme, _, token = header.partition(b" ")
         # Compared in constant time, so that answers do not tell how much of a guess was right.
-        return hmac.compare_digest(given.strip(), self._token) and scheme.lower() == b"bearer"
+        return hmac.compare_digest(token.strip(), self._token) and scheme.lower() == b"bearer"
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Reads the whole body first, so that one without a length is stopped at the limit."""

@@ -21,7 +21,7 @@ def as_prompt(text: str) -> Prompt:
 async def question_set(
     program: RewardProgram,
     prompt: str,
-    given: Sequence[models.QuestionModel] | None,
+    own_questions: Sequence[models.QuestionModel] | None,
     decomposer: Decomposer,
     most: int,
 ) -> QuestionSet:
@@ -31,25 +31,25 @@ async def question_set(
         ConfigError: for an empty prompt, for questions that cannot be asked, and for questions
             given to a program that would not ask them.
     """
-    if given is None:
+    if own_questions is None:
         return await questions_for(program, as_prompt(prompt), decomposer)
     if not asks_the_set(program):
         raise ConfigError(
-            f"{program.name} words its own questions, got {len(given)} beside it; leave questions "
-            "out or choose another program"
+            f"{program.name} words its own questions, got {len(own_questions)} beside it; leave "
+            "questions out or choose another program"
         )
-    return QuestionSet(prompt=prompt, questions=as_questions(given, most), revision="given")
+    return QuestionSet(prompt=prompt, questions=as_questions(own_questions, most), revision="given")
 
 
-def as_questions(given: Sequence[models.QuestionModel | str], most: int) -> tuple[Question, ...]:
+def as_questions(items: Sequence[models.QuestionModel | str], most: int) -> tuple[Question, ...]:
     """At most ``most`` questions with ids of their own; ConfigError for others."""
-    if len(given) > most:
-        raise ConfigError(f"a picture is asked at most {most} questions, got {len(given)}; split")
+    if len(items) > most:
+        raise ConfigError(f"a picture is asked at most {most} questions, got {len(items)}; split")
     records = [
         item.model_dump()
         if isinstance(item, models.QuestionModel)
         else {"id": f"s{i}", "text": item, "kind": "semantic", "tag": "Existence"}
-        for i, item in enumerate(given)
+        for i, item in enumerate(items)
     ]
     questions = questions_from_records(records)
     if len({question.id for question in questions}) < len(questions):
@@ -70,7 +70,7 @@ def verdict_models(verdicts: Sequence[Verdict]) -> list[models.VerdictModel]:
     ]
 
 
-def score_response(score: Score, made: QuestionSet) -> models.ScoreResponse:
+def score_response(score: Score, questions: QuestionSet) -> models.ScoreResponse:
     """A score as it is sent, with all it is made of."""
     return models.ScoreResponse(
         reward=score.value,
@@ -80,5 +80,5 @@ def score_response(score: Score, made: QuestionSet) -> models.ScoreResponse:
         aggregate=score.aggregate,
         questions=question_models(score.questions),
         verdicts=verdict_models(score.verdicts),
-        revision=score.revision or made.revision,
+        revision=score.revision or questions.revision,
     )

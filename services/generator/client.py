@@ -58,6 +58,13 @@ def _as_mesh_error(cause: BaseException) -> MeshError:
     )
 
 
-def connect_generator(*, app: str = "generator", max_attempts: int = 4) -> GeneratorClient:
-    """A generator client; nothing is contacted before the first request."""
-    return GeneratorClient(app, CallPolicy(max_attempts=max_attempts))
+def connect_generator(
+    *, app: str = "generator", max_attempts: int | None = None
+) -> GeneratorClient:
+    """A generator client; nothing is contacted before the first request.
+
+    Of a client's patience only ``max_attempts`` applies (None: the default): how many requests are
+    drawn at once and how long one may take is the generator's own setting.
+    """
+    policy = CallPolicy() if max_attempts is None else CallPolicy.of(max_attempts=max_attempts)
+    return GeneratorClient(app, policy)

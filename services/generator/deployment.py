@@ -16,8 +16,9 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from alphagrpo.config import load_config
-from services.generator.generating import Generating, PolicyQueue, open_queue
 from services.generator.models import GenerateRequest, RoundEvent
+from services.generator.policy_queue import PolicyQueue, open_queue
+from services.generator.service import GenerationService
 from services.metrics import GeneratorMetrics
 from services.paths import project_root
 from services.settings import GeneratorSettings, parse_settings
@@ -40,19 +41,19 @@ class GeneratorDeployment:
 
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]
         settings = parse_settings(GeneratorSettings, args, "generator")
-        self.studio: PolicyQueue = await asyncio.to_thread(open_queue, settings)
-        self.generating = Generating(self.studio, settings)
+        self.queue: PolicyQueue = await asyncio.to_thread(open_queue, settings)
+        self.service = GenerationService(self.queue, settings)
         self.metrics = GeneratorMetrics()
         self._settings = settings
         self._following = asyncio.create_task(self._follow())
-        log.info("generator is ready, weights %s", self.studio.weights)
+        log.info("generator is ready, weights %s", self.queue.weights)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """``user_config: {weights: FOLDER}``: another run or checkpoint, without a restart."""
         weights = user_config.get("weights")
         if weights is not None:
-            self.studio.source = str(weights)
-            await self.studio.refresh()
+            self.queue.source = str(weights)
+            await self.queue.refresh()
 
     async def generate(self, request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Events of :mod:`services.generator.models` as JSON values, as they happen.
@@ -61,7 +62,7 @@ class GeneratorDeployment:
         Overloaded, DeadlineExceeded, and what decomposer or verifier raise.
         """
         with self.metrics.request():
-            async for event in self.generating.events(GenerateRequest.model_validate(request)):
+            async for event in self.service.events(GenerateRequest.model_validate(request)):
                 if isinstance(event, RoundEvent):
                     self.metrics.picture(event.weights.version, event.round)
                 yield event.model_dump(mode="json")
@@ -69,12 +70,12 @@ class GeneratorDeployment:
     async def info(self) -> dict[str, Any]:
         """Which weights draw, what is waiting, and the limits of requests."""
         return {
-            "model": self.studio.model_name,
-            "revision": f"{self.studio.model_name}@v{self.studio.weights.version}",
-            "weights": self.studio.weights.model_dump(),
-            "queued": self.studio.queued,
+            "model": self.queue.model_name,
+            "revision": f"{self.queue.model_name}@v{self.queue.weights.version}",
+            "weights": self.queue.weights.model_dump(),
+            "queued": self.queue.queued,
             "max_rounds": self._settings.max_rounds,
-            "size": list(self.studio.size),
+            "size": list(self.queue.size),
         }
 
     async def check_health(self) -> None:
@@ -86,11 +87,11 @@ class GeneratorDeployment:
         """Look for newer weights every ``poll_s``; weights that cannot be read are left alone."""
         while True:
             await asyncio.sleep(self._settings.poll_s)
-            await self.studio.refresh()
+            await self.queue.refresh()
 
     def __del__(self) -> None:
-        if studio := getattr(self, "studio", None):
-            studio.close()
+        if queue := getattr(self, "queue", None):
+            queue.close()
 
 
 def build(args: dict[str, Any]) -> serve.Application:

@@ -10,11 +10,10 @@ from services.autoscaling import PENDING, desired_replicas, pending_work_policy
 
 
 @pytest.mark.parametrize(
-    ("pending", "wanted"), [(0, 1), (1, 1), (100, 1), (101, 2), (350, 4), (9999, 6)]
+    ("pending", "replicas"), [(0, 1), (1, 1), (100, 1), (101, 2), (350, 4), (9999, 6)]
 )
-def test_replicas_follow_pending_work_within_bounds(pending, wanted):
-    got = desired_replicas(pending, target=100, current=3, smallest=1, largest=6)
-    assert got == wanted
+def test_replicas_follow_pending_work_within_bounds(pending, replicas):
+    assert desired_replicas(pending, target=100, current=3, smallest=1, largest=6) == replicas
 
 
 def _context(queued: float, **pending: float) -> SimpleNamespace:
@@ -28,11 +27,11 @@ def _context(queued: float, **pending: float) -> SimpleNamespace:
 
 
 def test_policy_adds_what_waits_at_callers_to_what_replicas_report():
-    wanted, state = pending_work_policy(
+    replicas, state = pending_work_policy(
         _context(queued=10, a=100.0, b=50.0), target=100, work_per_request=45
     )
     assert state["pending"] == 100 + 50 + 10 * 45
-    assert wanted == 6
+    assert replicas == 6
 
 
 def test_policy_rests_at_the_smallest_before_any_report():

@@ -33,7 +33,7 @@ from services.retry import CallPolicy
 from services.transport import HttpTransport
 
 PIXELS = np.zeros((8, 8, 3), np.uint8)
-ASKED = (
+QUESTIONS = (
     Question(id="s0", text="is there a fox ?", kind="semantic", tag="Existence"),
     Question(id="q0", text="is it drawn well ?", kind="quality", tag="Aesthetics"),
 )
@@ -63,7 +63,7 @@ class FakeTransport:
         if method == "info":
             return {"revision": "single@1"}
         if method == "decompose":
-            return QuestionSet(prompt=args[0], questions=ASKED, revision="single@1")
+            return QuestionSet(prompt=args[0], questions=QUESTIONS, revision="single@1")
         return [Verdict(question_id=q.id, p_yes=0.5, judge="j") for q in args[1]]
 
 
@@ -79,7 +79,7 @@ class FakeTransport:
 async def test_what_passes_is_retried(error):
     transport = FakeTransport(error, error)
     client = VerifierClient(transport, QUICK)
-    verdicts = await client.verify(PIXELS, ASKED)
+    verdicts = await client.verify(PIXELS, QUESTIONS)
     assert [v.question_id for v in verdicts] == ["s0", "q0"]
     assert len(transport.calls) == 3
     assert client.stats.retries == 2
@@ -101,7 +101,7 @@ async def test_attempts_are_limited_and_the_last_cause_is_told():
     transport = FakeTransport(*[BackPressureError(3, 3)] * 9)
     client = VerifierClient(transport, QUICK)
     with pytest.raises(ServiceUnavailable, match=r"4 attempts.*BackPressureError") as caught:
-        await client.verify(PIXELS, ASKED)
+        await client.verify(PIXELS, QUESTIONS)
     assert isinstance(caught.value.__cause__, BackPressureError)
     assert len(transport.calls) == 4
 
@@ -109,12 +109,12 @@ async def test_attempts_are_limited_and_the_last_cause_is_told():
 async def test_the_deadline_covers_attempts_and_waiting():
     client = VerifierClient(FakeTransport(wait_s=5.0), CallPolicy(deadline_s=0.05))
     with pytest.raises(DeadlineExceeded, match=r"within 0\.05 s"):
-        await client.verify(PIXELS, ASKED)
+        await client.verify(PIXELS, QUESTIONS)
     waiting = VerifierClient(
         FakeTransport(wait_s=0.06), CallPolicy(deadline_s=0.1, max_concurrency=1)
     )
     answers = await asyncio.gather(
-        *(waiting.verify(PIXELS, ASKED) for _ in range(3)), return_exceptions=True
+        *(waiting.verify(PIXELS, QUESTIONS) for _ in range(3)), return_exceptions=True
     )
     assert sum(isinstance(answer, DeadlineExceeded) for answer in answers) == 2
     assert waiting.stats.late == 2
@@ -123,14 +123,14 @@ async def test_the_deadline_covers_attempts_and_waiting():
 async def test_a_service_timeout_is_not_taken_for_the_clients_own():
     client = VerifierClient(FakeTransport(DeadlineExceeded("the gateway gave up")), QUICK)
     with pytest.raises(DeadlineExceeded, match="the gateway gave up"):
-        await client.verify(PIXELS, ASKED)
+        await client.verify(PIXELS, QUESTIONS)
     assert client.stats.late == 0
 
 
 async def test_no_more_calls_at_once_than_slots():
     transport = FakeTransport(wait_s=0.002)
     client = VerifierClient(transport, CallPolicy(max_concurrency=3))
-    await asyncio.gather(*(client.verify(PIXELS, ASKED) for _ in range(12)))
+    await asyncio.gather(*(client.verify(PIXELS, QUESTIONS) for _ in range(12)))
     assert transport.most_active == 3
     assert client.stats.answered == 12
 
@@ -139,7 +139,7 @@ def test_a_client_serves_one_event_loop_after_another():
     client = VerifierClient(FakeTransport(wait_s=0.001), CallPolicy(max_concurrency=1))
 
     async def twice() -> None:
-        await asyncio.gather(client.verify(PIXELS, ASKED), client.verify(PIXELS, ASKED))
+        await asyncio.gather(client.verify(PIXELS, QUESTIONS), client.verify(PIXELS, QUESTIONS))
 
     asyncio.run(twice())
     asyncio.run(twice())
@@ -149,7 +149,7 @@ def test_a_client_serves_one_event_loop_after_another():
 async def test_a_broken_picture_is_never_sent():
     transport = FakeTransport()
     with pytest.raises(BadImage):
-        await VerifierClient(transport).verify(PIXELS[..., 0], ASKED)
+        await VerifierClient(transport).verify(PIXELS[..., 0], QUESTIONS)
     assert await VerifierClient(transport).verify(PIXELS, ()) == ()
     assert transport.calls == []
 
@@ -160,16 +160,16 @@ async def test_verdicts_for_other_questions_are_refused():
             return [Verdict(question_id="x", p_yes=0.5, judge="j")]
 
     with pytest.raises(ServiceError, match="one verdict per question"):
-        await VerifierClient(Confused()).verify(PIXELS, ASKED)
+        await VerifierClient(Confused()).verify(PIXELS, QUESTIONS)
 
 
 async def test_the_store_is_asked_first(tmp_path):
     store = QuestionStore(tmp_path)
     first = DecomposerClient(FakeTransport(), QUICK, store)
-    made = await first.decompose(PROMPT)
+    question_set = await first.decompose(PROMPT)
     transport = FakeTransport()
     second = DecomposerClient(transport, QUICK, store)
-    assert await second.decompose(PROMPT) == made
+    assert await second.decompose(PROMPT) == question_set
     assert [method for method, _ in transport.calls] == ["info"]
     assert (first.store_hits, second.store_hits) == (0, 1)
 
@@ -189,8 +189,8 @@ def test_factories_take_the_run_configs_options_and_pickle():
     config = ServiceConfig(max_concurrency=5, deadline_s=9.0)
     client = connect_verifier(**config.verifier_options())
     assert client._caller.policy.max_concurrency == 5
-    made = connect_decomposer(**config.decomposer_options())
-    assert made._store is None
+    decomposer = connect_decomposer(**config.decomposer_options())
+    assert decomposer._store is None
     assert pickle.loads(pickle.dumps(connect_verifier)) is connect_verifier
 
 
@@ -220,22 +220,22 @@ async def test_gateway_answers_become_the_same_errors(status, body, kind):
     http = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://gateway")
     client = VerifierClient(HttpTransport("verifier", "http://gateway", client=http), QUICK)
     with pytest.raises(kind):
-        await client.verify(PIXELS, ASKED)
+        await client.verify(PIXELS, QUESTIONS)
 
 
 async def test_a_gateway_that_is_away_is_retried():
-    asked = 0
+    requests = 0
 
     def answer(request: httpx.Request) -> httpx.Response:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
+        nonlocal requests
+        requests += 1
+        if requests == 1:
             raise httpx.ConnectError("refused")
         record = {"question_id": "s0", "p_yes": 0.25, "judge": "j"}
         return httpx.Response(200, json={"verdicts": [record]})
 
     http = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://gateway")
     client = VerifierClient(HttpTransport("verifier", "http://gateway", client=http), QUICK)
-    verdicts = await client.verify(PIXELS, ASKED[:1])
+    verdicts = await client.verify(PIXELS, QUESTIONS[:1])
     assert verdicts == (Verdict(question_id="s0", p_yes=0.25, judge="j"),)
     assert client.stats.retries == 1

@@ -70,9 +70,9 @@ def _http(services: FakeServices, **settings: Any) -> httpx.AsyncClient:
 async def test_decompose_verify_and_score():
     services = FakeServices()
     async with _http(services) as http:
-        made = (await http.post("/v1/decompose", json={"prompt": "a fox"})).json()
-        assert [q["id"] for q in made["questions"]] == ["s0", "q0"]
-        body = {"image": IMAGE, "questions": ["is there a fox ?", made["questions"][1]]}
+        decomposed = (await http.post("/v1/decompose", json={"prompt": "a fox"})).json()
+        assert [q["id"] for q in decomposed["questions"]] == ["s0", "q0"]
+        body = {"image": IMAGE, "questions": ["is there a fox ?", decomposed["questions"][1]]}
         answer = (await http.post("/v1/verify", json=body)).json()
         assert [v["question_id"] for v in answer["verdicts"]] == ["s0", "q0"]
         scored = (await http.post("/v1/score", json={"prompt": "a fox", "image": IMAGE})).json()
@@ -239,9 +239,9 @@ async def test_clients_speak_to_the_gateway_as_to_the_services():
     )
     verifier, decomposer = VerifierClient(make("verifier")), DecomposerClient(make("decomposer"))
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    made = await decomposer.decompose(Prompt(id="p", text="a fox"))
-    verdicts = await verifier.verify(pixels, made.questions)
-    assert made.questions == QUESTIONS
+    question_set = await decomposer.decompose(Prompt(id="p", text="a fox"))
+    verdicts = await verifier.verify(pixels, question_set.questions)
+    assert question_set.questions == QUESTIONS
     assert [v.p_yes for v in verdicts] == [0.64, 0.64]
     assert np.array_equal(services.pixels[0], pixels)
     assert await decomposer.revision() == "r@1"

@@ -30,8 +30,9 @@ from alphagrpo.types import Prompt, Question, Score, Verdict
 from miniature.policy.pretrain import special_ids
 from miniature.tokenizer import build_tokenizer
 from services.gateway.app import create_app
-from services.generator.generating import Generating, newest_weights, open_queue
 from services.generator.models import DoneEvent, GenerateRequest, RoundEvent, StageEvent
+from services.generator.policy_queue import newest_weights, open_queue
+from services.generator.service import GenerationService
 from services.settings import GatewaySettings, GeneratorSettings
 from tests.fakes import make_config
 from tests.services.test_gateway import FakeServices
@@ -87,19 +88,19 @@ class FakeScorer:
 
 
 @pytest.fixture
-def studio(run: dict[str, Any]) -> Iterator[Any]:
-    found = open_queue(settings(run))
-    yield found
-    found.close()
+def queue(run: dict[str, Any]) -> Iterator[Any]:
+    policy_queue = open_queue(settings(run))
+    yield policy_queue
+    policy_queue.close()
 
 
-async def events_of(generating: Generating, **fields: Any) -> list[Any]:
-    return [event async for event in generating.events(GenerateRequest(**fields))]
+async def events_of(service: GenerationService, **fields: Any) -> list[Any]:
+    return [event async for event in service.events(GenerateRequest(**fields))]
 
 
-async def test_rounds_are_told_as_they_happen_and_the_better_is_kept(run, studio) -> None:
-    generating = Generating(studio, settings(run), FakeScorer(0.5, 0.9, 0.2))
-    events = await events_of(generating, prompt="a red circle", seed=3, rounds=2)
+async def test_rounds_are_told_as_they_happen_and_the_better_is_kept(run, queue) -> None:
+    service = GenerationService(queue, settings(run), FakeScorer(0.5, 0.9, 0.2))
+    events = await events_of(service, prompt="a red circle", seed=3, rounds=2)
     kinds = [f"{e.stage}{e.round}" if isinstance(e, StageEvent) else f"{e.event}" for e in events]
     assert kinds == [
         "drawing0", "judging0", "round", "drawing1", "judging1", "round",
@@ -116,20 +117,22 @@ async def test_rounds_are_told_as_they_happen_and_the_better_is_kept(run, studio
         assert one.weights.version == -1
 
 
-async def test_one_picture_needs_no_judge_and_the_same_seed_gives_it_again(run, studio) -> None:
-    generating = Generating(studio, settings(run), FakeScorer(error=ServiceUnavailable("gone")))
+async def test_one_picture_needs_no_judge_and_the_same_seed_gives_it_again(run, queue) -> None:
+    service = GenerationService(queue, settings(run), FakeScorer(error=ServiceUnavailable("gone")))
     first, again, other = [
-        (await events_of(generating, prompt="a red circle", seed=seed))[1].picture
+        (await events_of(service, prompt="a red circle", seed=seed))[1].picture
         for seed in (1, 1, 2)
     ]
     assert first == again != other
 
 
-async def test_a_lost_judge_and_a_late_answer_end_the_request(run, studio) -> None:
-    gone = Generating(studio, settings(run), FakeScorer(error=ServiceUnavailable("gone; wait")))
+async def test_a_lost_judge_and_a_late_answer_end_the_request(run, queue) -> None:
+    gone = GenerationService(
+        queue, settings(run), FakeScorer(error=ServiceUnavailable("gone; wait"))
+    )
     with pytest.raises(ServiceUnavailable):
         await events_of(gone, prompt="a red circle", rounds=1)
-    late = Generating(studio, settings(run, deadline_s=0.0001), FakeScorer())
+    late = GenerationService(queue, settings(run, deadline_s=0.0001), FakeScorer())
     with pytest.raises(DeadlineExceeded, match="fewer rounds"):
         await events_of(late, prompt="a red circle")
 
@@ -158,19 +161,19 @@ async def test_a_lost_judge_and_a_late_answer_end_the_request(run, studio) -> No
     ],
 )
 async def test_requests_out_of_bounds_are_refused_before_drawing(
-    run, studio, fields: dict[str, Any], error: type[Exception], words: str
+    run, queue, fields: dict[str, Any], error: type[Exception], words: str
 ) -> None:
-    generating = Generating(studio, settings(run, max_prompt_chars=40), FakeScorer())
+    service = GenerationService(queue, settings(run, max_prompt_chars=40), FakeScorer())
     with pytest.raises(error, match=words):
-        await events_of(generating, **fields)
+        await events_of(service, **fields)
 
 
-async def test_an_edit_begins_from_the_picture_it_is_given(run, studio) -> None:
-    generating = Generating(studio, settings(run), FakeScorer())
+async def test_an_edit_begins_from_the_picture_it_is_given(run, queue) -> None:
+    service = GenerationService(queue, settings(run), FakeScorer())
     pictures = [
         (
             await events_of(
-                generating,
+                service,
                 prompt="make it red",
                 image=encode_png_base64(np.full((48, 48, 3), shade, np.uint8)),
             )
@@ -198,14 +201,14 @@ def write_checkpoint(run: Mapping[str, Any], folder: Path, step: int) -> None:
 async def test_newer_weights_are_followed_without_a_restart(run, tmp_path) -> None:
     folder = tmp_path / "runs" / "r"
     (folder / "checkpoints").mkdir(parents=True)
-    studio = open_queue(settings(run, weights=str(folder)))
-    generating = Generating(studio, settings(run), FakeScorer())
-    before = (await events_of(generating, prompt="a red circle"))[1]
-    assert not await studio.refresh(), "a run without a checkpoint has nothing to follow yet"
+    queue = open_queue(settings(run, weights=str(folder)))
+    service = GenerationService(queue, settings(run), FakeScorer())
+    before = (await events_of(service, prompt="a red circle"))[1]
+    assert not await queue.refresh(), "a run without a checkpoint has nothing to follow yet"
     write_checkpoint(run, folder, 3)
-    assert await studio.refresh()
-    assert not await studio.refresh(), "they are the newest already"
-    after = (await events_of(generating, prompt="a red circle"))[1]
+    assert await queue.refresh()
+    assert not await queue.refresh(), "they are the newest already"
+    after = (await events_of(service, prompt="a red circle"))[1]
     assert (before.weights.version, after.weights.version) == (-1, 2)
     assert after.weights.source.endswith("step-000003/learner")
     assert before.picture != after.picture
@@ -213,10 +216,10 @@ async def test_newer_weights_are_followed_without_a_restart(run, tmp_path) -> No
     write_checkpoint(run, folder, 4)
     tensors = folder / "checkpoints" / "step-000004" / "learner" / "learner.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-8])
-    assert not await studio.refresh()
-    again = (await events_of(generating, prompt="a red circle"))[1]
+    assert not await queue.refresh()
+    again = (await events_of(service, prompt="a red circle"))[1]
     assert (again.weights, again.picture) == (after.weights, after.picture)
-    studio.close()
+    queue.close()
 
 
 def test_weights_are_a_run_or_a_checkpoint(tmp_path) -> None:
@@ -258,11 +261,11 @@ def client(generator: FakeGenerator | None) -> httpx.AsyncClient:
 
 
 def parse_sse(text: str) -> list[tuple[str, dict[str, Any]]]:
-    found = []
+    events = []
     for block in text.strip().split("\n\n"):
         event, data = block.split("\n")
-        found.append((event.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
-    return found
+        events.append((event.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return events
 
 
 async def test_one_answer_holds_all_rounds_and_says_who_drew_them() -> None:

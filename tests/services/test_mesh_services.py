@@ -26,6 +26,7 @@ from alphagrpo.types import Prompt, Question
 from services.client import connect_decomposer, connect_verifier
 from services.deploying import ensure_deployed, redeploy, undeploy
 from services.paths import project_root
+from services.serve_config import load_serve_file
 from tests.services.models import is_trained, miniature
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(1500)]
@@ -59,7 +60,9 @@ def config(mesh_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     path = folder / "shapes.yaml"
     path.write_text(yaml.safe_dump(raw))
     seen: list[dict[str, str]] = []
-    report = ensure_deployed(path, progress=lambda states: seen.append(dict(states)))
+    report = ensure_deployed(
+        load_serve_file(path), progress=lambda states: seen.append(dict(states))
+    )
     assert set(report.started) == set(APPS)
     assert set(seen[-1].values()) == {"RUNNING"}
     yield path
@@ -87,7 +90,7 @@ def _url(config: Path) -> str:
 
 def test_services_that_run_are_left_alone(config):
     pids = _verifier_pids()
-    report = ensure_deployed(config)
+    report = ensure_deployed(load_serve_file(config))
     assert report.started == ()
     assert set(report.attached) == set(APPS)
     assert _verifier_pids() == pids
@@ -187,7 +190,7 @@ async def test_replicas_change_under_traffic_without_a_failed_call(config):
             "num_replicas"
         ] = replicas
         config.write_text(yaml.safe_dump(raw))
-        await asyncio.to_thread(redeploy, config)
+        await asyncio.to_thread(redeploy, load_serve_file(config))
         await asyncio.to_thread(_wait_for_replicas, replicas)
     done.set()
     asked = sum(await asyncio.gather(*traffic))

@@ -12,7 +12,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from alphagrpo.errors import CheckpointError, ConfigError
 from services.paths import ROOT_VARIABLE, check_model, project_root, resolve_model
-from services.serve_config import load_serve_config
+from services.serve_config import load_serve_file, read_serve_file
 
 SERVE = project_root() / "deploy" / "serve"
 PLAIN: dict[str, Any] = {
@@ -35,8 +35,10 @@ def _write(folder: Path, config: Any) -> Path:
 
 
 def test_a_plain_config_is_read(tmp_path):
-    config = load_serve_config(_write(tmp_path, PLAIN))
-    assert [app.name for app in config.applications] == ["gateway"]
+    serve_file = load_serve_file(_write(tmp_path, PLAIN))
+    assert serve_file.applications == ("gateway",)
+    assert serve_file.http_port == 8000
+    assert serve_file.raw == PLAIN
 
 
 def _with(*path: Any, value: Any) -> dict[str, Any]:
@@ -73,12 +75,12 @@ def _with(*path: Any, value: Any) -> dict[str, Any]:
 )
 def test_what_ray_would_let_pass_is_refused(tmp_path, config, message):
     with pytest.raises(ConfigError, match=message):
-        load_serve_config(_write(tmp_path, config))
+        load_serve_file(_write(tmp_path, config))
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="does not exist"):
-        load_serve_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=r"none\.yaml does not"):
+        load_serve_file(tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_our_own_files_are_valid_and_stay_at_home(name, monkeypatch, tmp_path):
     # The generator's file names a run config, which is found from the root like the models.
     (tmp_path / "deploy" / "configs").symlink_to(SERVE.parent / "configs")
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
-    config = load_serve_config(SERVE / name)
+    config = load_serve_file(SERVE / name).schema
     assert isinstance(config, ServeDeploySchema)
     assert config.http_options.host == "127.0.0.1"
     routes = {app.name: app.route_prefix for app in config.applications}
@@ -102,10 +104,38 @@ def test_our_own_files_are_valid_and_stay_at_home(name, monkeypatch, tmp_path):
     assert routes == {"decomposer": None, "verifier": None, "gateway": "/", **generator}
 
 
+TWO: dict[str, Any] = {
+    "http_options": {"port": 8123},
+    "applications": [
+        {**PLAIN["applications"][0], "name": "b", "route_prefix": "/b", "args": {"tokn": 1}},
+        {**PLAIN["applications"][0], "name": "a", "route_prefix": "/a"},
+    ],
+}
+
+
+def test_the_chosen_applications_alone_are_checked_and_passed_on(tmp_path):
+    path = _write(tmp_path, TWO)
+    serve_file = load_serve_file(path, ["a"])
+    assert serve_file.applications == ("a",)
+    assert [app.route_prefix for app in serve_file.schema.applications] == ["/a"]
+    assert [app["name"] for app in serve_file.raw["applications"]] == ["a"]
+    assert serve_file.http_port == 8123
+    assert read_serve_file(path).only(["a", "b"]).applications == ("a", "b")
+    with pytest.raises(ConfigError, match="tokn"):
+        load_serve_file(path)
+    with pytest.raises(ConfigError, match=r"application 'judge', it has b, a; check services"):
+        load_serve_file(path, ["judge"])
+
+
+def test_builders_of_others_are_left_to_the_cluster(tmp_path):
+    path = _write(tmp_path, _with("applications", 0, "import_path", value="theirs.app:build"))
+    assert load_serve_file(path).applications == ("gateway",)
+
+
 def test_a_missing_model_is_named_before_anything_starts(monkeypatch, tmp_path):
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
     with pytest.raises(CheckpointError, match="deploy/models/decomposer"):
-        load_serve_config(SERVE / "shapes.yaml")
+        load_serve_file(SERVE / "shapes.yaml")
 
 
 def test_models_are_found_from_the_project_root(monkeypatch, tmp_path):

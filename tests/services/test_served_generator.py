@@ -17,6 +17,7 @@ import yaml
 from alphagrpo.errors import ConfigError
 from services.deploying import ensure_deployed, undeploy
 from services.generator.client import GeneratorClient, connect_generator
+from services.serve_config import load_serve_file
 from tests.services.test_generator import run, write_checkpoint
 
 __all__ = ["run"]  # a fixture
@@ -47,7 +48,7 @@ def served(mesh_cluster: str, run: dict[str, Any], tmp_path_factory: pytest.Temp
     }
     path = folder.parent / "serve.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    ensure_deployed(path)
+    ensure_deployed(load_serve_file(path))
     yield folder
     undeploy(["generator"])
 

@@ -11,11 +11,12 @@ from alphagrpo.cli import prechecks
 from alphagrpo.cli.launch import check_reward, precheck
 from alphagrpo.cli.main import main
 from alphagrpo.cli.placement import placement_of
-from alphagrpo.cli.ray_session import wanted_address
+from alphagrpo.cli.ray_session import address_to_join
 from alphagrpo.config import RunConfig, load_config
 from alphagrpo.errors import CheckpointError, ConfigError, EnvironmentProblem, PromptFileError
 from alphagrpo.models.bagel import random_bagel, save_bagel, tiny_config
 from alphagrpo.policy.family import FAMILY
+from services.serve_config import load_serve_file
 from tests.fakes import make_config
 
 ROOT = Path(__file__).parents[3]
@@ -105,7 +106,7 @@ def test_too_little_memory_is_said_with_both_numbers(monkeypatch: pytest.MonkeyP
     import psutil
 
     config = make_config(rollout={"num_runners": 2})
-    placement = placement_of(config)
+    placement = placement_of(config, None)
     free = SimpleNamespace(available=2 * prechecks.GIB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     with pytest.raises(EnvironmentProblem, match=r"needs about 3\.0 GiB.*2\.0 GiB are free"):
@@ -132,24 +133,25 @@ def test_ray_address_decides_and_a_foreign_cluster_is_not_joined_unasked(
 ) -> None:
     monkeypatch.setattr(prechecks, "running_clusters", lambda: ("10.0.0.1:6379",))
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.9:6379")
-    assert wanted_address() == "10.0.0.9:6379"
+    assert address_to_join() == "10.0.0.9:6379"
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    assert wanted_address() is None
+    assert address_to_join() is None
     monkeypatch.delenv("RAY_ADDRESS")
     with pytest.raises(EnvironmentProblem, match=r"RAY_ADDRESS=10\.0\.0\.1:6379.*ray stop"):
-        wanted_address()
+        address_to_join()
     monkeypatch.setattr(prechecks, "running_clusters", lambda: ())
-    assert wanted_address() is None
+    assert address_to_join() is None
 
 
 def test_the_shipped_serve_file_and_the_demo_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    placement = placement_of(load_config(ROOT / "deploy/configs/shapes-rt2i.yaml"))
-    assert placement.serve_found
+    config = load_config(ROOT / "deploy/configs/shapes-rt2i.yaml")
+    serve_file = load_serve_file(config.services.serve_config)
+    placement = placement_of(config, serve_file)
     names = {role.name for role in placement.roles}
     assert {"serve decomposer/Decomposer", "serve verifier/Verifier"} <= names
     assert placement.cpus <= 2, "the demo is meant for two cores"
-    assert placement.http_port == 8000
+    assert serve_file.http_port == 8000
 
 
 def test_doctor_finds_things_and_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:

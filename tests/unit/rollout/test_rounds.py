@@ -59,18 +59,18 @@ def begun_from(chain: Chain) -> list[int | None]:
 
 async def test_the_gate_keeps_the_better_and_goes_on_from_it() -> None:
     chain = Chain(0.5, 0.3, 0.8, 0.8)
-    found = await rounds_of(chain, "dvreward")
-    assert [one.kept for one in found] == [True, False, True, False], "a tie keeps the earlier one"
-    assert [one.refined_from for one in found] == [None, 0, 0, 2]
+    rounds = await rounds_of(chain, "dvreward")
+    assert [one.kept for one in rounds] == [True, False, True, False], "a tie keeps the earlier one"
+    assert [one.refined_from for one in rounds] == [None, 0, 0, 2]
     assert begun_from(chain) == [None, 0, 0, 2]
 
 
 async def test_without_the_gate_the_last_is_kept_whatever_it_is_worth() -> None:
     chain = Chain(0.9, 0.1, 0.2, 0.0)
-    found = await rounds_of(chain, "none")
-    assert all(one.kept for one in found)
+    rounds = await rounds_of(chain, "none")
+    assert all(one.kept for one in rounds)
     assert begun_from(chain) == [None, 0, 1, 2]
-    assert [one.score.value for one in found] == [0.9, 0.1, 0.2, 0.0]
+    assert [one.score.value for one in rounds] == [0.9, 0.1, 0.2, 0.0]
     silent = await rounds_of(Chain(), "none", scored=False)
     assert [one.score for one in silent] == [None] * 4
 

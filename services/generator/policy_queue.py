@@ -1,0 +1,157 @@
+"""A policy that draws for many callers, and the checkpoints whose weights it follows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alphagrpo.config import load_config
+from alphagrpo.errors import CheckpointError, ConfigError
+from alphagrpo.ports import Picture, PictureRequest
+from alphagrpo.record.folder import RunFolder, find_learner
+from alphagrpo.rollout.generation_queue import GenerationQueue
+from services.generator.models import WeightsModel
+from services.paths import project_root
+from services.settings import GeneratorSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from alphagrpo.policy.worker import RolloutWorker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedPicture:
+    """A picture and the weights that drew it."""
+
+    picture: Picture
+    weights: WeightsModel
+
+
+class _SigningWorker:
+    """Draws and signs with the weights in use; called in the drawing thread only."""
+
+    def __init__(self, worker: RolloutWorker) -> None:
+        self.worker = worker
+        self.weights = WeightsModel(version=-1, source=str(worker.config.model.path))
+
+    def draw(self, requests: Sequence[PictureRequest]) -> list[SignedPicture]:
+        return [SignedPicture(picture, self.weights) for picture in self.worker.draw(requests)]
+
+    def load(self, folder: Path) -> None:
+        """Change all weights or none; CheckpointError where they cannot be used."""
+        from alphagrpo.policy.checkpoint import load_weights
+
+        version = load_weights(self.worker.parameters, folder)
+        self.weights = WeightsModel(version=version, source=str(folder))
+
+
+class PolicyQueue(GenerationQueue[SignedPicture]):
+    """A generation queue whose weights are a checkpoint's, or the newest of a run folder.
+
+    ``source`` names the folder; None draws with the model as it is.
+    """
+
+    def __init__(self, worker: RolloutWorker, source: str | None, **limits: int) -> None:
+        self._signing = _SigningWorker(worker)
+        super().__init__(self._signing, **limits)
+        self.config, self.source = worker.config, source
+        self._changing = asyncio.Lock()
+
+    @property
+    def weights(self) -> WeightsModel:
+        """Those that draw the next batch."""
+        return self._signing.weights
+
+    @property
+    def model_name(self) -> str:
+        """Last part of the base model's folder."""
+        return Path(self.config.model.path).name
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of every picture."""
+        task = self.config.task
+        return task.height, task.width
+
+    async def refresh(self) -> bool:
+        """Take newer weights if there are any; returns whether they changed.
+
+        A checkpoint that cannot be read (half written, pruned meanwhile, of another model) is left
+        alone, and the weights in use stay.
+        """
+        if self.source is None:
+            return False
+        async with self._changing:
+            try:
+                folder = newest_weights(project_root() / self.source)
+                if folder is None or str(folder) == self.weights.source:
+                    return False
+                await self.between_batches(partial(self._signing.load, folder))
+            except (ConfigError, OSError) as error:
+                log.warning("weights of %s are not taken: %s", self.source, error)
+                return False
+        log.info("weights are now %s", self.weights)
+        return True
+
+    def load_now(self) -> None:
+        """Before anything is drawn: the newest weights, if the source has any yet.
+
+        Raises CheckpointError where they cannot be used.
+        """
+        folder = newest_weights(project_root() / self.source) if self.source else None
+        if folder is not None:
+            self._signing.load(folder)
+
+    def encode(self, pixels: NDArray[np.uint8]) -> Any:
+        """A picture from outside as what an edit begins from; BadImage for another size."""
+        from alphagrpo.policy.starts import encode_start
+
+        return encode_start(self._signing.worker.model, pixels, self.config.task)
+
+
+def newest_weights(folder: Path) -> Path | None:
+    """The learner's folder in a checkpoint, or in the newest complete checkpoint of a run folder.
+
+    None for a run without a checkpoint yet. Raises CheckpointError for any other folder.
+    """
+    if learner := find_learner(folder):
+        return learner
+    if (folder / "checkpoints").is_dir():
+        newest = RunFolder(folder).newest_checkpoint()
+        return None if newest is None else newest / "learner"
+    raise CheckpointError(
+        f"weights are a checkpoint or the folder of a run, {folder} is neither; give runs/<name> "
+        "or runs/<name>/checkpoints/step-<number>"
+    )
+
+
+def open_queue(settings: GeneratorSettings) -> PolicyQueue:
+    """Load the policy of a generator's settings, with its newest weights.
+
+    Raises ConfigError and CheckpointError for a config or a model that cannot be served.
+    """
+    import torch
+
+    from alphagrpo.policy.loading import load_policy
+    from alphagrpo.policy.worker import RolloutWorker
+
+    config = load_config(project_root() / settings.config, list(settings.overrides))
+    model = config.model.model_copy(update={"path": project_root() / config.model.path})
+    config = config.model_copy(update={"model": model})
+    torch.set_num_threads(config.rollout.threads)
+    policy = load_policy(config)
+    worker = RolloutWorker(policy.model, policy.tokenizer, config)
+    queue = PolicyQueue(
+        worker, settings.weights, max_batch=settings.max_batch, max_queued=settings.max_queued
+    )
+    queue.load_now()
+    return queue

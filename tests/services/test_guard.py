@@ -1,0 +1,122 @@
+"""The guard alone, as ASGI: what passes, what it counts, what it does with a body."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from services.gateway.guard import Guard
+
+
+class Behind:
+    """The application behind the guard: reads its body, then answers or waits."""
+
+    def __init__(self, gate: asyncio.Event | None = None, fail: bool = False) -> None:
+        self.gate, self.fail = gate, fail
+        self.bodies: list[bytes] = []
+        self.after: list[str] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+        self.bodies.append(message.get("body", b""))
+        if self.gate:
+            await self.gate.wait()
+        if self.fail:
+            raise ValueError("odd")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+        if message["type"] == "http.request":
+            self.after.append((await receive())["type"])
+
+
+def guard(app: Any, **options: Any) -> Guard:
+    settings = {"token": None, "max_body_bytes": 10, "max_requests": 1}
+    return Guard(app, **{**settings, **options})
+
+
+async def request(
+    app: Guard, *chunks: bytes, path: str = "/v1/verify", headers: dict[str, str] | None = None
+) -> tuple[int | None, str]:
+    """Status and error code of one request whose body comes in ``chunks``."""
+    messages = [
+        {"type": "http.request", "body": chunk, "more_body": i < len(chunks) - 1}
+        for i, chunk in enumerate(chunks)
+    ]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    raw = [(k.encode(), v.encode()) for k, v in (headers or {}).items()]
+    await app({"type": "http", "path": path, "headers": raw}, receive, send)
+    if not sent:
+        return None, ""
+    body = sent[1]["body"]
+    return sent[0]["status"], "" if body == b"ok" else json.loads(body)["error"]["code"]
+
+
+async def test_a_body_in_pieces_arrives_whole_and_the_disconnect_after_it() -> None:
+    app = Behind()
+    assert await request(guard(app), b"abc", b"def", b"g") == (200, "")
+    assert app.bodies == [b"abcdefg"]
+    assert app.after == ["http.disconnect"]
+
+
+async def test_the_limit_is_on_the_sum_and_is_itself_allowed() -> None:
+    app = Behind()
+    assert await request(guard(app), b"x" * 10) == (200, "")
+    assert await request(guard(app), b"x" * 6, b"x" * 5) == (413, "too_large")
+    assert await request(guard(app), b"", headers={"content-length": "11"}) == (413, "too_large")
+    assert len(app.bodies) == 1
+
+
+async def test_a_caller_that_leaves_while_sending_reaches_nobody() -> None:
+    app = Behind()
+    assert await request(guard(app)) == (None, "")
+    assert app.bodies == []
+
+
+@pytest.mark.parametrize("fail", [False, True])
+async def test_a_place_is_given_back_whatever_happens(fail: bool) -> None:
+    gate = asyncio.Event()
+    app = Behind(gate, fail=fail)
+    watch = guard(app, max_requests=2)
+    busy = [asyncio.create_task(request(watch, b"x")) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    assert await request(watch, b"x") == (429, "too_many_requests")
+    gate.set()
+    await asyncio.gather(*busy, return_exceptions=True)
+    app.fail = False
+    assert await request(watch, b"x") == (200, "")
+
+
+async def test_refused_requests_take_no_place() -> None:
+    watch = guard(Behind(), token="right", max_requests=1)
+    for _ in range(3):
+        assert await request(watch, b"x") == (401, "unauthorized")
+    good = {"authorization": "Bearer right"}
+    assert await request(watch, b"x", headers={**good, "content-length": "99"}) == (
+        413,
+        "too_large",
+    )
+    assert await request(watch, b"x", headers=good) == (200, "")
+
+
+async def test_probes_pass_a_full_gateway_and_need_no_token() -> None:
+    gate = asyncio.Event()
+    watch = guard(Behind(gate), token="right")
+    good = {"authorization": "Bearer right"}
+    busy = asyncio.create_task(request(watch, b"x", headers=good))
+    await asyncio.sleep(0.01)
+    probe = asyncio.create_task(request(watch, b"", path="/healthz"))
+    await asyncio.sleep(0.01)
+    assert await request(watch, b"", headers=good) == (429, "too_many_requests")
+    gate.set()
+    assert await probe == (200, "")
+    assert await busy == (200, "")

@@ -1,0 +1,87 @@
+"""Placement arithmetic: what a run and its Serve file reserve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from alphagrpo.cli.placement import Placement, Role, placement_of, serve_roles
+from alphagrpo.cli.serving import private_cpus
+from services.serve_config import ServeFile, read_serve_file
+from tests.fakes import make_config
+
+
+def serve_file(folder: Path, *deployments: dict[str, Any], **app: Any) -> ServeFile:
+    named = {"name": "judge", "import_path": "x:build", **app}
+    if deployments:
+        named["deployments"] = list(deployments)
+    path = folder / "serve.yaml"
+    path.write_text(yaml.safe_dump({"applications": [named]}), encoding="utf-8")
+    return read_serve_file(path)
+
+
+@pytest.mark.parametrize(
+    ("deployment", "count", "largest", "cpus", "gpus"),
+    [
+        ({}, 1, 1, 1.0, 0.0),
+        ({"num_replicas": 3, "ray_actor_options": {"num_cpus": 0.5}}, 3, 3, 0.5, 0.0),
+        ({"ray_actor_options": {"num_cpus": 0, "num_gpus": 1}}, 1, 1, 0.0, 1.0),
+        ({"autoscaling_config": {"min_replicas": 2, "max_replicas": 5}}, 2, 5, 1.0, 0.0),
+        (
+            {"autoscaling_config": {"min_replicas": 1, "initial_replicas": 3, "max_replicas": 5}},
+            3, 5, 1.0, 0.0,
+        ),
+        (
+            {"num_replicas": "auto", "autoscaling_config": {"min_replicas": 2, "max_replicas": 4}},
+            2, 4, 1.0, 0.0,
+        ),
+    ],
+)  # fmt: skip
+def test_a_deployments_replicas_and_reservations(
+    tmp_path: Path,
+    deployment: dict[str, Any],
+    count: int,
+    largest: int,
+    cpus: float,
+    gpus: float,
+) -> None:
+    (role,) = serve_roles(serve_file(tmp_path, {"name": "Judge", **deployment}))
+    assert role.name == "serve judge/Judge"
+    assert (role.count, role.largest, role.cpus, role.gpus) == (count, largest, cpus, gpus)
+
+
+def test_an_application_without_deployments_starts_one_replica(tmp_path: Path) -> None:
+    (role,) = serve_roles(serve_file(tmp_path))
+    assert (role.name, role.count, role.cpus) == ("serve judge/default", 1, 1.0)
+
+
+def test_the_mesh_is_runners_learner_and_replicas(tmp_path: Path) -> None:
+    config = make_config(
+        rollout={"num_runners": 3, "cpus_per_runner": 0.5, "gpus_per_runner": 1},
+        learner={"cpus": 2, "gpus": 0.5},
+    )
+    judge = {"name": "Judge", "num_replicas": 2, "ray_actor_options": {"num_cpus": 0.4}}
+    placement = placement_of(config, serve_file(tmp_path, judge))
+    assert [role.name for role in placement.roles] == [
+        "rollout runner", "learner", "serve judge/Judge",
+    ]  # fmt: skip
+    assert placement.cpus == pytest.approx(3 * 0.5 + 2 + 2 * 0.4)
+    assert placement.gpus == pytest.approx(3.5)
+    assert placement.num_replicas == 2
+    alone = placement_of(config, None)
+    assert alone.num_replicas == 0
+    assert alone.cpus == pytest.approx(3.5)
+
+
+@pytest.mark.parametrize(("cpus", "whole"), [(0.2, 2), (1.0, 2), (1.1, 3), (4.0, 5)])
+def test_a_private_cluster_has_whole_cpus_and_one_to_spare(cpus: float, whole: int) -> None:
+    placement = Placement(roles=(Role(name="r", count=1, cpus=cpus, gpus=0),))
+    assert placement.whole_cpus == whole
+
+
+def test_services_alone_have_two_cpus_to_spare(tmp_path: Path) -> None:
+    judge = {"name": "Judge", "num_replicas": 4, "ray_actor_options": {"num_cpus": 0.6}}
+    assert private_cpus(serve_file(tmp_path, judge)) == 4
