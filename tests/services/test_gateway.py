@@ -23,6 +23,7 @@ from alphagrpo.errors import (
 from alphagrpo.images import encode_png_base64
 from alphagrpo.types import Prompt, Question, QuestionSet, Verdict
 from services.client import DecomposerClient, VerifierClient
+from services.gateway import app as gateway_app
 from services.gateway.app import create_app
 from services.settings import GatewaySettings
 from services.transport import HttpTransport
@@ -170,7 +171,7 @@ async def test_more_requests_at_once_than_allowed_are_429():
         body = {"image": IMAGE, "questions": ["a ?"]}
         first = asyncio.create_task(http.post("/v1/verify", json=body))
         await asyncio.sleep(0.02)
-        second = await http.post("/v1/verify", json=body)
+        second = await asyncio.wait_for(http.post("/v1/verify", json=body), timeout=5)
         gate.set()
         assert (await first).status_code == 200
     assert second.status_code == 429
@@ -245,3 +246,25 @@ async def test_clients_speak_to_the_gateway_as_to_the_services():
     assert [v.p_yes for v in verdicts] == [0.64, 0.64]
     assert np.array_equal(services.pixels[0], pixels)
     assert await decomposer.revision() == "r@1"
+
+
+def test_a_replica_reaches_the_named_applications_with_the_gateways_patience(monkeypatch):
+    reached = {}
+
+    def connect(service: str) -> Callable[..., str]:
+        def connected(**options: Any) -> str:
+            reached[service] = options
+            return service
+
+        return connected
+
+    for service in ("decomposer", "verifier", "generator"):
+        monkeypatch.setattr(gateway_app, f"connect_{service}", connect(service))
+    monkeypatch.setattr(gateway_app, "create_app", lambda *services: services)
+    args = {"decomposer_app": "d", "verifier_app": "v", "max_attempts": 2}
+    patience = {"max_concurrency": 64, "deadline_s": 60.0, "max_attempts": 2}
+    settings = GatewaySettings(**args)
+    assert gateway_app._served_app(args) == ("decomposer", "verifier", settings, None)
+    assert reached == {"decomposer": {"app": "d", **patience}, "verifier": {"app": "v", **patience}}
+    gateway_app._served_app({**args, "generator_app": "g"})
+    assert reached["generator"] == {"app": "g"}

@@ -99,6 +99,9 @@ def test_commands_import_ray_and_the_shells_only_inside_a_command() -> None:
         ("alphagrpo.cli.main", {"torch", "ray", "vllm", "transformers", "diffusers"}),
         ("alphagrpo.cli.prechecks", {"torch", "ray"}),
         ("alphagrpo.record.folder", {"torch", "ray"}),
+        ("alphagrpo.cli.ray_start", {"torch", "ray"}),
+        ("services.gateway", {"torch", "vllm", "transformers"}),
+        ("services.client", {"torch", "vllm", "transformers"}),
     ],
 )
 def test_light_modules_stay_light(module: str, unwanted: set[str]) -> None:
