@@ -273,3 +273,10 @@ def report_of(group: Group) -> GroupReport:
 
 def _rewarded(reward: float | None) -> Sample:
     return Sample(id="sample", thought="", score=None, reward=reward)
+
+
+def image_log_probs(replay: Any, model: Any) -> Any:
+    """A replay's log-probabilities [G, K], all steps at once; the learner bounds its memory."""
+    import torch
+
+    return torch.stack([replay.image_step(model, k).log_prob for k in range(replay.num_steps)], 1)

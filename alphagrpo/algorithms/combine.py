@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +37,3 @@ def loss_weights(window_length: int, text_weight: float = 1.0, *, thinking: bool
         return LossWeights(text=0.0, image=1.0 / window_length)
     scale = 1.0 / (window_length + 1)
     return LossWeights(text=window_length * text_weight * scale, image=scale)
-
-
-def combine(
-    text: Tensor | None, images: Sequence[Tensor] | Tensor, *, text_weight: float = 1.0
-) -> Tensor:
-    """The scalar that :func:`loss_weights` describes, for callers with one backward pass.
-
-    Args:
-        text: scalar text loss, or None for a run without thinking.
-        images: the K = |W| scalar image losses, a sequence or [K].
-        text_weight: lambda.
-    """
-    steps = images if isinstance(images, Tensor) else torch.stack(list(images))
-    weights = loss_weights(steps.shape[0], text_weight, thinking=text is not None)
-    total = weights.image * steps.sum()
-    return total if text is None else total + weights.text * text

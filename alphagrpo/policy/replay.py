@@ -76,12 +76,6 @@ class GroupReplay:
             self.grid,
         )
 
-    def image_log_probs(self, model: UnifiedModel) -> Tensor:
-        """[G, K], all steps at once: for checks; the learner goes step by step to bound memory."""
-        return torch.stack(
-            [self.image_step(model, k).log_prob for k in range(self.num_steps)], dim=1
-        )
-
 
 def replay_group(
     model: UnifiedModel, group: Group, config: RunConfig, round_index: int = 0

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alphagrpo.models.bagel.attention import AttentionKernel, bias_from
+from alphagrpo.models.bagel.attention import bias_from
 from alphagrpo.models.bagel.autoencoder import Autoencoder
 from alphagrpo.models.bagel.config import BagelConfig
 from alphagrpo.models.bagel.decoder import BOTH, GEN, NONE, Decoded, LanguageModel
@@ -92,13 +92,6 @@ class Bagel(nn.Module):
     def dtype(self) -> torch.dtype:
         """The decoder's weight type; heads may be of another."""
         return self.language_model.model.embed_tokens.weight.dtype
-
-    def set_attention(self, kernel: AttentionKernel) -> None:
-        """Choose the attention kernel of decoder and vision transformer."""
-        self.language_model.model.kernel = kernel
-        for module in self.vit_model.modules():
-            if hasattr(module, "kernel"):
-                module.kernel = kernel  # type: ignore[assignment]
 
     def set_recompute(self, enabled: bool) -> None:
         """Trade time for memory in training: see :attr:`Decoder.recompute`."""

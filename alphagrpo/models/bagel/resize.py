@@ -53,9 +53,3 @@ class ResizeRule:
 
     def _on_stride(self, side: int) -> int:
         return max(self.stride, round(side / self.stride) * self.stride)
-
-
-VAE_RULE = ResizeRule(max_size=1024, min_size=512, stride=16)
-"""Before the autoencoder."""
-VIT_RULE = ResizeRule(max_size=980, min_size=224, stride=14)
-"""Before the vision transformer, applied to the size that :data:`VAE_RULE` gave."""

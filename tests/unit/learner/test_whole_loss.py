@@ -16,7 +16,15 @@ from alphagrpo.learner.learner import GRPOLearner
 from alphagrpo.policy.replay import GroupReplay, replay_group
 from alphagrpo.policy.worker import RolloutWorker
 from alphagrpo.types import GivenImage, Group
-from tests.fakes import FakeTokenizer, batch_of, make_config, make_job, make_model, make_prompts
+from tests.fakes import (
+    FakeTokenizer,
+    batch_of,
+    image_log_probs,
+    make_config,
+    make_job,
+    make_model,
+    make_prompts,
+)
 
 ROUNDS = 2
 TEXT_WEIGHT, REFINEMENT_TEXT_WEIGHT = 0.7, 0.3
@@ -125,7 +133,7 @@ def stated_loss(model: Any, groups: Sequence[Group], config: RunConfig, over_all
     for group, advantages, rounds, weight in parts:
         for index in range(rounds):
             replay = replay_group(model, group, config, index)
-            steps = replay.image_log_probs(model)
+            steps = image_log_probs(replay, model)
             for sample, advantage in enumerate(advantages):
                 if advantage is not None:
                     loss = sample_loss(replay, steps, sample, advantage, weight)

@@ -12,7 +12,7 @@ from alphagrpo.models.bagel.packed import (
     build_pack,
     split_mask,
 )
-from alphagrpo.models.bagel.resize import VAE_RULE, VIT_RULE, ResizeRule
+from alphagrpo.models.bagel.resize import ResizeRule
 from alphagrpo.models.bagel.training import encode_padded, training_forward
 
 
@@ -83,6 +83,11 @@ def test_pictures_are_padded_to_the_largest(model: Bagel) -> None:
     by_hand = torch.zeros(1, 3, 48, 32)
     by_hand[0, :, :16] = small
     torch.testing.assert_close(latents[:1], model.autoencoder.encode(by_hand), atol=1e-5, rtol=1e-5)
+
+
+# The released transforms, before the autoencoder and before the vision transformer.
+VAE_RULE = ResizeRule(max_size=1024, min_size=512, stride=16)
+VIT_RULE = ResizeRule(max_size=980, min_size=224, stride=14)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,14 @@ import torch
 from alphagrpo.policy.replay import replay_group
 from alphagrpo.policy.worker import RolloutWorker
 from alphagrpo.types import Group
-from tests.fakes import FakeTokenizer, make_config, make_job, make_model, make_prompts
+from tests.fakes import (
+    FakeTokenizer,
+    image_log_probs,
+    make_config,
+    make_job,
+    make_model,
+    make_prompts,
+)
 
 
 def draw_groups(config, model, count: int = 3) -> list[Group]:
@@ -36,7 +43,7 @@ def test_replay_has_the_bits_of_the_rollout(trainable: str, renorm: str) -> None
         replay = replay_group(model, group, config)
         branches = {replay.plan.num_branches(step) for step in replay.plan.window.steps}
         assert branches == {1, 2}, "the window must cross the guidance interval"
-        assert torch.equal(replay.image_log_probs(model), replay.old_image)
+        assert torch.equal(image_log_probs(replay, model), replay.old_image)
         assert torch.equal(replay.thoughts.log_probs, replay.old_text)
         assert replay.thoughts.log_probs.requires_grad
         lengths |= {len(t.text.token_ids) for t in group.trajectories}
@@ -53,7 +60,7 @@ def test_replay_without_thinking_and_without_guidance() -> None:
     model = make_model()
     for group in draw_groups(config, model, 2):
         replay = replay_group(model, group, config)
-        assert torch.equal(replay.image_log_probs(model), replay.old_image)
+        assert torch.equal(image_log_probs(replay, model), replay.old_image)
 
 
 def test_image_gradient_reaches_neither_contexts_nor_thoughts() -> None:
@@ -78,7 +85,7 @@ def test_other_weights_change_the_ratio() -> None:
             if "layers" in name:
                 parameter.mul_(1.01)
     replay = replay_group(model, group, config)
-    assert (replay.image_log_probs(model) != replay.old_image).all()
+    assert (image_log_probs(replay, model) != replay.old_image).all()
     assert (replay.thoughts.log_probs != replay.old_text)[replay.thoughts.mask].any()
 
 

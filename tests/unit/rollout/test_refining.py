@@ -22,7 +22,15 @@ from alphagrpo.ports import PictureRequest, Sample
 from alphagrpo.rollout.refining import Drafts
 from alphagrpo.tasks import task_of
 from alphagrpo.types import GivenImage, GivenText, Group, RolloutJob, Score
-from tests.fakes import FakeTokenizer, batch_of, make_config, make_job, make_model, make_prompts
+from tests.fakes import (
+    FakeTokenizer,
+    batch_of,
+    image_log_probs,
+    make_config,
+    make_job,
+    make_model,
+    make_prompts,
+)
 
 PROMPTS = make_prompts(4)
 REFINEMENT: dict[str, Any] = {
@@ -117,7 +125,7 @@ def test_replay_has_the_bits_of_every_round(renorm: str, rounds: int) -> None:
         group = refine(worker, prompt)
         for index in range(rounds):
             replay = replay_group(worker.model, group, config, index)
-            assert torch.equal(replay.image_log_probs(worker.model), replay.old_image)
+            assert torch.equal(image_log_probs(replay, worker.model), replay.old_image)
             assert torch.equal(replay.thoughts.log_probs, replay.old_text)
             assert replay.thoughts.log_probs.requires_grad
             branches |= {replay.plan.num_branches(step) for step in replay.plan.window.steps}
@@ -131,7 +139,7 @@ def test_replay_without_reflection() -> None:
     assert group.trajectories[0].texts == ()
     assert isinstance(group.trajectories[0].segments[0], GivenImage), "no system prompt is read"
     replay = replay_group(worker.model, group, config)
-    assert torch.equal(replay.image_log_probs(worker.model), replay.old_image)
+    assert torch.equal(image_log_probs(replay, worker.model), replay.old_image)
 
 
 def test_later_rounds_begin_from_each_samples_own_picture() -> None:
@@ -148,7 +156,7 @@ def test_later_rounds_begin_from_each_samples_own_picture() -> None:
         group, trajectories=(replace(changed, segments=segments), *group.trajectories[1:])
     )
     replay = replay_group(worker.model, swapped, config, 1)
-    new = replay.image_log_probs(worker.model)
+    new = image_log_probs(replay, worker.model)
     assert (new[0] != replay.old_image[0]).all()
     assert torch.allclose(new[1:], replay.old_image[1:], atol=1e-5)
 
