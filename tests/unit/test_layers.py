@@ -111,3 +111,14 @@ def test_light_modules_stay_light(module: str, unwanted: set[str]) -> None:
     )
     loaded = {name.split(".")[0] for name in done.stdout.split()}
     assert not loaded & unwanted
+
+
+def test_a_run_loads_neither_rllib_nor_torch_in_the_driver() -> None:
+    """What ``alphagrpo train`` imports; RLlib costs seconds and has private names of its own."""
+    code = "import sys, alphagrpo.cli.training, actors.run; print(' '.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    loaded = set(done.stdout.split())
+    assert "ray" in loaded
+    assert not loaded & {"ray.rllib", "ray.tune", "torch", "transformers", "vllm"}
