@@ -35,8 +35,8 @@ PAGES = sorted(
 MADE_BY_USERS = {
     # Written by a run.
     "runs/shapes-rt2i/report.html",
-    "runs/before/metrics.jsonl",
-    "runs/after/metrics.jsonl",
+    "runs/before",
+    "runs/after",
     "ledger/step-*.parquet",
     # No path: metrics, a type of content.
     "reward/mean",
