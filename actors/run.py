@@ -18,9 +18,9 @@ from actors.learner import LearnerDied
 from actors.mesh import EventLoop, Mesh
 from actors.metrics import StepGauges
 from actors.parts import Part
+from alphagrpo import files
 from alphagrpo.data import load_prompts
 from alphagrpo.errors import CheckpointError
-from alphagrpo.files import write_atomically
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.ports import Picture, PictureRequest, RolloutPool
 
@@ -212,7 +212,7 @@ class MeshRun:
                 "verifier": verifier.to_json(),
             },
         }
-        write_atomically(folder / STATE, json.dumps(content, indent=1))
+        files.write_atomically(folder / STATE, json.dumps(content, indent=1))
         self._checkpoint = folder
 
     def restore(self, folder: Path) -> None:
@@ -240,18 +240,4 @@ def verifier_client(config: RunConfig) -> Part:
 
 def read_state(folder: Path) -> dict[str, Any]:
     """``mesh.json`` of a checkpoint folder; CheckpointError where there is none of this format."""
-    path = folder / STATE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"a checkpoint needs {STATE}, {path} does not exist; it was not finished: "
-            "resume from an earlier one"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{path} must be JSON ({error}); resume from an earlier one"
-        ) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path} must be of format {FORMAT}; resume with what wrote it")
-    return content
+    return files.read_state(folder / STATE, format_number=FORMAT, owner="a run's checkpoint")

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alphagrpo import files
 from alphagrpo.errors import CheckpointError
 from alphagrpo.tensor_files import open_tensors
 
@@ -62,25 +62,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
     Raises CheckpointError where it is missing, no JSON or of another format.
     """
-    path = folder / STATE
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"a learner's checkpoint needs {path.name}, {path} does not exist; it was not "
-            "finished: resume from an earlier one"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{path} must be JSON ({error}); resume from an earlier one"
-        ) from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} must be of format {FORMAT}, got "
-            f"{state.get('format') if isinstance(state, dict) else state!r}; "
-            "resume with the release that wrote it"
-        )
-    return state
+    return files.read_state(folder / STATE, format_number=FORMAT, owner="a learner's checkpoint")
 
 
 def read_tensors(folder: Path, state: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:

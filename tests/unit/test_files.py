@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from alphagrpo.files import replacing, write_atomically
+from alphagrpo.errors import CheckpointError
+from alphagrpo.files import read_state, replacing, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -44,3 +45,24 @@ def test_text_is_written_as_utf8_and_bytes_as_they_are(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == "Füchse 狐".encode()
     write_atomically(tmp_path / "a", b"\x00\xff")
     assert (tmp_path / "a").read_bytes() == b"\x00\xff"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "a checkpoint needs state.json, .* not finished"),
+        ("{half", "must be JSON"),
+        ("[1]", r"must be of format 2, got \[1\]"),
+        ('{"format": 1}', "must be of format 2, got 1; resume with the release"),
+    ],
+)
+def test_a_state_that_is_not_whole_or_of_another_format_is_refused(
+    tmp_path: Path, content: str | None, says: str
+) -> None:
+    path = tmp_path / "state.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(CheckpointError, match=says):
+        read_state(path, format_number=2, owner="a checkpoint")
+    path.write_text('{"format": 2, "step": 4}')
+    assert read_state(path, format_number=2, owner="a checkpoint")["step"] == 4
