@@ -21,7 +21,14 @@ from alphagrpo.policy.starts import encode_start
 from alphagrpo.policy.worker import RolloutWorker
 from alphagrpo.ports import Picture, PictureRequest
 from alphagrpo.types import GivenImage, RolloutJob, TextSegment
-from tests.fakes import FakeTokenizer, make_config, make_job, make_model, make_prompts
+from tests.fakes import (
+    FakeTokenizer,
+    image_log_probs,
+    make_config,
+    make_job,
+    make_model,
+    make_prompts,
+)
 
 PROMPTS = make_prompts(4)
 
@@ -227,7 +234,7 @@ def test_pictures_that_are_not_square_keep_their_sides_and_are_replayed() -> Non
     pixels = decode(worker.model, latents, (2, 3))
     assert np.array_equal(pixels, np.stack([image.pixels for image in images]))
     replay = replay_group(worker.model, group, worker.config)
-    assert torch.equal(replay.image_log_probs(worker.model), replay.old_image)
+    assert torch.equal(image_log_probs(replay, worker.model), replay.old_image)
 
 
 def test_each_picture_has_its_own_thought_latents_and_place() -> None:
