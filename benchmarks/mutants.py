@@ -28,7 +28,7 @@ from benchmarks.tables import markdown
 
 ROOT = Path(__file__).parents[1]
 LIST = Path(__file__).with_name("mutations.yaml")
-TIMEOUT_S = 900
+TIMEOUT_S = 300
 NOT_COPIED = (".git", ".venv", "runs", "build", "*.egg-info", "__pycache__", ".*_cache")
 HEAVY = ("torch", "numpy", "pydantic", "pyarrow.parquet", "ray.serve", "fastapi", "httpx", "pytest")
 WARM = """

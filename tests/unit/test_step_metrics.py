@@ -62,6 +62,14 @@ def test_times_are_the_busiest_runners_and_add_up_to_the_steps() -> None:
     assert metrics["samples/per_second"] == pytest.approx(3 / 14)
 
 
+def test_the_busiest_runner_is_the_one_that_drew_and_pulled_longest() -> None:
+    groups = [
+        group([sample(0.5)], runner="r0", times=Timings(sample_s=3.0)),
+        group([sample(0.5)], runner="r1", times=Timings(sample_s=2.5, pull_s=1.5)),
+    ]
+    assert [metrics_of(groups)[key] for key in TIMES] == [2.5, 6.0, 3.0, 2.5]
+
+
 def test_times_add_up_where_a_runner_says_more_than_the_clock() -> None:
     times = Timings(sample_s=30.0, pull_s=2.0)
     metrics = metrics_of([group([sample(0.5)], times=times)])
