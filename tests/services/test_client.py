@@ -174,6 +174,16 @@ async def test_the_store_is_asked_first(tmp_path):
     assert (first.store_hits, second.store_hits) == (0, 1)
 
 
+async def test_an_answer_is_not_kept_for_ever_without_a_store():
+    """The same prompt later on is asked again: the decomposer may have been deployed anew."""
+    transport = FakeTransport()
+    client = DecomposerClient(transport, QUICK)
+    for _ in range(2):
+        await client.decompose(PROMPT)
+        await asyncio.sleep(0)
+    assert len(transport.calls) == 2
+
+
 async def test_a_prompt_asked_twice_at_once_is_sent_once_and_survives_one_quitter():
     transport = FakeTransport(wait_s=0.01)
     client = DecomposerClient(transport, QUICK)

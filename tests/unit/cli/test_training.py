@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from alphagrpo.cli import evaluate as evaluate_command
+from alphagrpo.cli import training as training_command
 from alphagrpo.cli.console import Narrator
 from alphagrpo.cli.stopping import Stopped, StopSwitch
 from alphagrpo.cli.training import TrainingRun
@@ -24,7 +26,7 @@ from alphagrpo.eval.heldout import HeldOutJudges
 from alphagrpo.eval.oracles import shapes_oracle
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.ports import Picture, PictureRequest
-from alphagrpo.record.folder import RunFolder
+from alphagrpo.record.folder import RunFolder, step_of
 from alphagrpo.rewards.programs import reward_program
 from alphagrpo.types import SORTS, WeightsManifest
 from tests.fakes import FakeDecomposer, FakeLearner, FakePool, make_config, make_prompts
@@ -178,6 +180,19 @@ def test_the_minutes_end_a_run_and_the_summary_says_so(tmp_path: Path) -> None:
     assert len(folder.metrics()) == 1
     assert "max_minutes" in folder.summary().stopped_by
     assert folder.evaluation("after")
+
+
+def test_minutes_are_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which every step takes half a minute, one minute is two steps."""
+    clock = itertools.count(0.0, 30.0)
+    monkeypatch.setattr(training_command, "perf_counter", lambda: next(clock))
+    folder = train(config_in(tmp_path, max_minutes=1.0))
+    assert [line["time/wall_s"] for line in folder.metrics()] == [30.0, 30.0]
+
+
+def test_the_last_step_is_kept_whatever_its_number(tmp_path: Path) -> None:
+    folder = train(config_in(tmp_path, num_steps=3, checkpoint_every=2))
+    assert [step_of(path) for path in folder.checkpoints()] == [2, 3]
 
 
 def test_sigterm_finishes_the_step_checkpoints_and_resume_goes_on(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,14 @@ def test_ledger_has_a_row_per_question_and_nulls_where_nothing_could_be_had(tmp_
     assert folder.picture("ab") == b"png"
     assert folder.picture("cd") is None
     assert folder.picture("") is None
+
+
+def test_pictures_of_drafts_are_kept_as_well(tmp_path: Path) -> None:
+    folder = RunFolder.create(config_in(tmp_path))
+    draft = Sample(id="d", thought="", score=None, reward=None, png=b"draft", picture_hash="de")
+    folder.record_step(1, [replace(group(0.1), drafts=(draft,), draft=0)], [None])
+    assert folder.picture("de") == b"draft"
+    assert folder.picture("ab") == b"png"
 
 
 def test_a_failed_checkpoint_leaves_the_old_ones_and_nothing_half_done(tmp_path: Path) -> None:
