@@ -95,7 +95,7 @@ class TrainingLoop:
         manifest = await self.ensure_published()
         first_sync_s = perf_counter() - started
         batch = await self._take_batch(manifest.version)
-        usable = [group for group in batch.groups if group.num_valid >= self.config.min_valid]
+        usable = [group for group in batch.groups if self._is_usable(group)]
         self._refuse_unscored(batch.groups, usable)
         self._collect_ahead(batch.next_position)
         learning = perf_counter()
@@ -113,12 +113,15 @@ class TrainingLoop:
         )
         metrics |= {"prompts/set_aside": float(len(self.prompts.set_aside)), **update.metrics}
         # The bytes behind the references have been trained on and may go.
-        trained = dict(zip(map(id, usable), training.groups, strict=True))
+        trained = iter(training.groups)
         return StepReport(
             step=self.step,
             version=manifest.version,
             groups=tuple(replace(group, reference=None) for group in batch.groups),
-            training=tuple(_without_bytes(trained.get(id(group))) for group in batch.groups),
+            training=tuple(
+                replace(next(trained), reference=None) if self._is_usable(group) else None
+                for group in batch.groups
+            ),
             metrics=metrics,
         )
 
@@ -191,7 +194,7 @@ class TrainingLoop:
         )
         for attempt in range(self.config.rollout.max_retries + 1):
             report = await self.pool.roll_out(job, visit.questions, keep_pictures=keep_pictures)
-            if report.num_valid >= self.config.min_valid:
+            if self._is_usable(report):
                 break
             log.warning(
                 "group %s/%d: %d of %d samples scored, %d needed (attempt %d): %s",
@@ -199,6 +202,10 @@ class TrainingLoop:
                 attempt + 1, "; ".join(invalid_reasons([report])),
             )  # fmt: skip
         return report
+
+    def _is_usable(self, report: GroupReport) -> bool:
+        """Whether enough of its samples have a reward for the group to be trained on."""
+        return report.num_valid >= self.config.min_valid
 
     def _refuse_unscored(
         self, groups: Sequence[GroupReport], usable: Sequence[GroupReport]
@@ -232,10 +239,6 @@ class TrainingLoop:
         self.prompts.load_state_dict(state["feed"])
         self.step, self.position = int(state["step"]), int(state["position"])
         self.manifest = None
-
-
-def _without_bytes(group: TrainingGroup | None) -> TrainingGroup | None:
-    return None if group is None else replace(group, reference=None)
 
 
 def _raise_first_failure(tasks: Sequence[asyncio.Task[GroupReport]]) -> None:
