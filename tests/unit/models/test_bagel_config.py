@@ -23,6 +23,7 @@ from alphagrpo.models.bagel.config import (
 )
 from alphagrpo.models.bagel.layout import check_files, weight_files
 from alphagrpo.models.bagel.model import Bagel
+from alphagrpo.models.bagel.norm import RmsNorm
 
 UNUSUAL = BagelConfig(
     llm=LlmConfig(
@@ -78,6 +79,17 @@ def write(folder: Path, config: BagelConfig, /, **changes: dict[str, Any]) -> Pa
 def test_every_field_is_written_and_read(tmp_path: Path) -> None:
     assert BagelConfig.from_folder(write(tmp_path, UNUSUAL)) == UNUSUAL
     assert (UNUSUAL.latent_channels, UNUSUAL.pixels_per_token) == (72, 12)
+
+
+def test_every_norm_has_the_epsilon_of_its_config() -> None:
+    with torch.device("meta"):
+        model = Bagel(UNUSUAL)
+    norms = [m for m in model.language_model.modules() if isinstance(m, RmsNorm)]
+    assert len(norms) == 3 * 2 * 4 + 2
+    assert {norm.eps for norm in norms} == {1e-4}
+    layers = [m for m in model.vit_model.modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert len(layers) == 3 * 2 + 1
+    assert {layer.eps for layer in layers} == {1e-3}
 
 
 @pytest.mark.parametrize(

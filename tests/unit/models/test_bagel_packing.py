@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from alphagrpo.models.bagel.decoder import Layer
 from alphagrpo.models.bagel.model import Bagel
 from alphagrpo.models.bagel.packed import (
     LatentPiece,
@@ -130,6 +133,25 @@ def test_padded_pictures_are_samples_of_the_posterior_with_noise(model: Bagel) -
     mean, log_variance = model.autoencoder.moments(torch.stack(pictures)).chunk(2, dim=1)
     expected = 0.3611 * (mean + (log_variance / 2).exp() * noise - 0.1159)
     torch.testing.assert_close(sampled, expected)
+
+
+@pytest.mark.parametrize(("enabled", "runs"), [(False, 1), (True, 2)])
+def test_recomputing_runs_every_layer_again_on_the_way_back(
+    model: Bagel, monkeypatch: pytest.MonkeyPatch, enabled: bool, runs: int
+) -> None:
+    calls: list[Layer] = []
+    forward = Layer.forward
+
+    def counted(layer: Layer, *arguments: Any) -> Any:
+        calls.append(layer)
+        return forward(layer, *arguments)
+
+    monkeypatch.setattr(Layer, "forward", counted)
+    model.set_recompute(enabled)
+    pack = build_pack(model, [[TextPiece((7, 8), loss=True)]])
+    out = training_forward(model, pack, flow_noise=noise_of(model, 0))
+    out.loss.backward()
+    assert [calls.count(layer) for layer in model.language_model.model.layers] == [runs, runs]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 
 from alphagrpo.errors import WeightsError
 from alphagrpo.models import weights
+from alphagrpo.types import WeightsKind
 
 
 def make_parameters(seed: int) -> dict[str, torch.Tensor]:
@@ -111,3 +112,11 @@ def test_another_shape_under_the_same_name_is_refused() -> None:
     target = make_parameters(1)
     target["a.weight"] = target["a.weight"].t().contiguous()
     refuse(target, manifest, chunks, "1 do not: a.weight")
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_manifest_says_what_it_holds(kind: WeightsKind) -> None:
+    manifest, _ = weights.flatten(make_parameters(0), version=7, kind=kind)
+    assert (manifest.version, manifest.kind) == (7, kind)
+    assert manifest.dtypes == ("float32", "bfloat16", "float32", "float32")
+    assert manifest.shapes == ((3, 5), (7,), (), (2, 4))
