@@ -39,18 +39,17 @@ def training_batch(reports: Sequence[GroupReport], config: RunConfig) -> Trainin
         prompts=algorithm.advantage_prompts,
         epsilon=algorithm.advantage_epsilon,
     )
-    parts = iter(
-        [
-            SampleWeights(values, tuple(float(reward is not None) for reward in group))
-            for values, group in zip(advantages, rewards, strict=True)
-        ]
-    )
-    groups = []
+    parts = [
+        SampleWeights(values, tuple(float(reward is not None) for reward in group))
+        for values, group in zip(advantages, rewards, strict=True)
+    ]
+    groups, remaining = [], iter(parts)
     for report in reports:
-        drafts = next(parts) if trains_drafts(report, config) else None
-        groups.append(TrainingGroup(reference=report.reference, samples=next(parts), drafts=drafts))
-    weights = (weight for group in groups for weight in _weights(group))
-    return TrainingBatch(groups=tuple(groups), denominator=math.fsum(weights))
+        drafts = next(remaining) if trains_drafts(report, config) else None
+        samples = next(remaining)
+        groups.append(TrainingGroup(reference=report.reference, samples=samples, drafts=drafts))
+    denominator = math.fsum(weight for part in parts for weight in part.weights)
+    return TrainingBatch(groups=tuple(groups), denominator=denominator)
 
 
 def trains_drafts(report: GroupReport, config: RunConfig) -> bool:
@@ -66,8 +65,3 @@ def _finite_rewards(report: GroupReport, samples: Sequence[Sample]) -> Rewards:
             "program: a score that could not be had is None"
         )
     return rewards
-
-
-def _weights(group: TrainingGroup) -> tuple[float, ...]:
-    drafts = group.drafts.weights if group.drafts else ()
-    return (*group.samples.weights, *drafts)

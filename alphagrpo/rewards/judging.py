@@ -81,6 +81,7 @@ async def judge_pictures(
     Raises:
         NoQuestions: if the program has nothing to ask.
     """
+    # Raised here: a prompt with nothing to ask is an error, not a missing score of each picture.
     program.questions(question_set)
     have = known or [None] * len(pictures)
     hashes = [image_hash(pixels) for pixels in pictures]
