@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from actors.parts import CONTROL, Handle, actor_options, answer
+from actors.storage import answer_probe
 from actors.weights import connect_weights
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import EnvironmentProblem
@@ -59,6 +60,11 @@ class LearnerActor:
         from alphagrpo.learner.state import load_learner
 
         return load_learner(self._learner, folder)
+
+    @ray.method(concurrency_group=CONTROL)
+    def probe(self, folder: str, role: str) -> str:
+        """Whether this node sees the driver's ``folder``; see :mod:`actors.storage`."""
+        return answer_probe(folder, role)
 
     @ray.method(concurrency_group=CONTROL)
     def status(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -14,6 +15,7 @@ import ray
 from actors.learner import RayLearner, start_learner
 from actors.parts import Part, actor_name
 from actors.pool import RayRolloutPool
+from actors.storage import check_storage
 from actors.weights import start_registry
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import EnvironmentProblem
@@ -37,6 +39,12 @@ class Mesh:
     async def ready(self) -> None:
         """Wait until every actor has loaded its model; raises what one of them could not do."""
         await asyncio.gather(self.learner.status(), self.pool.ready())
+
+    async def check_storage(self, folder: Path) -> None:
+        """Raise EnvironmentProblem where learner or runners see another ``folder`` than this
+        process.
+        """
+        await check_storage(folder, {"learner": self.learner.handle, **self.pool.handles})
 
     async def restart_learner(self) -> None:
         """Another learner process, with the weights of step 0."""

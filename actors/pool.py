@@ -59,6 +59,11 @@ class RayRolloutPool:
         """How many groups are worth having in flight at once."""
         return self._config.rollout.num_runners * self._config.rollout.groups_in_flight
 
+    @property
+    def handles(self) -> dict[str, Handle]:
+        """The runners' actors by role."""
+        return {f"rollout-{runner.index}": runner.handle for runner in self._runners}
+
     async def ready(self) -> list[dict[str, Any]]:
         """Wait until all runners have loaded their model; their statuses.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ import ray
 
 from actors.metrics import RunnerGauges
 from actors.parts import Handle, Part, actor_options
+from actors.storage import answer_probe
 from actors.weights import connect_weights
 from alphagrpo.config import RunConfig
 from alphagrpo.ports import GroupReport, Picture, PictureRequest
@@ -50,6 +52,10 @@ class RolloutActor:
     async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
         """Pictures for evaluation."""
         return await self._runner.draw(requests, version)
+
+    async def probe(self, folder: str, role: str) -> str:
+        """Whether this node sees the driver's ``folder``; see :mod:`actors.storage`."""
+        return await asyncio.to_thread(answer_probe, folder, role)
 
     async def status(self) -> dict[str, Any]:
         """What the runner is at, for ``ping`` and for people."""

@@ -100,6 +100,12 @@ class MeshRun:
         )
         return mesh, loop
 
+    def check_storage(self, folder: Path) -> None:
+        """Raise EnvironmentProblem where an actor cannot read and write ``folder``, or sees another
+        one under its name.
+        """
+        self.wait_for(self.mesh.check_storage(folder.absolute()))
+
     def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine where the mesh lives; what is interrupted is cancelled."""
         return self._events.run(work)

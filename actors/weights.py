@@ -14,9 +14,6 @@ from alphagrpo.errors import WeightsError
 from alphagrpo.ports import WeightStore
 from alphagrpo.types import WeightsManifest
 
-KEPT_VERSIONS = 2
-"""The newest, and the one a slow runner may still be fetching; with lag as many more."""
-
 
 class WeightRegistry:
     """Which versions there are and where their chunks lie. Holds references, never bytes.
@@ -25,7 +22,7 @@ class WeightRegistry:
     would be trained on.
     """
 
-    def __init__(self, num_kept: int = KEPT_VERSIONS) -> None:
+    def __init__(self, num_kept: int) -> None:
         self._num_kept = num_kept
         self._versions: dict[int, tuple[WeightsManifest, list[Any]]] = {}
 
@@ -53,7 +50,7 @@ def start_registry(config: RunConfig) -> Handle:
     """The run's registry, ``alphagrpo:<run>:weights``."""
     options = actor_options(config, "weights", cpus=0, gpus=0)
     actor: Any = ray.remote(WeightRegistry)
-    return actor.options(**options, max_restarts=0).remote(KEPT_VERSIONS + config.rollout.max_lag)
+    return actor.options(**options, max_restarts=0).remote(config.rollout.kept_versions)
 
 
 def find_registry(config: RunConfig) -> Handle:

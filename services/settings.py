@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError
 
 from alphagrpo.config.sampling import Section
 from alphagrpo.config.services import Count, Patience, Seconds
+from alphagrpo.config.variables import expand_variables
 from alphagrpo.errors import ConfigError
 from alphagrpo.judging.decomposition import ProgramName
 from alphagrpo.judging.templates import TemplateName
@@ -114,9 +115,12 @@ class GatewaySettings(Patience):
 
 
 def parse_settings(kind: type[_T], args: dict[str, Any], app: str) -> _T:
-    """``args`` of application ``app`` as settings. Raises ConfigError naming every wrong key."""
+    """``args`` of application ``app`` as settings, environment variables of this node put in.
+
+    Raises ConfigError naming every wrong key.
+    """
     try:
-        return kind.model_validate(args)
+        return kind.model_validate(expand_variables(args, f"the args of {app!r}"))
     except ValidationError as error:
         lines = [
             f"{'.'.join(str(part) for part in issue['loc']) or 'args'}: {issue['msg']}, "

@@ -17,12 +17,14 @@ from alphagrpo.policy.memory import (
     ModelSize,
     memory_estimate,
     model_size,
+    object_store_bytes,
 )
 from alphagrpo.policy.recipe import Recipe
 from alphagrpo.tasks import refinement_of, trained_tasks
 from alphagrpo.types import TaskName
 
 if TYPE_CHECKING:
+    from alphagrpo.config.services import ServiceConfig
     from services.serve_config import ServeFile
 
 GB = 1e9
@@ -49,7 +51,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         FAMILY.check(config.model.path)
     check_picture_size(config.task, shape)
     notes += _prompt_notes(config)
-    serve_file, serve_notes = _serve_file(config.services.serve_config)
+    serve_file, serve_notes = _serve_file(config.services)
     placement = placement_of(config, serve_file)
     notes += serve_notes
     memory = memory_estimate(config, shape, size)
@@ -80,15 +82,16 @@ def _prompt_notes(config: RunConfig) -> list[str]:
     return notes
 
 
-def _serve_file(path: Path | None) -> tuple[ServeFile | None, list[str]]:
+def _serve_file(services: ServiceConfig) -> tuple[ServeFile | None, list[str]]:
     """The run's Serve file, checked as before a real run, and notes on what is not here."""
+    path = services.serve_config
     if path is None:
         return None, []
     if not path.is_file():
         return None, [f"{path} does not exist here: Serve replicas unknown"]
     from services.serve_config import read_serve_file
 
-    serve_file, notes = read_serve_file(path), []
+    serve_file, notes = read_serve_file(path).only(services.applications), []
     for name in serve_file.applications:
         try:
             serve_file.only([name]).check_applications()
@@ -231,6 +234,7 @@ def _memory_rows(config: RunConfig, size: ModelSize, memory: MemoryEstimate) -> 
             _size(memory.trajectories_per_step),
             f"object store; {memory.tokens_per_image:,} tokens a picture",
         ),
+        ("object store", _size(object_store_bytes(config, memory)), "with the versions kept"),
     ]
 
 

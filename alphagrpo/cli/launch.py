@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alphagrpo.cli import prechecks
@@ -11,11 +10,12 @@ from alphagrpo.cli.placement import Placement, placement_of
 from alphagrpo.cli.ray_session import address_to_join, check_ports
 from alphagrpo.cli.ray_start import set_environment
 from alphagrpo.policy.family import FAMILY, check_picture_size
-from alphagrpo.policy.memory import memory_estimate, model_size
+from alphagrpo.policy.memory import memory_estimate, model_size, object_store_bytes
 from alphagrpo.record.folder import RunFolder
 
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig
+    from alphagrpo.config.services import ServiceConfig
     from services.serve_config import ServeFile
 
 
@@ -27,7 +27,9 @@ class Launch:
     """The cluster to join; None to start a private one."""
     placement: Placement
     serve_file: ServeFile | None
-    """Read and checked; None where the services must be running."""
+    """Of the applications that the run uses, checked; None where they must be running."""
+    store_bytes: int
+    """Object store of a private cluster."""
     resume: bool
 
 
@@ -41,30 +43,32 @@ def precheck(config: RunConfig, *, resume: bool) -> Launch:
         RunFolder.open(config.folder)
     else:
         folder.check_unused()
+    prechecks.check_written_paths(config)
     prechecks.check_prompts(config)
     check_reward(config)
     shape = FAMILY.check(config.model.path)
     check_picture_size(config.task, shape)
     address = address_to_join()
-    serve_file = _serve_file(config.services.serve_config, private=address is None)
+    serve_file = _serve_file(config.services, private=address is None)
     placement = placement_of(config, serve_file)
+    _, size = model_size(config)
+    sizes = memory_estimate(config, shape, size)
+    store_bytes = max(prechecks.STORE_BYTES, object_store_bytes(config, sizes))
     if address is None:
-        _, size = model_size(config)
-        sizes = memory_estimate(config, shape, size)
-        holders = sizes.learner + sizes.runner * config.rollout.num_runners
-        prechecks.check_memory(config, placement, holders)
+        prechecks.check_memory(config, placement, sizes, store_bytes)
         if serve_file is not None:
             check_ports(serve_file.http_port)
-    return Launch(address, placement, serve_file, resume)
+    return Launch(address, placement, serve_file, store_bytes, resume)
 
 
-def _serve_file(path: Path | None, *, private: bool) -> ServeFile | None:
-    if path is None:
+def _serve_file(services: ServiceConfig, *, private: bool) -> ServeFile | None:
+    """What the run asks, of its Serve file: a gateway beside it is nothing that a run waits for."""
+    if services.serve_config is None:
         return None
     set_environment(private=private)  # reading it imports ray
     from services.serve_config import load_serve_file
 
-    return load_serve_file(path)
+    return load_serve_file(services.serve_config, services.applications)
 
 
 def check_reward(config: RunConfig) -> None:

@@ -59,9 +59,9 @@ class Placement:
         return max(2, math.ceil(self.cpus) + 1)
 
     @property
-    def num_replicas(self) -> int:
-        """Serve replicas at the start."""
-        return sum(role.count for role in self.roles if role.name.startswith("serve "))
+    def replicas(self) -> tuple[Role, ...]:
+        """The roles that are Serve deployments."""
+        return tuple(role for role in self.roles if role.name.startswith("serve "))
 
 
 def placement_of(config: RunConfig, serve_file: ServeFile | None) -> Placement:

@@ -6,21 +6,33 @@ rule, the value got and the remedy.
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alphagrpo.cli.placement import Placement
 from alphagrpo.config import RunConfig
 from alphagrpo.data import check_source
-from alphagrpo.errors import EnvironmentProblem
+from alphagrpo.errors import ConfigError, EnvironmentProblem
+
+if TYPE_CHECKING:
+    from alphagrpo.policy.memory import MemoryEstimate
 
 GIB = 2**30
 RAY_BYTES = int(1.2 * GIB)
 """Ray and Serve themselves: object store, dashboard, controller, proxy (measured 1.0-1.3 GiB)."""
 PROCESS_BYTES = int(0.45 * GIB)
 """A Python process with torch and ray imported."""
+GPU_PROCESS_BYTES = 4 * GIB
+"""Main memory of a process whose model is on a GPU (measured 4.0 GB at 7B on an H200)."""
+STORE_BYTES = 300 * 2**20
+"""Object store of a private cluster at least: weights of a few million parameters twice and a
+step's trajectories are tens of MB."""
 REPLICA_BYTES = int(0.9 * GIB)
 """A Serve replica with a vLLM engine of a miniature model on the CPU (measured 0.8 GB)."""
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in the driver of a submitted job, and nowhere else."""
 
 
 def check_prompts(config: RunConfig) -> None:
@@ -29,17 +41,36 @@ def check_prompts(config: RunConfig) -> None:
         check_source(source)
 
 
-def check_memory(config: RunConfig, placement: Placement, model_bytes: int) -> int:
+def check_written_paths(config: RunConfig) -> None:
+    """What a run inside a Ray job writes is still there when the job has ended.
+
+    A job works in Ray's copy of its ``working_dir``: another folder on every node and at every
+    submission, deleted when nobody uses it.
+    """
+    if JOB_VARIABLE not in os.environ:
+        return
+    working_dir = Path.cwd()
+    written = {"output": config.output, "services.question_store": config.services.question_store}
+    for key, path in written.items():
+        if path is not None and (path.is_relative_to(working_dir) or not path.is_absolute()):
+            raise ConfigError(
+                f"inside a Ray job {key} must be an absolute path on storage that all nodes share, "
+                f"got {path}, which would lie in {working_dir} and go with the job; add --set "
+                f"{key}=/shared/folder"
+            )
+
+
+def check_memory(
+    config: RunConfig, placement: Placement, sizes: MemoryEstimate, store_bytes: int
+) -> int:
     """The machine has room for the mesh; returns the estimate in bytes.
 
-    ``model_bytes`` is what learner and runners hold of the model together. Only meaningful where
-    the whole mesh runs on this machine.
+    ``store_bytes`` is what Ray's object store may take. Only meaningful where the whole mesh runs
+    on this machine.
     """
     import psutil
 
-    processes = config.rollout.num_runners + 2
-    need = RAY_BYTES + processes * PROCESS_BYTES + placement.num_replicas * REPLICA_BYTES
-    need += model_bytes
+    need = host_bytes(config, placement, sizes) + max(0, store_bytes - STORE_BYTES)
     free = psutil.virtual_memory().available
     if need > free:
         raise EnvironmentProblem(
@@ -47,6 +78,20 @@ def check_memory(config: RunConfig, placement: Placement, model_bytes: int) -> i
             "stop other programs, lower rollout.num_runners or the replicas in the Serve config"
         )
     return need
+
+
+def host_bytes(config: RunConfig, placement: Placement, sizes: MemoryEstimate) -> int:
+    """Main memory of the mesh with Ray's usual object store: what lies on a GPU is not counted."""
+    learner, rollout = config.learner, config.rollout
+    holders = [(sizes.learner, learner.gpus)] + [
+        (sizes.runner, rollout.gpus_per_runner)
+    ] * rollout.num_runners
+    need = RAY_BYTES + 2 * PROCESS_BYTES  # this process and the registry of weights
+    need += sum(GPU_PROCESS_BYTES if gpus > 0 else PROCESS_BYTES + held for held, gpus in holders)
+    return need + sum(
+        role.count * (GPU_PROCESS_BYTES if role.gpus > 0 else REPLICA_BYTES)
+        for role in placement.replicas
+    )
 
 
 def check_port(port: int, what: str) -> None:

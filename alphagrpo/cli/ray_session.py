@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from alphagrpo.cli.prechecks import check_no_foreign_cluster, check_port
+from alphagrpo.cli import prechecks
+from alphagrpo.cli.prechecks import check_port
 from alphagrpo.cli.ray_start import set_environment, start_ray
+from alphagrpo.cli.ray_token import ensure_token, use_token_of
 from alphagrpo.errors import EnvironmentProblem
 
 NAMESPACE = "alphagrpo"
-OBJECT_STORE_BYTES = 300 * 2**20
-"""Weights of a few million parameters twice and a step's trajectories are tens of MB."""
 LOOPBACK = "127.0.0.1"
-LOCAL = "local"
-"""Ray's own word for "start a private cluster, whatever runs beside it"."""
+LOCAL, AUTO = "local", "auto"
+"""Ray's own words for "start a private cluster, whatever runs beside it" and "the one here"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,35 +29,89 @@ class RaySession:
     dashboard: str
     """URL, or empty where there is none."""
 
+    @property
+    def dashboard_line(self) -> str:
+        """Where the dashboard is, and how to answer the token that its first page asks for."""
+        if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+            return f"dashboard: {self.dashboard}"
+        return f"dashboard: {self.dashboard} (its token: `ray get-auth-token` prints it)"
+
 
 def address_to_join() -> str | None:
-    """Address of the cluster to join; None to start a private one.
+    """Address of the cluster a run joins; None to start a private one.
 
     ``RAY_ADDRESS`` decides; a driver inside a Ray job has it set by Ray. Raises EnvironmentProblem
-    where it says nothing and a cluster already runs here.
+    where it says nothing and a cluster already runs here, or where the cluster cannot be joined.
     """
-    address = os.environ.get("RAY_ADDRESS", "")
-    if address == LOCAL:
+    if not os.environ.get("RAY_ADDRESS"):
+        prechecks.check_no_foreign_cluster()
+    return joinable_address()
+
+
+def joinable_address() -> str | None:
+    """Address of the cluster a short command joins: ``RAY_ADDRESS``, or the one that runs here.
+
+    None to start a private one. Ray's token, where that cluster asks for it, is used from here on.
+    """
+    named = os.environ.get("RAY_ADDRESS", "")
+    if named == LOCAL:
         return None
-    if address:
-        return address
-    check_no_foreign_cluster()
-    return None
+    if named in ("", AUTO):
+        address = _cluster_here(must_be=named == AUTO)
+    else:
+        address = named
+        _check_form(named)
+    if address is not None:
+        use_token_of(address)
+    return address
+
+
+def _cluster_here(*, must_be: bool) -> str | None:
+    addresses = prechecks.running_clusters()
+    if len(addresses) > 1:
+        raise EnvironmentProblem(
+            f"one cluster of several must be named, {', '.join(addresses)} run here; set "
+            "RAY_ADDRESS to one of them, or to local for a private one"
+        )
+    if must_be and not addresses:
+        raise EnvironmentProblem(
+            "RAY_ADDRESS is auto and no Ray runs on this machine; start it with `ray start`, or "
+            "unset RAY_ADDRESS for a private one"
+        )
+    return addresses[0] if addresses else None
+
+
+def _check_form(address: str) -> None:
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not (host and colon and port.isdigit()):
+        raise EnvironmentProblem(
+            f"RAY_ADDRESS must be host:port of the cluster's GCS, auto or local, got {address!r}; "
+            "from a machine outside the cluster, give the dashboard's URL to `ray job submit` in "
+            "RAY_API_SERVER_ADDRESS"
+        )
 
 
 @contextmanager
-def ray_session(address: str | None, *, num_cpus: int, quiet: bool = True) -> Iterator[RaySession]:
+def ray_session(
+    address: str | None,
+    *,
+    num_cpus: int,
+    store_bytes: int = prechecks.STORE_BYTES,
+    quiet: bool = True,
+) -> Iterator[RaySession]:
     """Join the cluster at ``address``, or start a private one of ``num_cpus`` logical CPUs.
 
-    The private one listens on loopback only and asks for Ray's token (``~/.ray/auth_token``, which
-    `ray job submit` and `serve deploy` of the same user find by themselves) unless RAY_AUTH_MODE
-    says otherwise. On leaving, what was started here is stopped, and nothing else. A process that
-    is connected already stays as it is.
+    The private one listens on loopback only and asks for Ray's token (:mod:`.ray_token`) unless
+    RAY_AUTH_MODE says otherwise; ``ray`` and ``serve`` of the same user find it with
+    ``RAY_AUTH_MODE=token``. On leaving, what was started here is stopped, and nothing else. A
+    process that is connected already stays as it is.
     """
     set_environment(private=address is None)
     if address is None:
         # It has done its work; processes of the private cluster would take it for an address.
         os.environ.pop("RAY_ADDRESS", None)
+        if os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
+            ensure_token()
     import ray
 
     if ray.is_initialized():  # an embedding program's connection: neither ours to make nor to end
@@ -73,14 +127,15 @@ def ray_session(address: str | None, *, num_cpus: int, quiet: bool = True) -> It
             context = ray.init(address=address, **common)
         except (ConnectionError, RuntimeError) as error:
             raise EnvironmentProblem(
-                f"RAY_ADDRESS must name a running cluster, {address!r} does not answer ({error}); "
-                "start it, or unset RAY_ADDRESS for a private one"
+                f"a command runs on a node of the cluster that it joins, {address} answers and "
+                f"this process cannot be part of it ({error}); run it on a node of that cluster, "
+                "as `ray job submit` does"
             ) from error
     else:
         context = start_ray(
             address=LOCAL,
             num_cpus=num_cpus,
-            object_store_memory=OBJECT_STORE_BYTES,
+            object_store_memory=store_bytes,
             include_dashboard=True,
             dashboard_host=LOOPBACK,
             _node_ip_address=LOOPBACK,

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alphagrpo.cli.console import Narrator, print_json, print_table
-from alphagrpo.cli.ray_session import RaySession, check_ports, ray_session
+from alphagrpo.cli.ray_session import RaySession, check_ports, joinable_address, ray_session
 from alphagrpo.cli.ray_start import set_environment
-from alphagrpo.cli.serving import deployed, joinable_address, private_cpus
+from alphagrpo.cli.serving import deployed, private_cpus
 from alphagrpo.errors import ConfigError, EnvironmentProblem
 
 if TYPE_CHECKING:

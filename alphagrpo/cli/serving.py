@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from alphagrpo.cli.console import Narrator
 from alphagrpo.cli.placement import serve_roles
-from alphagrpo.cli.prechecks import running_clusters
-from alphagrpo.cli.ray_session import LOCAL, RaySession, ray_session
+from alphagrpo.cli.ray_session import RaySession, joinable_address, ray_session
 from alphagrpo.cli.ray_start import set_environment
 
 if TYPE_CHECKING:
@@ -67,14 +65,6 @@ def deployed(serve_file: ServeFile, narrator: Narrator, session: RaySession) -> 
     finally:
         if not session.private:
             undeploy(missing_apps)
-
-
-def joinable_address() -> str | None:
-    """Address of a cluster to join for a short command: RAY_ADDRESS, or the one that runs here."""
-    address = os.environ.get("RAY_ADDRESS", "")
-    if address:
-        return None if address == LOCAL else address
-    return "auto" if running_clusters() else None
 
 
 def _teller(narrator: Narrator) -> Callable[[Mapping[str, str]], None]:

@@ -52,11 +52,15 @@ def _with_mesh(config: RunConfig, launch: Launch, narrator: Narrator, stop: Stop
     with ExitStack() as stack:
         with narrator.stage("starting Ray" if launch.address is None else "joining Ray"):
             session = stack.enter_context(
-                ray_session(launch.address, num_cpus=launch.placement.whole_cpus)
+                ray_session(
+                    launch.address,
+                    num_cpus=launch.placement.whole_cpus,
+                    store_bytes=launch.store_bytes,
+                )
             )
         stop.arm()
         if session.dashboard:
-            narrator.say(f"dashboard: {session.dashboard}", dashboard=session.dashboard)
+            narrator.say(session.dashboard_line, dashboard=session.dashboard)
         if launch.serve_file is not None:
             stack.enter_context(deployed(launch.serve_file, narrator, session))
         with narrator.stage("loading policy"):
@@ -92,6 +96,7 @@ class TrainingRun:
             num_thought=settings.num_thought,
             seed=config.seed,
         )
+        mesh_run.check_storage(config.output)
         if resume:
             self._folder, checkpoint = RunFolder.resume(config)
             if checkpoint is not None:

@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from alphagrpo.config.schema import RunConfig
+from alphagrpo.config.variables import expand_variables
 from alphagrpo.errors import ConfigError
 
 BASE = "base"
@@ -21,14 +22,15 @@ def load_config(path: Path | str, overrides: list[str] | None = None) -> RunConf
 
     A file may extend others (``base: other.yaml``): sections are merged key by key, all else is
     replaced; of several bases the later one wins, and the file itself over all of them.
+    ``${NAME}`` and ``${NAME:-default}`` in a value stand for an environment variable.
 
-    Raises ConfigError for a missing or malformed file, bases that lead in a circle, an unknown key
-    or an impossible combination.
+    Raises ConfigError for a missing or malformed file, bases that lead in a circle, a variable that
+    is not set, an unknown key or an impossible combination.
     """
     raw = _read(Path(path))
     for override in overrides or []:
         _apply(raw, override)
-    return parse_config(raw, source=str(path))
+    return parse_config(expand_variables(raw, str(path)), source=str(path))
 
 
 def parse_config(raw: dict[str, Any], *, source: str = "config") -> RunConfig:

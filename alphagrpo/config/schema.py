@@ -83,6 +83,13 @@ class RolloutConfig(Section):
     text: SamplingParams = SamplingParams()
     flow: FlowConfig = FlowConfig()
 
+    @property
+    def kept_versions(self) -> int:
+        """Versions of weights that stay published: the newest, and the one that a slow runner may
+        still be fetching; with lag as many more.
+        """
+        return 2 + self.max_lag
+
 
 class LearnerConfig(Section):
     """What the central learner reserves of the cluster, and how it trades time for memory."""

@@ -44,6 +44,11 @@ class ServiceConfig(Patience):
     question_store: Path | None = None
     """Folder of kept question sets; None: inside the run folder."""
 
+    @property
+    def applications(self) -> tuple[str, ...]:
+        """Names of the Serve applications that the run asks."""
+        return (self.decomposer_app, self.verifier_app)
+
     def verifier_options(self) -> dict[str, Any]:
         """The arguments of :func:`services.client.connect_verifier`, as JSON values."""
         return {"app": self.verifier_app, **self.patience()}

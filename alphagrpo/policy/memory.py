@@ -22,6 +22,8 @@ BYTES: Mapping[WeightType, int] = {"float32": 4, "bfloat16": 2}
 MASTER_BYTES = 4
 PROMPT_TOKENS = 128
 """Tokens of a prompt, for the estimate: a long compositional prompt has about a hundred."""
+STORE_MARGIN = 1.25
+"""Ray begins to spill before its object store is full, and holds what nobody freed yet."""
 CHARS_PER_TOKEN = 4
 """Of English text under a Qwen tokenizer, about."""
 
@@ -137,6 +139,16 @@ def memory_estimate(config: RunConfig, shape: PolicyShape, size: ModelSize) -> M
         * width,
         trajectories_per_step=per_trajectory * samples * config.rollout.prompts_per_step,
     )
+
+
+def object_store_bytes(config: RunConfig, estimate: MemoryEstimate) -> int:
+    """Most that a run has in the object store: the versions kept, the next one, and trajectories.
+
+    A version is there whole before the oldest is let go; with lag several steps are under way.
+    """
+    weights = estimate.trainable * MASTER_BYTES * (config.rollout.kept_versions + 1)
+    trajectories = estimate.trajectories_per_step * (1 + config.rollout.max_lag)
+    return int(STORE_MARGIN * (weights + trajectories))
 
 
 class TaskLoad(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors import weights
-from actors.weights import KEPT_VERSIONS, WeightRegistry
+from actors.weights import WeightRegistry
 from alphagrpo.errors import WeightsError
 from alphagrpo.types import WeightsManifest
 from tests.fakes import make_config
@@ -48,7 +48,7 @@ def test_the_newest_versions_are_kept_and_no_more(number: int) -> None:
 
 
 def test_a_runner_that_is_fetching_finds_the_version_before_the_newest() -> None:
-    registry = published(WeightRegistry(), 0, 1)
+    registry = published(WeightRegistry(2), 0, 1)
     assert registry.get(0) == (manifest(0), ["chunk of 0"])
     published(registry, 2)
     with pytest.raises(WeightsError, match=r"weights 0 are not published, there are \[1, 2\]"):
@@ -66,7 +66,7 @@ def test_versions_of_a_learner_that_was_restored_from_an_earlier_one_go() -> Non
 
 
 def test_before_the_first_publication_there_is_none() -> None:
-    registry = WeightRegistry()
+    registry = WeightRegistry(2)
     assert registry.newest() is None
     with pytest.raises(WeightsError, match="ask for the newest"):
         registry.get(0)
@@ -87,5 +87,5 @@ def test_with_lag_as_many_more_versions_are_kept(lag: int, monkeypatch) -> None:
     monkeypatch.setattr(weights.ray, "remote", lambda actor: Options())
     weights.start_registry(make_config(rollout={"max_lag": lag}))
     ((number, options),) = made
-    assert number == KEPT_VERSIONS + lag
+    assert number == 2 + lag
     assert (options["name"], options["num_cpus"]) == ("alphagrpo:fake:weights", 0)

@@ -119,6 +119,8 @@ def test_serve_replicas_are_read_from_the_serve_file(capsys: pytest.CaptureFixtu
     serve.write_text(
         """
 applications:
+  - {name: decomposer, import_path: x:build, route_prefix: /d, deployments: [{name: Decomposer}]}
+  - {name: gateway, import_path: x:build, route_prefix: /g}
   - name: verifier
     import_path: x:build
     deployments:
@@ -130,5 +132,7 @@ applications:
     )
     found = dry_run(capsys, "services.serve_config=serve.yaml")
     assert found["placement"]["gpus"] == 10
+    names = [role["name"] for role in found["placement"]["roles"] if "serve" in role["name"]]
+    assert names == ["serve decomposer/Decomposer", "serve verifier/Verifier"], "what a run asks"
     role = found["placement"]["roles"][-1]
     assert (role["name"], role["count"], role["largest"]) == ("serve verifier/Verifier", 2, 8)

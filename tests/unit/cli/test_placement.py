@@ -70,9 +70,9 @@ def test_the_mesh_is_runners_learner_and_replicas(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert placement.cpus == pytest.approx(3 * 0.5 + 2 + 2 * 0.4)
     assert placement.gpus == pytest.approx(3.5)
-    assert placement.num_replicas == 2
+    assert [role.count for role in placement.replicas] == [2]
     alone = placement_of(config, None)
-    assert alone.num_replicas == 0
+    assert alone.replicas == ()
     assert alone.cpus == pytest.approx(3.5)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +12,17 @@ from alphagrpo.cli import prechecks
 from alphagrpo.cli.launch import check_reward, precheck
 from alphagrpo.cli.main import main
 from alphagrpo.cli.placement import placement_of
-from alphagrpo.cli.ray_session import address_to_join
+from alphagrpo.cli.prechecks import GIB
 from alphagrpo.config import RunConfig, load_config
 from alphagrpo.errors import CheckpointError, ConfigError, EnvironmentProblem, PromptFileError
 from alphagrpo.models.bagel import random_bagel, save_bagel, tiny_config
 from alphagrpo.policy.family import FAMILY
+from alphagrpo.policy.memory import (
+    MemoryEstimate,
+    memory_estimate,
+    model_size,
+    object_store_bytes,
+)
 from services.serve_config import load_serve_file
 from tests.fakes import make_config
 
@@ -102,20 +109,68 @@ def test_truncated_weights_are_found_without_reading_them(
         FAMILY.check(tmp_path)
 
 
+def estimate_of(config: RunConfig) -> MemoryEstimate:
+    return memory_estimate(config, *model_size(config))
+
+
 def test_too_little_memory_is_said_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 
-    config = make_config(rollout={"num_runners": 2})
-    placement = placement_of(config, None)
-    free = SimpleNamespace(available=2 * prechecks.GIB)
+    config = make_config(rollout={"num_runners": 2}, model={"path": "nowhere"})
+    sizes = replace(
+        estimate_of(config), weights=GIB, masters=0, gradients=0, optimizer=0, trainable=0,
+        context_per_group=0, activations=0,
+    )  # fmt: skip
+    free = SimpleNamespace(available=5 * GIB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
-    with pytest.raises(EnvironmentProblem, match=r"needs about 3\.0 GiB.*2\.0 GiB are free"):
-        prechecks.check_memory(config, placement, model_bytes=0)
-    free.available = 64 * prechecks.GIB
-    assert (
-        prechecks.check_memory(config, placement, 5) - prechecks.check_memory(config, placement, 0)
-        == 5
-    )
+    placement = placement_of(config, None)
+    with pytest.raises(EnvironmentProblem, match=r"needs about 6\.4 GiB.*5\.0 GiB are free"):
+        prechecks.check_memory(config, placement, sizes, prechecks.STORE_BYTES)
+    free.available = 64 * GIB
+    larger = prechecks.check_memory(config, placement, sizes, prechecks.STORE_BYTES + 5)
+    assert larger - prechecks.check_memory(config, placement, sizes, prechecks.STORE_BYTES) == 5
+
+
+def test_what_lies_on_a_gpu_takes_no_main_memory() -> None:
+    """Eight cards on one machine: their 470 GB were once asked of its main memory."""
+    config = load_config(ROOT / "deploy/configs/bagel-7b-rt2i.yaml", ["rollout.num_runners=7"])
+    placement, sizes = placement_of(config, None), estimate_of(config)
+    on_gpus = prechecks.host_bytes(config, placement, sizes)
+    assert 8 * prechecks.GPU_PROCESS_BYTES < on_gpus < 40 * GIB
+    overrides = ["rollout.gpus_per_runner=0", "learner.gpus=0"]
+    on_cpu = load_config(ROOT / "deploy/configs/bagel-7b-rt2i.yaml", overrides)
+    held = prechecks.host_bytes(on_cpu, placement_of(on_cpu, None), sizes)
+    assert held > sizes.learner + 7 * sizes.runner
+
+
+def test_the_object_store_of_a_private_cluster_holds_the_run() -> None:
+    """300 MiB were once given to a 7B step that has 3 GB there."""
+    config = load_config(ROOT / "deploy/configs/bagel-7b-rt2i.yaml")
+    sizes = estimate_of(config)
+    store = object_store_bytes(config, sizes)
+    assert store > 3 * sizes.trainable * 4 + sizes.trajectories_per_step > 2.9e9
+    lagged = config.model_copy(update={"rollout": config.rollout.model_copy(update={"max_lag": 1})})
+    more = object_store_bytes(lagged, sizes) - store
+    assert more == pytest.approx(1.25 * (sizes.trainable * 4 + sizes.trajectories_per_step), abs=2)
+
+
+def test_what_a_job_writes_outlives_it(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet_machine: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative = config_for(model_folder, tmp_path).model_copy(update={"output": Path("runs")})
+    prechecks.check_written_paths(relative)
+    monkeypatch.setenv(prechecks.JOB_VARIABLE, "{}")
+    with pytest.raises(ConfigError, match=r"output must be an absolute .* got runs.*--set output="):
+        precheck(relative, resume=False)
+    inside = relative.model_copy(update={"output": tmp_path / "runs"})
+    with pytest.raises(ConfigError, match="go with the job"):
+        prechecks.check_written_paths(inside)
+    shared = relative.model_copy(update={"output": Path("/shared/runs")})
+    prechecks.check_written_paths(shared)
+    services = shared.services.model_copy(update={"question_store": Path("questions")})
+    with pytest.raises(ConfigError, match=r"services\.question_store must be an absolute path"):
+        prechecks.check_written_paths(shared.model_copy(update={"services": services}))
 
 
 def test_a_port_in_use_is_named_with_its_remedy() -> None:
@@ -128,28 +183,14 @@ def test_a_port_in_use_is_named_with_its_remedy() -> None:
     prechecks.check_port(port, "Serve's HTTP proxy")
 
 
-def test_ray_address_decides_and_a_foreign_cluster_is_not_joined_unasked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(prechecks, "running_clusters", lambda: ("10.0.0.1:6379",))
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.9:6379")
-    assert address_to_join() == "10.0.0.9:6379"
-    monkeypatch.setenv("RAY_ADDRESS", "local")
-    assert address_to_join() is None
-    monkeypatch.delenv("RAY_ADDRESS")
-    with pytest.raises(EnvironmentProblem, match=r"RAY_ADDRESS=10\.0\.0\.1:6379.*ray stop"):
-        address_to_join()
-    monkeypatch.setattr(prechecks, "running_clusters", lambda: ())
-    assert address_to_join() is None
-
-
 def test_the_shipped_serve_file_and_the_demo_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     config = load_config(ROOT / "deploy/configs/shapes-rt2i.yaml")
-    serve_file = load_serve_file(config.services.serve_config)
+    serve_file = load_serve_file(config.services.serve_config, config.services.applications)
     placement = placement_of(config, serve_file)
     names = {role.name for role in placement.roles}
-    assert {"serve decomposer/Decomposer", "serve verifier/Verifier"} <= names
+    services = {name for name in names if name.startswith("serve ")}
+    assert services == {"serve decomposer/Decomposer", "serve verifier/Verifier"}
     assert placement.cpus <= 2, "the demo is meant for two cores"
     assert serve_file.http_port == 8000
 

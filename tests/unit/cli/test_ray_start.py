@@ -211,7 +211,7 @@ def test_a_joined_session_takes_the_address_and_nothing_else(
     assert options["address"] == "head:6379"
     assert "num_cpus" not in options
     assert cluster.shutdowns == 1, "also where the block fails"
-    with pytest.raises(EnvironmentProblem, match=r"'gone:1' does not answer \(refused\)"):
+    with pytest.raises(EnvironmentProblem, match=r"gone:1 answers.*\(refused\)"):
         with ray_session("gone:1", num_cpus=1):
             pass
 

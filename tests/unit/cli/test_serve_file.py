@@ -53,14 +53,18 @@ def refuse_to_start(*args: Any, **options: Any) -> None:
 
 
 def write_serve(**changes: Any) -> None:
-    app: dict[str, Any] = {
-        "name": "gateway",
+    """A file with both services and an application that no run asks; the verifier is changed."""
+    decomposer = {"name": "decomposer", "import_path": "theirs:build", "route_prefix": None}
+    unused = {"name": "unused", "import_path": "services.nothing:build", "route_prefix": "/unused"}
+    verifier: dict[str, Any] = {
+        "name": "verifier",
         "import_path": "services.gateway:build",
         "args": {},
         "deployments": [{"name": "Gateway", "ray_actor_options": {"num_cpus": 0.1}}],
         **changes,
     }
-    Path("serve.yaml").write_text(yaml.safe_dump({"applications": [app]}), encoding="utf-8")
+    text = yaml.safe_dump({"applications": [decomposer, unused, verifier]})
+    Path("serve.yaml").write_text(text, encoding="utf-8")
 
 
 @pytest.mark.parametrize("dry", [False, True])
@@ -88,6 +92,14 @@ def test_a_wrong_file_is_refused(
     assert not Path("runs").exists()
 
 
+def test_a_file_without_what_the_run_asks_is_refused(
+    run_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_serve(name="judge")
+    assert main(["train", str(run_config)]) == 2
+    assert "must have the application 'verifier'" in capsys.readouterr().err
+
+
 def test_a_missing_file_is_refused_by_a_run_and_noted_by_a_dry_one(
     run_config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,7 +113,6 @@ def test_a_model_that_is_elsewhere_is_refused_by_a_run_and_noted_by_a_dry_one(
     run_config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_serve(
-        name="verifier",
         import_path="services.verifier:build",
         args={"engine": {"model": "deploy/models/nowhere"}},
         deployments=[{"name": "Verifier", "num_replicas": 2}],
@@ -123,8 +134,9 @@ def test_the_file_is_read_once_and_passed_on(
     write_serve()
     checked = launch.precheck(load_config(run_config), resume=False)
     assert checked.serve_file is not None
-    assert checked.serve_file.applications == ("gateway",)
-    assert checked.placement.num_replicas == 1
+    assert checked.serve_file.applications == ("decomposer", "verifier"), "a run waits for no more"
+    names = [role.name for role in checked.placement.replicas]
+    assert names == ["serve decomposer/default", "serve verifier/Gateway"]
     Path("serve.yaml").unlink()
 
     class Deployed(Exception):

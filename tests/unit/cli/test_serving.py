@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
+from alphagrpo.cli import prechecks, ray_session
 from alphagrpo.cli import serve as serve_command
 from alphagrpo.cli import serving as serving_module
 from alphagrpo.cli.console import Narrator
 from alphagrpo.cli.main import main
 from alphagrpo.cli.ray_session import RaySession
-from alphagrpo.cli.serving import deployed, joinable_address, serving
+from alphagrpo.cli.serving import deployed, serving
 from alphagrpo.errors import EnvironmentProblem
 from services import deploying
 from services.serve_config import read_serve_file
@@ -69,7 +70,8 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> FakeSessions:
     sessions = FakeSessions()
     monkeypatch.setattr(serving_module, "ray_session", sessions)
     monkeypatch.setattr(serve_command, "ray_session", sessions)
-    monkeypatch.setattr(serving_module, "running_clusters", lambda: ())
+    monkeypatch.setattr(prechecks, "running_clusters", lambda: ())
+    monkeypatch.setattr(ray_session, "use_token_of", lambda address: None)
     monkeypatch.setattr(serve_command, "check_ports", lambda port: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return sessions
@@ -129,26 +131,6 @@ def test_what_was_deployed_goes_also_after_a_failure(
     with pytest.raises(EnvironmentProblem if late else KeyError):
         work()
     assert fake.events[-1] == ("delete", ("decomposer", "verifier"))
-
-
-@pytest.mark.parametrize(
-    ("variable", "clusters", "address"),
-    [
-        ("", (), None),
-        ("", ("10.0.0.1:6379",), "auto"),
-        ("local", ("10.0.0.1:6379",), None),
-        ("head:1", (), "head:1"),
-    ],
-)
-def test_which_cluster_a_short_command_joins(
-    monkeypatch: pytest.MonkeyPatch,
-    variable: str,
-    clusters: tuple[str, ...],
-    address: str | None,
-) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", variable)
-    monkeypatch.setattr(serving_module, "running_clusters", lambda: clusters)
-    assert joinable_address() == address
 
 
 def test_serve_into_a_running_cluster_deploys_and_goes(

@@ -85,6 +85,7 @@ class FakeRun:
             learner=FakeLearner(),
         )
         self.pool, self.wait_for = pool, runner.run
+        self.probed: Path | None = None
         self.manifest()
 
     @property
@@ -105,6 +106,9 @@ class FakeRun:
         self.wait_for(self.loop.learner.save(str(folder)))
         (folder / "loop.json").write_text(json.dumps(self.loop.state_dict()))
 
+    def check_storage(self, folder: Path) -> None:
+        self.probed = folder
+
     def restore(self, folder: Path) -> None:
         self.wait_for(self.loop.learner.load(str(folder)))
         self.loop.load_state_dict(json.loads((folder / "loop.json").read_text()))
@@ -121,6 +125,7 @@ def train(
     with asyncio.Runner() as runner, stop.armed():
         mesh_run = FakeRun(config, pool or LearningPool(), runner)
         run = TrainingRun(config, mesh_run, Narrator(), stop, perf_counter(), resume=resume)
+        assert mesh_run.probed == config.output, "storage is tried before anything is trained"
         assert run.go() == 0
     return RunFolder.open(config.folder)
 
