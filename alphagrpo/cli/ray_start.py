@@ -60,7 +60,7 @@ def start_ray(**options: Any) -> Any:
     import ray
 
     ports = free_ports(4)
-    with _no_wait_for_agents(*ports[:3]):
+    with known_agent_ports(*ports[:3]):
         return ray.init(_metrics_export_port=ports[3], **options)
 
 
@@ -80,7 +80,7 @@ def free_ports(number: int) -> list[int]:
 
 
 @contextmanager
-def _no_wait_for_agents(grpc: int, http: int, runtime_env: int) -> Iterator[None]:
+def known_agent_ports(grpc: int, http: int, runtime_env: int) -> Iterator[None]:
     """Inside the block a raylet is told its agents' ports instead of waiting for their files.
 
     Ray 2.60 gives every agent 15 s to import and to write its port, in C++ and without a setting,

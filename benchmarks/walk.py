@@ -1,0 +1,390 @@
+"""From a laptop to a cluster, walked: nodes, token, services, a job killed and resumed, its report.
+
+``make walk`` (``python -m benchmarks.walk``) does what the README says on machines that are folders
+of this one: homes, temp dirs and working directories differ, one shared folder is the same for all.
+It prints each step with its seconds and what was seen, and fails at the first that is not as said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from alphagrpo.cli.console import print_table
+from alphagrpo.cli.ray_start import free_ports
+from alphagrpo.record.folder import RunFolder
+from benchmarks.walk_hosts import ROOT, Host, processes_of
+
+CPUS = 4.0
+"""Logical ones of each node."""
+NODE_SECONDS = SERVICE_SECONDS = RUN_SECONDS = 900.0
+"""For a step on a busy machine; most take a tenth of it."""
+POOLS = ("head", "learner", "rollout", "verifier")
+WHOLE = {"learner": "learner", "weights": "learner", "rollout": "rollout"}
+"""Role of an actor to the pool it is placed in."""
+
+
+class WalkFailed(Exception):
+    """A step is not as the README says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is walked."""
+
+    pools: tuple[str, ...] = POOLS
+    """One node each; the first is the head."""
+    placement: Mapping[str, str] = field(default_factory=lambda: dict(WHOLE))
+    services: Mapping[str, Any]
+    """The Serve config, but for port and pools."""
+    service_pools: Mapping[str, str] = field(
+        default_factory=lambda: {"decomposer": "verifier", "verifier": "verifier"}
+    )
+    run: Mapping[str, Any]
+    """The run config over ``smoke.yaml``."""
+    pythonpath: str = ""
+    """Of the nodes, for stand-ins that are not installed there."""
+    refusals: bool = True
+    """Also try what must be refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One step of the table."""
+
+    step: str
+    seconds: float
+    seen: str
+
+
+class Walk:
+    """The steps, each of which leaves a row."""
+
+    def __init__(self, folder: Path, plan: Plan, tell: Callable[[Row], None]) -> None:
+        self.plan, self._tell = plan, tell
+        self.rows: list[Row] = []
+        self.shared = folder / "shared"
+        self.shared.mkdir(parents=True)
+        self.hosts = [Host(pool, folder / pool, plan.pythonpath) for pool in plan.pools]
+        self.head = self.hosts[0]
+        self.laptop = Host("laptop", folder / "laptop")
+        self.gcs_port, self.dashboard_port, self.http_port = free_ports(3)
+        self.config = self.shared / "walk.yaml"
+
+    def go(self) -> None:
+        """All steps, in order; the nodes are ended whatever happens."""
+        steps: list[tuple[str, Callable[[], str]]] = [
+            ("ray start, a node per pool", self.start_nodes),
+            ("a terminal without the token", self.refuse_without_token),
+            ("serve deploy", self.deploy),
+            ("a job that writes into its package", self.refuse_relative_output),
+            ("ray job submit", self.submit),
+            ("where the actors are", self.look_at_places),
+            ("the driver is killed", self.kill_driver),
+            ("ray job submit ... --resume", self.resume),
+            ("the report", self.read_report),
+        ]
+        try:
+            for name, step in steps:
+                if self.plan.refusals or not step.__name__.startswith("refuse"):
+                    started = time.monotonic()
+                    seen = step()
+                    self.rows.append(Row(name, time.monotonic() - started, seen))
+                    self._tell(self.rows[-1])
+        finally:
+            for host in reversed(self.hosts):
+                host.stop()
+
+    # -- the steps
+
+    def start_nodes(self) -> str:
+        """A head and workers, each with a copy of the token, as ``ray up`` would start them."""
+        token = secrets.token_hex(32)
+        for host in (*self.hosts, self.laptop):
+            host.give_token(token)
+        self.head.start_node(
+            "--head", f"--port={self.gcs_port}", f"--dashboard-port={self.dashboard_port}",
+            "--dashboard-host=127.0.0.1", f"--ray-client-server-port={free_ports(1)[0]}",
+            pool=self.head.name, cpus=CPUS,
+        )  # fmt: skip
+        self.wait("the head", NODE_SECONDS, lambda: len(self.nodes()) == 1, self.head)
+        for host in self.hosts[1:]:
+            address = f"--address=127.0.0.1:{self.gcs_port}"
+            host.start_node(address, pool=host.name, cpus=CPUS)
+        number = len(self.hosts)
+        self.wait("all nodes", NODE_SECONDS, lambda: len(self.nodes()) == number, self.hosts[-1])
+        homes = len({host.token_path for host in self.hosts})
+        return f"{number} nodes, {homes} homes, token asked for"
+
+    def refuse_without_token(self) -> str:
+        """Its message is about the token, and comes at once."""
+        stranger = Host("stranger", self.head.folder.parent / "stranger")
+        started = time.monotonic()
+        done = stranger.run(
+            "alphagrpo", "serve", "--status", RAY_ADDRESS=f"127.0.0.1:{self.gcs_port}"
+        )
+        if done.returncode != 2 or "asks for a token, none is here" not in done.stderr:
+            raise WalkFailed(f"a missing token has no message of its own: {tail(done)}")
+        return f"refused in {time.monotonic() - started:.1f} s, naming the token"
+
+    def deploy(self) -> str:
+        """Ray's own command, on the head, with ``RAY_AUTH_MODE=token`` alone."""
+        path = self.shared / "serve.yaml"
+        path.write_text(yaml.safe_dump(self.services()), encoding="utf-8")
+        done = self.head.run(
+            "serve", "deploy", str(path), "-a", self.dashboard, RAY_AUTH_MODE="token"
+        )
+        if done.returncode:
+            raise WalkFailed(f"serve deploy: {tail(done)}")
+        names = set(self.plan.service_pools)
+
+        def running() -> bool:
+            states = self.serve_status()
+            failed = {n: s for n, s in states.items() if s["status"] == "DEPLOY_FAILED"}
+            if failed:
+                raise WalkFailed(f"services did not start: {failed}")
+            return {n for n, s in states.items() if s["status"] == "RUNNING"} >= names
+
+        self.wait("the services", SERVICE_SECONDS, running)
+        return f"{', '.join(sorted(names))} running"
+
+    def refuse_relative_output(self) -> str:
+        """What it would train would go with the package."""
+        done = self.job("refused", "deploy/configs/smoke.yaml")
+        log = done.stdout + done.stderr
+        if done.returncode == 0 or "output must be an absolute path" not in log:
+            raise WalkFailed(f"a relative output inside a job is not refused: {tail(done)}")
+        return "refused, with the remedy"
+
+    def submit(self) -> str:
+        """A run whose folder lies on shared storage, up to its second checkpoint."""
+        self.write_config()
+        done = self.job("walk", str(self.config), wait=False)
+        if done.returncode:
+            raise WalkFailed(f"ray job submit: {tail(done)}")
+        folder = self.run_folder
+        self.wait(
+            "the second step", RUN_SECONDS, lambda: len(folder.checkpoints()) >= 2, job="walk"
+        )
+        return f"step {len(folder.metrics())} trained, checkpoints on shared storage"
+
+    def look_at_places(self) -> str:
+        """Nodes of the actors, from Ray's own state."""
+        pools = {node["node_id"]: node["labels"].get("mesh.pool") for node in self.nodes()}
+        found = {
+            actor["name"].rsplit(":", 1)[1]: pools[actor["node_id"]]
+            for actor in self.list("actors", "state=ALIVE")
+            if actor["name"].startswith("alphagrpo:walked:")
+        }
+        replicas = {
+            actor["name"]
+            .split("#")[1 if actor["name"].startswith("SERVE_REPLICA") else 0]
+            .split("::")[-1]: pools[actor["node_id"]]
+            for actor in self.list("actors", "state=ALIVE")
+            if "SERVE_REPLICA" in actor["name"]
+        }
+        expected = dict(self.plan.placement)
+        if "rollout" in expected:
+            expected["rollout-0"] = expected.pop("rollout")
+        wrong = {
+            role: found.get(role) for role, pool in expected.items() if found.get(role) != pool
+        }
+        if wrong:
+            raise WalkFailed(f"actors are elsewhere than {expected}: {found}, {replicas}")
+        return ", ".join(
+            f"{role} on {pool}" for role, pool in sorted({**found, **replicas}.items())
+        )
+
+    def kill_driver(self) -> str:
+        """SIGKILL: nobody can clean up."""
+        drivers = [
+            process
+            for process in processes_of(self.head.folder)
+            if {"train", str(self.config)} <= set(process.cmdline()) and "sh" != process.name()
+        ]
+        for process in drivers:
+            process.send_signal(signal.SIGKILL)
+        if not drivers:
+            raise WalkFailed("no driver of the job was found")
+        self.wait("the job's end", NODE_SECONDS, lambda: self.job_status("walk") == "FAILED")
+        return f"{len(drivers)} process killed, the job failed"
+
+    def resume(self) -> str:
+        """Another submission goes on where the last checkpoint is, and ends."""
+        before = len(self.run_folder.checkpoints())
+        done = self.job("walk-resumed", str(self.config), "--resume")
+        if done.returncode:
+            raise WalkFailed(f"the resumed job failed: {tail(done)}")
+        steps, summary = self.run_folder.metrics(), self.run_folder.summary()
+        wanted = self.plan.run["training"]["num_steps"]
+        if [line["step"] for line in steps] != list(range(1, wanted + 1)):
+            raise WalkFailed(f"steps are not 1 to {wanted}: {[line['step'] for line in steps]}")
+        if summary.samples.invalid:
+            raise WalkFailed(f"{summary.samples.invalid} samples have no score")
+        return f"went on after step {before}, {wanted} steps, every sample scored"
+
+    def read_report(self) -> str:
+        """On the laptop, which is no node."""
+        done = self.laptop.run("alphagrpo", "report", str(self.run_folder.path))
+        page = self.run_folder.report_path
+        if done.returncode or "<html" not in page.read_text(encoding="utf-8"):
+            raise WalkFailed(f"no report: {tail(done)}")
+        return f"{page.stat().st_size / 1e6:.1f} MB of {page.name}"
+
+    # -- what they use
+
+    @property
+    def dashboard(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
+    @property
+    def run_folder(self) -> RunFolder:
+        return RunFolder(self.shared / "runs" / "walked")
+
+    def services(self) -> dict[str, Any]:
+        """The Serve config with this walk's port and a pool for each application."""
+        raw: dict[str, Any] = json.loads(json.dumps(self.plan.services))
+        raw["http_options"] = {"host": "127.0.0.1", "port": self.http_port}
+        raw["applications"] = [
+            app for app in raw["applications"] if app["name"] in self.plan.service_pools
+        ]
+        for app in raw["applications"]:
+            selector = {"mesh.pool": self.plan.service_pools[app["name"]]}
+            for deployment in app["deployments"]:
+                deployment.setdefault("ray_actor_options", {})["label_selector"] = selector
+        return raw
+
+    def write_config(self) -> None:
+        """The run, over the shipped ``smoke.yaml``."""
+        placement = {role: {"mesh.pool": pool} for role, pool in self.plan.placement.items()}
+        content = {
+            "base": str(ROOT / "deploy/configs/smoke.yaml"),
+            "name": "walked",
+            "output": str(self.shared / "runs"),
+            "placement": placement,
+            **self.plan.run,
+        }
+        self.config.write_text(yaml.safe_dump(content), encoding="utf-8")
+
+    def job(self, name: str, *arguments: str, wait: bool = True) -> Any:
+        """``ray job submit`` of a training, typed on the laptop in the checkout."""
+        options = [] if wait else ["--no-wait"]
+        return self.laptop.run(
+            "ray", "job", "submit", "--submission-id", name, "--working-dir", ".", *options,
+            "--", "alphagrpo", "train", *arguments,
+            cwd=ROOT, timeout_s=RUN_SECONDS, RAY_AUTH_MODE="token",
+            RAY_API_SERVER_ADDRESS=self.dashboard,
+        )  # fmt: skip
+
+    def job_status(self, name: str) -> str:
+        """PENDING, RUNNING, FAILED, ..."""
+        jobs = self.list("jobs")
+        return next((str(j["status"]) for j in jobs if j.get("submission_id") == name), "unknown")
+
+    def job_log(self, name: str) -> str:
+        """What the driver printed so far."""
+        return self.laptop.run(
+            "ray", "job", "logs", name, RAY_AUTH_MODE="token", RAY_API_SERVER_ADDRESS=self.dashboard
+        ).stdout
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Alive nodes as Ray's state API has them; none while there is no answer."""
+        return self.list("nodes", "state=ALIVE")
+
+    def list(self, what: str, *filters: str) -> list[dict[str, Any]]:
+        """``ray list WHAT`` from the laptop."""
+        chosen = [word for f in filters for word in ("--filter", f)]
+        done = self.laptop.run(
+            "ray", "list", what, "--format", "json", "--detail", "--address", self.dashboard,
+            *chosen, RAY_AUTH_MODE="token",
+        )  # fmt: skip
+        try:
+            return list(json.loads(done.stdout))
+        except json.JSONDecodeError:
+            return []
+
+    def serve_status(self) -> dict[str, Any]:
+        """Serve's applications by name."""
+        done = self.head.run("serve", "status", "-a", self.dashboard, RAY_AUTH_MODE="token")
+        status = yaml.safe_load(done.stdout) if done.returncode == 0 else None
+        return dict((status or {}).get("applications", {}))
+
+    def wait(
+        self,
+        what: str,
+        seconds: float,
+        condition: Callable[[], bool],
+        host: Host | None = None,
+        job: str = "",
+    ) -> None:
+        """Until it holds; a node or a job that ended in the meantime ends the waiting."""
+        until = time.monotonic() + seconds
+        while not condition():
+            if host is not None and host.node is not None and host.node.poll() is not None:
+                raise WalkFailed(f"{what}: ray start ended: {host.log.read_text()[-2000:]}")
+            if job and self.job_status(job) in ("FAILED", "STOPPED"):
+                raise WalkFailed(f"{what}: the job ended: {self.job_log(job)[-3000:]}")
+            if time.monotonic() > until:
+                raise WalkFailed(f"{what}: not there after {seconds:.0f} s")
+            time.sleep(0.5)
+
+
+def tail(done: subprocess.CompletedProcess[str]) -> str:
+    """The end of what a command said."""
+    return f"exit {done.returncode}\n{done.stdout[-2500:]}\n{done.stderr[-2500:]}"
+
+
+def whole_plan() -> Plan:
+    """Both real engines, four nodes, four steps."""
+    services = yaml.safe_load((ROOT / "deploy/serve/shapes.yaml").read_text(encoding="utf-8"))
+    return Plan(services=services, run=run_of(num_steps=4))
+
+
+def run_of(*, num_steps: int) -> dict[str, Any]:
+    """A run that saves every step."""
+    return {"training": {"num_steps": num_steps, "checkpoint_every": 1, "max_minutes": None}}
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder with a short name: Ray's sockets lie in it."""
+    with tempfile.TemporaryDirectory(prefix="walk-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def main() -> int:
+    """Walk and print the table."""
+    argparse.ArgumentParser(prog="python -m benchmarks.walk", description=__doc__).parse_args()
+    console = Console()
+
+    def tell(row: Row) -> None:
+        console.print(f"{row.seconds:6.1f} s  {row.step}: {row.seen}", markup=False)
+
+    with scratch() as folder:
+        walk = Walk(folder, whole_plan(), tell)
+        try:
+            walk.go()
+        except WalkFailed as error:
+            console.print(f"failed: {error}", markup=False)
+            return 1
+    rows = [(row.step, f"{row.seconds:.1f}", row.seen) for row in walk.rows]
+    print_table(console, "the walk", rows, ("step", "seconds", "seen"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
