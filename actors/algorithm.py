@@ -16,9 +16,11 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.callbacks.utils import make_callback
 from ray.tune import PlacementGroupFactory
+from ray.tune.result import TRIAL_INFO
 
 from actors.parts import Part
 from actors.run import MeshRun, read_state
+from alphagrpo.capacity import run_roles
 from alphagrpo.config import RunConfig, parse_config
 from alphagrpo.errors import ConfigError
 from alphagrpo.loop import StepReport
@@ -93,12 +95,13 @@ class AlphaGRPOConfig(AlgorithmConfig):
             node[leaf] = value
         return parse_config(raw, source="the run config with overrides")
 
-    def parts(self) -> dict[str, Part | None]:
-        """``decomposer`` and ``verifier``; None for the project's own clients."""
-        records = {"decomposer": self.mesh_decomposer, "verifier": self.mesh_verifier}
-        return {
-            role: Part.from_json(record) if record else None for role, record in records.items()
-        }
+    def parts(self) -> tuple[Part | None, Part | None]:
+        """Decomposer and verifier; None for the project's own clients."""
+        decomposer, verifier = (
+            Part.from_json(record) if record else None
+            for record in (self.mesh_decomposer, self.mesh_verifier)
+        )
+        return decomposer, verifier
 
 
 class AlphaGRPO(Algorithm):
@@ -111,8 +114,11 @@ class AlphaGRPO(Algorithm):
         algo.save_to_path("checkpoint")
         algo.stop()
 
-    Under Tune a trial works in a folder of its own: give absolute paths in the run config, or set
-    ``RAY_CHDIR_TO_TRIAL_DIR=0``.
+    Under Tune every trial is a run of its own, ``<name>-<trial id>``, with actors, run folder and
+    questions of that name; trials share their questions only where ``services.question_store``
+    names a folder. A trial reserves what its run asks for, on nodes that the run's label selectors
+    admit, so that as many trials train at once as the cluster has room for. It works in a folder
+    of its own: give absolute paths in the run config, or set ``RAY_CHDIR_TO_TRIAL_DIR=0``.
     """
 
     config: AlphaGRPOConfig
@@ -132,16 +138,28 @@ class AlphaGRPO(Algorithm):
 
     @classmethod
     def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
-        """What Tune reserves for a trial: driver, runners, learner."""
+        """What Tune reserves for a trial: driver, then runners and learner where they may be.
+
+        Ray places actors inside a group of bundles by the same label selectors. What asks for
+        nothing has no bundle.
+        """
         if not isinstance(config, AlphaGRPOConfig):
             config = AlphaGRPOConfig(algo_class=cls).update_from_dict(dict(config))
-        run = config.run_config()
-        runner = _bundle(run.rollout.cpus_per_runner, run.rollout.gpus_per_runner)
-        learner = _bundle(run.learner.cpus, run.learner.gpus)
-        bundles = [{"CPU": 1.0}, learner, *[runner] * run.rollout.num_runners]
-        return PlacementGroupFactory([bundle for bundle in bundles if bundle])
+        bundles, selectors = [{"CPU": 1.0}], [{}]
+        for role in run_roles(config.run_config()):
+            amounts = {"CPU": role.cpus, "GPU": role.gpus}
+            bundle = {name: amount for name, amount in amounts.items() if amount > 0}
+            if bundle:
+                bundles += [bundle] * role.count
+                selectors += [dict(role.selector)] * role.count
+        return PlacementGroupFactory(bundles, bundle_label_selector=selectors)
 
     # -- life
+
+    def __init__(self, config: Any = None, *args: Any, **options: Any) -> None:
+        # RLlib drops what Tune says of the trial before Trainable looks for it (ray 2.60).
+        self._trial = config.get(TRIAL_INFO) if isinstance(config, Mapping) else None
+        super().__init__(config, *args, **options)
 
     def _setup_logdir(self) -> None:
         """Outside Tune there is nothing for RLlib to write, and no folder at home to make."""
@@ -158,10 +176,12 @@ class AlphaGRPO(Algorithm):
         self.module_to_env_connector = None
         self._set_up_metrics()
         run_config = self.config.run_config()
-        if self.trial_id not in (None, "default"):
+        if self._trial is not None:
+            self._trial_info = self._trial
             name = f"{run_config.name}-{self.trial_id}"
             run_config = run_config.model_copy(update={"name": name})
-        self.run = MeshRun(run_config, **self.config.parts())
+        decomposer, verifier = self.config.parts()
+        self.run = MeshRun(run_config, decomposer=decomposer, verifier=verifier)
         make_callback(
             "on_algorithm_init",
             self.callbacks,
@@ -237,10 +257,6 @@ class AlphaGRPO(Algorithm):
 
 def _as_record(part: Part | Mapping[str, Any]) -> dict[str, Any]:
     return part.to_json() if isinstance(part, Part) else dict(part)
-
-
-def _bundle(cpus: float, gpus: float) -> dict[str, float]:
-    return {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount > 0}
 
 
 def _as_list(value: Any) -> list[Any]:

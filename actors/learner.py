@@ -79,7 +79,13 @@ def start_learner(config: RunConfig) -> Handle:
     Ray does not restart it: a fresh process has the weights of step 0. Whoever runs the steps
     restores it from a checkpoint.
     """
-    options = actor_options(config, "learner", cpus=config.learner.cpus, gpus=config.learner.gpus)
+    options = actor_options(
+        config,
+        "learner",
+        cpus=config.learner.cpus,
+        gpus=config.learner.gpus,
+        selector=config.placement.learner,
+    )
     make: Any = ray.remote
     actor = make(concurrency_groups={CONTROL: 2})(LearnerActor)
     return actor.options(**options, max_restarts=0).remote(config)

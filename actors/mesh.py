@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from pathlib import Path
@@ -12,11 +12,14 @@ from typing import Any, TypeVar
 
 import ray
 
+from actors.cluster import check_room
 from actors.learner import RayLearner, start_learner
-from actors.parts import Part, actor_name
+from actors.parts import Handle, Part, actor_name, answer
 from actors.pool import RayRolloutPool
 from actors.storage import check_storage
+from actors.waiting import StartWatch
 from actors.weights import start_registry
+from alphagrpo.capacity import LEARNER, REGISTRY, RUNNER
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import EnvironmentProblem
 
@@ -29,29 +32,56 @@ STOP_SECONDS = 10.0
 class Mesh:
     """Registry, learner and runners of a run. Make it inside the event loop that will use it."""
 
-    def __init__(self, config: RunConfig, verifier: Part) -> None:
+    def __init__(
+        self, config: RunConfig, verifier: Part, tell: Callable[[str], None] | None = None
+    ) -> None:
+        """Start all actors, where the cluster has or may have room for them.
+
+        Args:
+            config: of the run.
+            verifier: makes an :class:`alphagrpo.ports.Verifier` in each runner.
+            tell: is given a line while actors wait for a node; default the log.
+
+        Raises:
+            EnvironmentProblem: where there can be no room, or a run of this name trains already.
+        """
         self._config = config
+        self._watch = StartWatch(config, tell)
         _refuse_second_run(config.name)
+        check_room(config)
         self.registry = start_registry(config)
         self.learner = RayLearner(start_learner(config))
-        self.pool = RayRolloutPool(config, verifier)
+        self.pool = RayRolloutPool(config, verifier, self._watch)
 
     async def ready(self) -> None:
-        """Wait until every actor has loaded its model; raises what one of them could not do."""
-        await asyncio.gather(self.learner.status(), self.pool.ready())
+        """Wait until every actor has loaded its model.
+
+        Raises what one of them could not do, EnvironmentProblem after ``placement.deadline_s``.
+        """
+        answers = asyncio.gather(self._registered(), self.learner.status(), self.pool.ready())
+        await self._watch.wait(answers, lambda: self._central() | {RUNNER: self.pool.handles})
 
     async def check_storage(self, folder: Path) -> None:
         """Raise EnvironmentProblem where learner or runners see another ``folder`` than this
         process.
         """
-        await check_storage(folder, {"learner": self.learner.handle, **self.pool.handles})
+        runners = {f"rollout-{i}": handle for i, handle in enumerate(self.pool.handles)}
+        await check_storage(folder, {"learner": self.learner.handle, **runners})
 
     async def restart_learner(self) -> None:
-        """Another learner process, with the weights of step 0."""
+        """Another learner process, with the weights of step 0; raises as :meth:`ready`."""
         with suppress(Exception):
             ray.kill(self.learner.handle, no_restart=True)
         self.learner.handle = start_learner(self._config)
-        await self.learner.status()
+        answers = asyncio.gather(self._registered(), self.learner.status())
+        await self._watch.wait(answers, self._central)
+
+    async def _registered(self) -> None:
+        """The registry is there: it may have been lost with the learner's node."""
+        await answer(self.registry.newest.remote())
+
+    def _central(self) -> dict[str, list[Handle]]:
+        return {LEARNER: [self.learner.handle], REGISTRY: [self.registry]}
 
     def close(self) -> None:
         """End all actors of the run."""

@@ -58,17 +58,26 @@ def actor_name(run: str, role: str) -> str:
     return f"alphagrpo:{run}:{role}"
 
 
-def actor_options(config: RunConfig, role: str, *, cpus: float, gpus: float) -> dict[str, Any]:
-    """Name, resources and environment of an actor of this run.
+def actor_options(
+    config: RunConfig,
+    role: str,
+    *,
+    cpus: float,
+    gpus: float,
+    selector: Mapping[str, str],
+) -> dict[str, Any]:
+    """Name, resources, node and environment of an actor of this run.
 
-    Thread counts are set before torch is imported: OpenMP threads of several actors that spin on
-    the same cores cost more than they do.
+    ``selector`` is Ray's label selector; an empty one admits every node. Thread counts are set
+    before torch is imported: OpenMP threads of several actors that spin on the same cores cost
+    more than they do.
     """
     threads = str(config.rollout.threads)
     return {
         "name": actor_name(config.name, role),
         "num_cpus": cpus,
         "num_gpus": gpus,
+        "label_selector": dict(selector),
         "runtime_env": {
             "env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
         },

@@ -15,6 +15,8 @@ from ray.exceptions import ActorDiedError, ObjectLostError, RayActorError
 
 from actors.parts import Handle, Part, answer
 from actors.rollout import start_runner, with_reference
+from actors.waiting import StartWatch
+from alphagrpo.capacity import RUNNER
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import EnvironmentProblem
 from alphagrpo.ports import GroupReport, Picture, PictureRequest
@@ -22,9 +24,6 @@ from alphagrpo.types import QuestionSet, RolloutJob
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-REVIVE_SECONDS = 300.0
-"""How long a lost runner may take to come back: start, import of torch, loading of the model."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,8 +42,9 @@ class RayRolloutPool:
     good.
     """
 
-    def __init__(self, config: RunConfig, verifier: Part) -> None:
+    def __init__(self, config: RunConfig, verifier: Part, watch: StartWatch | None = None) -> None:
         self._config, self._verifier = config, verifier
+        self._watch = watch or StartWatch(config)
         rollout = config.rollout
         self._runners = [
             _Runner(i, start_runner(config, i, verifier)) for i in range(rollout.num_runners)
@@ -60,9 +60,9 @@ class RayRolloutPool:
         return self._config.rollout.num_runners * self._config.rollout.groups_in_flight
 
     @property
-    def handles(self) -> dict[str, Handle]:
-        """The runners' actors by role."""
-        return {f"rollout-{runner.index}": runner.handle for runner in self._runners}
+    def handles(self) -> list[Handle]:
+        """Of all runners, lost ones included."""
+        return [runner.handle for runner in self._runners]
 
     async def ready(self) -> list[dict[str, Any]]:
         """Wait until all runners have loaded their model; their statuses.
@@ -157,15 +157,9 @@ class RayRolloutPool:
             self._reviving.add(task)
 
     async def _revive(self, runner: _Runner) -> None:
-        """Wait until Ray has restarted the process, or start another; then use it again."""
+        """Wait until the runner is back, for ``placement.deadline_s``; then use it again."""
         try:
-            async with asyncio.timeout(REVIVE_SECONDS):
-                try:
-                    await self._answering(runner)
-                except ActorDiedError:
-                    ray.kill(runner.handle, no_restart=True)
-                    runner.handle = start_runner(self._config, runner.index, self._verifier)
-                    await answer(runner.handle.status.remote())
+            await self._watch.wait(self._back(runner), lambda: {RUNNER: [runner.handle]})
             runner.up, self.restarts = True, self.restarts + 1
         except Exception as error:  # a task of its own: nobody else would see it
             log.error("runner %d does not come back: %s", runner.index, error)
@@ -176,6 +170,15 @@ class RayRolloutPool:
                 if task is not None:
                     self._reviving.discard(task)
                 self._changed.notify_all()
+
+    async def _back(self, runner: _Runner) -> None:
+        """Ray has restarted the process, or another was started; it has loaded its model."""
+        try:
+            await self._answering(runner)
+        except ActorDiedError:
+            ray.kill(runner.handle, no_restart=True)
+            runner.handle = start_runner(self._config, runner.index, self._verifier)
+            await answer(runner.handle.status.remote())
 
     @staticmethod
     async def _answering(runner: _Runner) -> None:

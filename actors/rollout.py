@@ -75,7 +75,11 @@ def start_runner(config: RunConfig, index: int, verifier: Part) -> Handle:
     """
     rollout = config.rollout
     options = actor_options(
-        config, f"rollout-{index}", cpus=rollout.cpus_per_runner, gpus=rollout.gpus_per_runner
+        config,
+        f"rollout-{index}",
+        cpus=rollout.cpus_per_runner,
+        gpus=rollout.gpus_per_runner,
+        selector=config.placement.rollout,
     )
     actor: Any = ray.remote(RolloutActor)
     return actor.options(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -56,7 +56,12 @@ class MeshRun:
     """
 
     def __init__(
-        self, config: RunConfig, *, decomposer: Part | None = None, verifier: Part | None = None
+        self,
+        config: RunConfig,
+        *,
+        decomposer: Part | None = None,
+        verifier: Part | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         """Start all actors and wait until each has loaded its model.
 
@@ -65,11 +70,16 @@ class MeshRun:
             decomposer: makes an :class:`alphagrpo.ports.Decomposer` in this process; default the
                 project's client over the run's ``services`` section.
             verifier: makes an :class:`alphagrpo.ports.Verifier` in each runner; default likewise.
+            tell: is given a line while actors wait for a node, now and after a death; default
+                the log.
 
         Raises:
             MeshError: what an actor said when it could not start.
+            EnvironmentProblem: where the cluster can have no room for the run, or had none for
+                ``placement.deadline_s``.
         """
         self.config = config
+        self._tell = tell
         self.parts = (decomposer or decomposer_client(config), verifier or verifier_client(config))
         self._checkpoint: Path | None = None
         self._gauges = StepGauges(config.name)
@@ -89,7 +99,7 @@ class MeshRun:
             seed=self.config.seed,
         )
         asker = decomposer.make()
-        mesh = Mesh(self.config, verifier)
+        mesh = Mesh(self.config, verifier, self._tell)
         try:
             await mesh.ready()
         except BaseException:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.parts import Handle, actor_name, actor_options, answer
 from alphagrpo.config import RunConfig
@@ -47,10 +48,22 @@ class WeightRegistry:
 
 
 def start_registry(config: RunConfig) -> Handle:
-    """The run's registry, ``alphagrpo:<run>:weights``."""
-    options = actor_options(config, "weights", cpus=0, gpus=0)
+    """The run's registry, ``alphagrpo:<run>:weights``.
+
+    It goes where the learner may be, whose bytes it names. Without a selector it starts beside
+    the driver, where it adds no node whose loss would end the run: the driver owns it, so that it
+    ends with the driver's node wherever it is. Ray starts it again after a loss, empty, and repeats
+    calls: the learner that is restored with it publishes its weights again.
+    """
+    selector = config.placement.registry
+    options = actor_options(config, "weights", cpus=0, gpus=0, selector=selector)
+    if not selector:
+        here = ray.get_runtime_context().get_node_id()
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=True)
     actor: Any = ray.remote(WeightRegistry)
-    return actor.options(**options, max_restarts=0).remote(config.rollout.kept_versions)
+    return actor.options(**options, max_restarts=-1, max_task_retries=-1).remote(
+        config.rollout.kept_versions
+    )
 
 
 def find_registry(config: RunConfig) -> Handle:

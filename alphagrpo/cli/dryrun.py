@@ -181,11 +181,13 @@ def _step_rows(config: RunConfig) -> list[Row]:
 def _placement_rows(placement: Placement) -> list[Row]:
     rows = []
     for role in placement.roles:
-        note = f"scales to {role.largest}" if role.largest > role.count else ""
+        notes = [f"on {role.where}"] if role.selector else []
+        if role.largest > role.count:
+            notes.append(f"scales to {role.largest}")
         each = f"{role.cpus:g} CPU" + (f", {role.gpus:g} GPU" if role.gpus else "")
-        rows.append((role.name, f"{role.count} x {each}", note))
+        rows.append((role.name, f"{role.count} x {each}", "; ".join(notes)))
     total = f"{placement.cpus:g} CPU, {placement.gpus:g} GPU"
-    rows.append(("together", total, "logical; weight store, controller and proxy reserve none"))
+    rows.append(("together", total, "logical; controller and proxy reserve none"))
     return rows
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from alphagrpo.capacity import Role, run_roles
 from alphagrpo.config import RunConfig
 
 if TYPE_CHECKING:
@@ -13,28 +14,6 @@ if TYPE_CHECKING:
 
 DEFAULT_REPLICA_CPUS = 1.0
 """What Serve reserves for a replica that does not say."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Role:
-    """Processes of one kind."""
-
-    name: str
-    count: int
-    """How many run at the start; a Serve deployment may scale up to :attr:`largest`."""
-    cpus: float
-    gpus: float
-    largest: int = 0
-
-    @property
-    def total_cpus(self) -> float:
-        """Logical CPUs of all of them at the start."""
-        return self.count * self.cpus
-
-    @property
-    def total_gpus(self) -> float:
-        """GPUs of all of them at the start."""
-        return self.count * self.gpus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,17 +44,8 @@ class Placement:
 
 
 def placement_of(config: RunConfig, serve_file: ServeFile | None) -> Placement:
-    """What the run reserves: runners, learner, and the deployments of the Serve file it deploys."""
-    rollout = config.rollout
-    roles = [
-        Role(
-            name="rollout runner",
-            count=rollout.num_runners,
-            cpus=rollout.cpus_per_runner,
-            gpus=rollout.gpus_per_runner,
-        ),
-        Role(name="learner", count=1, cpus=config.learner.cpus, gpus=config.learner.gpus),
-    ]
+    """What the run reserves: its own actors, and the deployments of the Serve file it deploys."""
+    roles = list(run_roles(config))
     if serve_file is not None:
         roles += serve_roles(serve_file)
     return Placement(roles=tuple(roles))
@@ -105,4 +75,5 @@ def _deployment_role(app: str, deployment: dict[str, Any]) -> Role:
         cpus=float(options.get("num_cpus", DEFAULT_REPLICA_CPUS)),
         gpus=float(options.get("num_gpus", 0.0)),
         largest=largest,
+        selector=options.get("label_selector") or {},
     )

@@ -61,12 +61,14 @@ def _with_mesh(config: RunConfig, launch: Launch, narrator: Narrator, stop: Stop
         stop.arm()
         if session.dashboard:
             narrator.say(session.dashboard_line, dashboard=session.dashboard)
+        from actors.cluster import check_room
+        from actors.run import MeshRun
+
+        check_room(config)
         if launch.serve_file is not None:
             stack.enter_context(deployed(launch.serve_file, narrator, session))
         with narrator.stage("loading policy"):
-            from actors.run import MeshRun
-
-            mesh_run = stack.enter_context(MeshRun(config))
+            mesh_run = stack.enter_context(MeshRun(config, tell=narrator.say))
         run = TrainingRun(config, mesh_run, narrator, stop, started, resume=launch.resume)
         return run.go()
 

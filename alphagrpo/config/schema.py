@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from alphagrpo.config.optimization import OptimizerConfig
+from alphagrpo.config.placement import PlacementConfig
 from alphagrpo.config.programs import ASKING_THE_SET, BUILT_IN_PROGRAMS, check_program_name
 from alphagrpo.config.refinement import RefinementConfig
 from alphagrpo.config.sampling import (
@@ -223,6 +224,7 @@ class RunConfig(Section):
     reward: RewardConfig = RewardConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     services: ServiceConfig = ServiceConfig()
+    placement: PlacementConfig = PlacementConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     versions: dict[str, str] = Field(default_factory=dict)

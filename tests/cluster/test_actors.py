@@ -21,51 +21,20 @@ from alphagrpo.errors import CheckpointError, ConfigError, EnvironmentProblem
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.ports import PictureRequest
 from alphagrpo.types import Prompt
-from tests.fakes import FakeDecomposer, make_config, make_model, make_prompts
+from tests.fakes import FakeDecomposer, make_prompts
+from tests.tiny_run import DECOMPOSER, VERIFIER, config_for, write_model, write_prompts
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
-
-VERIFIER = Part("tests.fakes:make_fake_verifier", {"delay_s": 0.02})
-DECOMPOSER = Part("tests.fakes:FakeDecomposer", {})
 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BAGEL on disk, with a tokenizer of single characters."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-
-    from alphagrpo.models.bagel import save_bagel
-
-    folder = tmp_path_factory.mktemp("policy")
-    save_bagel(make_model("experts"), folder)
-    vocabulary = {f"<{i}>": i for i in range(5)}
-    vocabulary |= {letter: i + 5 for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz 0123456")}
-    tokenizer = Tokenizer(models.WordLevel({**vocabulary, "?": 39}, unk_token="?"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
+    return write_model(tmp_path_factory.mktemp("policy"))
 
 
 @pytest.fixture(scope="module")
 def prompt_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "prompts.txt"
-    path.write_text("\n".join(prompt.text for prompt in make_prompts(7)), encoding="utf-8")
-    return path
-
-
-def config_for(name: str, folder: Path, prompts: Path, **sections: Any) -> RunConfig:
-    return make_config(
-        name=name,
-        model={"path": str(folder), "trainable": "experts"},
-        data={"train": str(prompts)},
-        rollout={
-            "group_size": 4,
-            "prompts_per_step": 3,
-            "num_runners": sections.pop("num_runners", 1),
-            "flow": {"num_points": 6, "window": {"length": 3, "allowed": (0, 4)}},
-        },
-        **sections,
-    )
+    return write_prompts(tmp_path_factory.mktemp("data"))
 
 
 def drawn(report: StepReport) -> list[Any]:
@@ -213,7 +182,7 @@ def test_config_needs_a_run_and_valid_overrides(model_folder, prompt_file) -> No
         config.mesh(overrides={"optimiser.lr": 1.0}).run_config()
     with pytest.raises(ConfigError, match="lr"):
         config.mesh(overrides={"optimizer.lr": -1.0}).run_config()
-    assert config.mesh(overrides={}).parts() == {"decomposer": None, "verifier": None}
+    assert config.mesh(overrides={}).parts() == (None, None)
     run = config.run_config()
     assert verifier_client(run).path == "services.client:connect_verifier"
     assert decomposer_client(run).arguments["question_store"] == str(run.folder / "questions")

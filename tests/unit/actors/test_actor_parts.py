@@ -38,9 +38,12 @@ def test_a_part_that_cannot_be_made_is_refused_by_its_path(path: str, words: str
 
 def test_an_actor_has_its_name_resources_and_threads() -> None:
     config = make_config(name="demo", rollout={"threads": 3})
-    options = actor_options(config, "rollout-2", cpus=1.5, gpus=0.25)
+    options = actor_options(
+        config, "rollout-2", cpus=1.5, gpus=0.25, selector={"mesh.pool": "rollout"}
+    )
     assert options["name"] == "alphagrpo:demo:rollout-2"
     assert (options["num_cpus"], options["num_gpus"]) == (1.5, 0.25)
+    assert options["label_selector"] == {"mesh.pool": "rollout"}
     variables = options["runtime_env"]["env_vars"]
     assert variables == {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3"}
 

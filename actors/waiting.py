@@ -1,0 +1,73 @@
+"""Waiting for actors that may have to wait for a node: with a deadline, and not in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+
+from actors.cluster import free_nodes, has_node
+from actors.parts import Handle
+from alphagrpo.capacity import run_roles, waiting_for
+from alphagrpo.config import RunConfig
+from alphagrpo.errors import EnvironmentProblem
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+FIRST_WORD_S = 10.0
+"""Seconds of silence before it is first said whom a run waits for; then they double."""
+
+Actors = Mapping[str, Sequence[Handle]]
+"""Name of a role (:mod:`alphagrpo.capacity`) to its actors."""
+
+
+class StartWatch:
+    """Awaits the first answers of a run's actors, telling what they lack."""
+
+    def __init__(self, config: RunConfig, tell: Callable[[str], None] | None = None) -> None:
+        """``tell`` is given a line whenever there is something to say; default the log."""
+        self._config = config
+        self._tell = tell or log.warning
+
+    async def wait(self, answers: Awaitable[T], actors: Callable[[], Actors]) -> T:
+        """Await ``answers``, which ``actors`` give once they have a node and their model.
+
+        Raises:
+            EnvironmentProblem: after ``placement.deadline_s``, with what is missing.
+        """
+        limit_s = self._config.placement.deadline_s
+        clock = asyncio.get_running_loop().time
+        end, pause_s = clock() + limit_s, FIRST_WORD_S
+        task = asyncio.ensure_future(answers)
+        try:
+            while True:
+                await asyncio.wait({task}, timeout=min(pause_s, end - clock()))
+                if task.done():
+                    return task.result()
+                story = await asyncio.to_thread(what_is_missing, self._config, actors())
+                if clock() >= end:
+                    raise EnvironmentProblem(
+                        f"all processes of a run must answer within placement.deadline_s, after "
+                        f"{limit_s:g} s it still waits for {story}; make room or add nodes, ask "
+                        "for less, or raise placement.deadline_s"
+                    )
+                self._tell(f"waiting for {story}")
+                pause_s *= 2
+        finally:
+            task.cancel()
+
+
+def what_is_missing(config: RunConfig, actors: Actors) -> str:
+    """Which of the actors have no node and what would be one, and who else has yet to answer."""
+    free = free_nodes()
+    parts = []
+    for role in run_roles(config):
+        handles = actors.get(role.name, ())
+        homeless = sum(not has_node(handle) for handle in handles)
+        if homeless:
+            parts.append(waiting_for(role, homeless, free))
+    if not parts:
+        return "processes that have a node and load their model"
+    return "; ".join(parts)

@@ -1,0 +1,214 @@
+"""Whether a cluster has room for a run: roles against nodes, as plain records.
+
+Only what cannot be is said to be so. The conditions looked at are necessary ones, counted on what
+nodes hold in all, not on what is free of it: a cluster that is full now has room later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+from alphagrpo.config import RunConfig
+
+RUNNER, LEARNER, REGISTRY = "rollout runner", "learner", "weight registry"
+REMEDIES = {
+    RUNNER: "lower rollout.num_runners, rollout.cpus_per_runner or rollout.gpus_per_runner, change "
+    "placement.rollout",
+    LEARNER: "lower learner.cpus or learner.gpus, change placement.learner",
+    REGISTRY: "change placement.weights, which is placement.learner where nothing is said",
+}
+"""What of the run config a role's needs come from."""
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """Processes of one kind."""
+
+    name: str
+    count: int
+    """How many run at the start; a Serve deployment may scale up to :attr:`largest`."""
+    cpus: float
+    gpus: float
+    largest: int = 0
+    selector: Mapping[str, str] = field(default_factory=dict)
+    """Labels that a node must have (:data:`alphagrpo.config.placement.LabelSelector`)."""
+
+    @property
+    def total_cpus(self) -> float:
+        """Logical CPUs of all of them at the start."""
+        return self.count * self.cpus
+
+    @property
+    def total_gpus(self) -> float:
+        """GPUs of all of them at the start."""
+        return self.count * self.gpus
+
+    @property
+    def where(self) -> str:
+        """The selector for people; empty where any node will do."""
+        return ", ".join(f"{key}: {condition}" for key, condition in self.selector.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A node of a cluster, or a kind of node of which it may have :attr:`count`."""
+
+    cpus: float
+    gpus: float
+    labels: Mapping[str, str] | None = field(default_factory=dict)
+    """None where they are not known: it may then be any role's."""
+    count: float = 1
+
+    def admits(self, role: Role) -> bool:
+        """Whether its labels are those the role's processes need."""
+        labels = self.labels
+        return labels is None or all(
+            _holds(condition, labels.get(key)) for key, condition in role.selector.items()
+        )
+
+    def room(self, role: Role) -> float:
+        """How many of the role's processes such nodes take; without bound where they need none."""
+        if not self.admits(role) or self.count <= 0:
+            return 0
+        pairs = ((self.cpus, role.cpus), (self.gpus, role.gpus))
+        each = min((math.floor(has / need + _ROUNDING) for has, need in pairs if need > 0),
+                   default=math.inf)  # fmt: skip
+        return each and self.count * each
+
+
+def run_roles(config: RunConfig) -> tuple[Role, ...]:
+    """The processes a run starts itself: runners, learner and weight registry."""
+    rollout, learner, placement = config.rollout, config.learner, config.placement
+    return (
+        Role(
+            name=RUNNER,
+            count=rollout.num_runners,
+            cpus=rollout.cpus_per_runner,
+            gpus=rollout.gpus_per_runner,
+            selector=placement.rollout,
+        ),
+        Role(
+            name=LEARNER,
+            count=1,
+            cpus=learner.cpus,
+            gpus=learner.gpus,
+            selector=placement.learner,
+        ),
+        Role(name=REGISTRY, count=1, cpus=0, gpus=0, selector=placement.registry),
+    )
+
+
+def lack(roles: Sequence[Role], nodes: Sequence[Node], addable: Sequence[Node] = ()) -> str | None:
+    """Why the roles can never all run on ``nodes`` and ``addable``; None where they may.
+
+    Each role must fit by itself, process by process; and whichever of them are taken together, the
+    nodes that admit any of these must hold what they ask for in all.
+    """
+    for role in roles:
+        if sum(node.room(role) for node in (*nodes, *addable)) < role.count:
+            return (
+                f"every process of a run needs a node with room for it, {_asks(role)} and "
+                f"{_has(role, nodes)}, {_can_add(role, addable)}; "
+                f"{REMEDIES.get(role.name, 'ask for less')}, or start such nodes"
+            )
+    for size in range(2, len(roles) + 1):
+        for together in combinations(roles, size):
+            if problem := _lack_together(together, nodes, addable):
+                return problem
+    return None
+
+
+def _lack_together(
+    roles: Sequence[Role], nodes: Sequence[Node], addable: Sequence[Node]
+) -> str | None:
+    def of_all(kinds: Iterable[Node]) -> tuple[float, float]:
+        able = [node for node in kinds if any(node.admits(role) for role in roles)]
+        return sum(n.count * n.cpus for n in able), sum(n.count * n.gpus for n in able)
+
+    has, can = of_all(nodes), of_all(node for node in addable if node.count > 0)
+    asked = sum(role.total_cpus for role in roles), sum(role.total_gpus for role in roles)
+    if all(a <= h + c + _ROUNDING for a, h, c in zip(asked, has, can, strict=True)):
+        return None
+    names = " and ".join(f"{role.count} {_named(role)}" for role in roles)
+    return (
+        f"a cluster must hold what a run's processes ask for together, {names} ask for "
+        f"{amount(*asked)}, the nodes they may use have {amount(*has)} and {amount(*can)} can be "
+        f"added; {'; '.join(REMEDIES.get(role.name, 'ask for less') for role in roles)}; or start "
+        "more nodes"
+    )
+
+
+def waiting_for(role: Role, number: int, free: Sequence[Node]) -> str:
+    """What ``number`` processes of a role that have no node are waiting for.
+
+    ``free`` are the nodes with what is free of them now.
+    """
+    able = [node for node in free if node.admits(role)]
+    asks = f"{number} {_named(role, number)} without a node ({_each(role)})"
+    if not able:
+        return f"{asks}: no node has these labels"
+    freest = max(able, key=lambda node: (node.room(role), node.gpus, node.cpus))
+    with_labels = " with these labels" if role.selector else ""
+    return (
+        f"{asks}: of {len(able)} {_nodes(len(able))}{with_labels} the freest has "
+        f"{amount(freest.cpus, freest.gpus)} free"
+    )
+
+
+def amount(cpus: float, gpus: float) -> str:
+    """``8 CPU, 1 GPU``"""
+    return f"{cpus:g} CPU, {gpus:g} GPU"
+
+
+def _holds(condition: str, label: str | None) -> bool:
+    """Whether a label of a node, None where it has none, meets a condition of a selector."""
+    if condition.startswith("!"):
+        return not _holds(condition[1:], label)
+    if condition.startswith("in("):
+        return label in [value.strip() for value in condition[3:-1].split(",")]
+    return label == condition
+
+
+def _named(role: Role, number: int | None = None) -> str:
+    return role.name if (role.count if number is None else number) == 1 else f"{role.name}s"
+
+
+def _nodes(number: float) -> str:
+    return "node" if number == 1 else "nodes"
+
+
+def _each(role: Role) -> str:
+    each = amount(role.cpus, role.gpus) + (" each" if role.count > 1 else "")
+    return f"{each}, {role.where}" if role.selector else each
+
+
+def _asks(role: Role) -> str:
+    verb = "asks" if role.count == 1 else "ask"
+    return f"{role.count} {_named(role)} {verb} for {_each(role)}"
+
+
+def _has(role: Role, nodes: Sequence[Node]) -> str:
+    able = [node for node in nodes if node.admits(role)]
+    if not able:
+        return f"none of {len(nodes)} {_nodes(len(nodes))} has these labels"
+    largest = max(able, key=lambda node: (node.room(role), node.gpus, node.cpus))
+    room = sum(node.room(role) for node in able)
+    with_labels = " with these labels" if role.selector else ""
+    return (
+        f"{len(able)} {_nodes(len(able))}{with_labels}, the largest of "
+        f"{amount(largest.cpus, largest.gpus)}, {'has' if len(able) == 1 else 'have'} room for "
+        f"{room:g}"
+    )
+
+
+def _can_add(role: Role, addable: Sequence[Node]) -> str:
+    able = [node for node in addable if node.count > 0 and node.admits(role)]
+    if not able:
+        return "none can be added"
+    number = sum(node.count for node in able)
+    largest = max(able, key=lambda node: (node.gpus, node.cpus))
+    return f"{number:g} of up to {amount(largest.cpus, largest.gpus)} can be added"
