@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 from rich.console import Console
 
@@ -33,6 +34,7 @@ CPUS = 4.0
 """Logical ones of each node."""
 NODE_SECONDS = SERVICE_SECONDS = RUN_SECONDS = 900.0
 """For a step on a busy machine; most take a tenth of it."""
+POLL_S = 1.0
 POOLS = ("head", "learner", "rollout", "verifier")
 WHOLE = {"learner": "learner", "weights": "learner", "rollout": "rollout"}
 """Role of an actor to the pool it is placed in."""
@@ -187,14 +189,14 @@ class Walk:
         pools = {node["node_id"]: node["labels"].get("mesh.pool") for node in self.nodes()}
         found = {
             actor["name"].rsplit(":", 1)[1]: pools[actor["node_id"]]
-            for actor in self.list("actors", "state=ALIVE")
+            for actor in self.alive("actors")
             if actor["name"].startswith("alphagrpo:walked:")
         }
         replicas = {
             actor["name"]
             .split("#")[1 if actor["name"].startswith("SERVE_REPLICA") else 0]
             .split("::")[-1]: pools[actor["node_id"]]
-            for actor in self.list("actors", "state=ALIVE")
+            for actor in self.alive("actors")
             if "SERVE_REPLICA" in actor["name"]
         }
         expected = dict(self.plan.placement)
@@ -292,8 +294,7 @@ class Walk:
 
     def job_status(self, name: str) -> str:
         """PENDING, RUNNING, FAILED, ..."""
-        jobs = self.list("jobs")
-        return next((str(j["status"]) for j in jobs if j.get("submission_id") == name), "unknown")
+        return str((self.ask(f"/api/jobs/{name}") or {}).get("status", "unknown"))
 
     def job_log(self, name: str) -> str:
         """What the driver printed so far."""
@@ -302,26 +303,32 @@ class Walk:
         ).stdout
 
     def nodes(self) -> list[dict[str, Any]]:
-        """Alive nodes as Ray's state API has them; none while there is no answer."""
-        return self.list("nodes", "state=ALIVE")
+        """Alive nodes; none while there is no answer."""
+        return self.alive("nodes")
 
-    def list(self, what: str, *filters: str) -> list[dict[str, Any]]:
-        """``ray list WHAT`` from the laptop."""
-        chosen = [word for f in filters for word in ("--filter", f)]
-        done = self.laptop.run(
-            "ray", "list", what, "--format", "json", "--detail", "--address", self.dashboard,
-            *chosen, RAY_AUTH_MODE="token",
-        )  # fmt: skip
-        try:
-            return list(json.loads(done.stdout))
-        except json.JSONDecodeError:
-            return []
+    def alive(self, what: str) -> list[dict[str, Any]]:
+        """``actors`` or ``nodes`` as Ray's state API has them."""
+        answer = self.ask(f"/api/v0/{what}", detail="True", limit="1000") or {}
+        found = answer.get("data", {}).get("result", {}).get("result", [])
+        return [entry for entry in found if entry["state"] == "ALIVE"]
 
     def serve_status(self) -> dict[str, Any]:
         """Serve's applications by name."""
-        done = self.head.run("serve", "status", "-a", self.dashboard, RAY_AUTH_MODE="token")
-        status = yaml.safe_load(done.stdout) if done.returncode == 0 else None
-        return dict((status or {}).get("applications", {}))
+        return dict((self.ask("/api/serve/applications/") or {}).get("applications", {}))
+
+    def ask(self, path: str, **parameters: str) -> Any:
+        """What the dashboard answers on the laptop; None while it answers nothing of use.
+
+        Not by Ray's command line: to start it costs seconds of the cores that all nodes share.
+        """
+        headers = {"Authorization": f"Bearer {self.laptop.token_path.read_text()}"}
+        try:
+            answer = httpx.get(
+                self.dashboard + path, params=parameters, headers=headers, timeout=30.0
+            )
+        except httpx.HTTPError:
+            return None
+        return answer.json() if answer.status_code == 200 else None
 
     def wait(
         self,
@@ -340,7 +347,7 @@ class Walk:
                 raise WalkFailed(f"{what}: the job ended: {self.job_log(job)[-3000:]}")
             if time.monotonic() > until:
                 raise WalkFailed(f"{what}: not there after {seconds:.0f} s")
-            time.sleep(0.5)
+            time.sleep(POLL_S)
 
 
 def tail(done: subprocess.CompletedProcess[str]) -> str:
