@@ -1,9 +1,12 @@
 """`ray_cluster.yaml` against Ray's own schema, and the promises its comments make."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+
+from alphagrpo.config import load_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,3 +58,37 @@ def test_token_authentication_is_on_everywhere(cluster: dict, commands: str) -> 
 
 def test_dashboard_stays_on_loopback(cluster: dict) -> None:
     assert any("--dashboard-host=127.0.0.1" in line for line in cluster["head_start_ray_commands"])
+
+
+def test_the_gateways_token_is_set_where_the_gateway_runs(cluster: dict) -> None:
+    """Its Serve files name a variable; on a head without it the gateway does not start."""
+    raw = yaml.safe_load((ROOT / "deploy/serve/bagel-7b.yaml").read_text(encoding="utf-8"))
+    (gateway,) = [app for app in raw["applications"] if app["name"] == "gateway"]
+    (deployment,) = gateway["deployments"]
+    assert deployment["ray_actor_options"]["label_selector"] == {"mesh.pool": "head"}
+    variable = gateway["args"]["token_variable"]
+    (start,) = [line for line in cluster["head_start_ray_commands"] if "ray start" in line]
+    assert f"{variable}=$(cat ~/.alphagrpo/gateway_token)" in start
+    assert "~/.alphagrpo/gateway_token" in cluster["file_mounts"]
+
+
+def test_every_container_sees_the_storage_that_the_configs_name(
+    cluster: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = cluster["docker"]["run_options"]
+    (set_to,) = [option for option in options if option.startswith("--env=ALPHAGRPO_STORAGE=")]
+    folder = set_to.rsplit("=", 1)[1]
+    assert f"--volume={folder}:{folder}" in options
+    assert any(folder in command for command in cluster["initialization_commands"])
+    monkeypatch.delenv("ALPHAGRPO_STORAGE", raising=False)
+    config = load_config(ROOT / "deploy/configs/bagel-7b-rt2i.yaml")
+    assert config.output.is_relative_to(folder), "also where the variable is not set"
+
+
+def test_nodes_run_an_image_and_install_nothing(cluster: dict) -> None:
+    assert "setup_commands" not in cluster
+    image = cluster["docker"]["image"]
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "version"
+    ]
+    assert image.endswith(f"alphagrpo-mesh:{version}-gpu")

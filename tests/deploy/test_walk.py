@@ -1,0 +1,49 @@
+"""The short walk: two machines, token on, Ray's own commands, a job killed and resumed.
+
+The services are stand-ins here; ``make walk`` takes the real ones, four nodes, and tries what must
+be refused.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.walk import Plan, Row, Walk, run_of, scratch
+from benchmarks.walk_hosts import ROOT, processes_of
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
+
+SERVICES = {
+    "applications": [
+        {
+            "name": name,
+            "route_prefix": None,
+            "import_path": f"tests.stand_in_services:build_{name}",
+            "deployments": [{"name": name.title(), "ray_actor_options": {"num_cpus": 0.2}}],
+        }
+        for name in ("decomposer", "verifier")
+    ]
+}
+
+
+def test_a_job_is_placed_killed_and_resumed_on_two_nodes() -> None:
+    short = {"num_plain": 2, "num_thought": 2, "batch_size": 4}
+    plan = Plan(
+        pools=("head", "learner"),
+        placement={"learner": "learner", "weights": "learner", "rollout": "head"},
+        services=SERVICES,
+        service_pools={"decomposer": "head", "verifier": "head"},
+        run={**run_of(num_steps=4), "evaluation": short},
+        pythonpath=str(ROOT),
+        refusals=False,
+    )
+    rows: list[Row] = []
+    with scratch() as folder:
+        walk = Walk(folder, plan, rows.append)
+        walk.go()
+        assert not any(processes_of(host.folder) for host in walk.hosts), "machines are off"
+    seen = {row.step: row.seen for row in rows}
+    places = seen["where the actors are"]
+    assert "learner on learner" in places
+    assert "rollout-0 on head" in places
+    assert seen["ray job submit ... --resume"].endswith("4 steps, every sample scored")

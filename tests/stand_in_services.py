@@ -1,0 +1,42 @@
+"""Serve applications that stand in for both services: no engine, an answer at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+
+from tests.fakes import FakeVerifier, make_questions
+
+
+@serve.deployment(name="Decomposer")
+class FakeDecomposerDeployment:
+    """The same questions for every prompt."""
+
+    async def decompose(self, prompt: str, **_: Any) -> Any:
+        return make_questions(prompt)
+
+    async def info(self) -> dict[str, Any]:
+        return {"model": "fake", "program": "fake", "revision": "fake@1"}
+
+
+@serve.deployment(name="Verifier")
+class FakeVerifierDeployment:
+    """P(yes) from the picture's bytes, so that rewards differ."""
+
+    def __init__(self) -> None:
+        self.verifier = FakeVerifier()
+
+    async def verify(self, pixels: Any, questions: Any, **_: Any) -> Any:
+        return await self.verifier.verify(pixels, questions)
+
+    async def info(self) -> dict[str, Any]:
+        return {"model": "fake", "revision": "fake@1"}
+
+
+def build_decomposer(args: dict[str, Any]) -> serve.Application:
+    return FakeDecomposerDeployment.bind()  # type: ignore[attr-defined]
+
+
+def build_verifier(args: dict[str, Any]) -> serve.Application:
+    return FakeVerifierDeployment.bind()  # type: ignore[attr-defined]
