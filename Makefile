@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup demo test check format bench bench-method bench-learning clean
+.PHONY: help setup demo test check format bench bench-method bench-learning walk clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -47,6 +47,9 @@ bench-method: setup  ## the paper's claims in miniature, a few hours, resumed wh
 
 bench-learning: setup  ## does the picture side learn, hours, resumed where it stopped
 	$(BIN)/python -m benchmarks.learning $(BENCH_ARGS)
+
+walk: setup  ## from a laptop to a cluster: nodes, token, services, a job killed and resumed
+	$(BIN)/python -m benchmarks.walk
 
 clean:  ## remove the environment and caches, keep runs
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -18,6 +18,7 @@ from actors.learner import LearnerDied
 from actors.mesh import EventLoop, Mesh
 from actors.metrics import StepGauges
 from actors.parts import Part
+from actors.storage import config_for_actors
 from alphagrpo import files
 from alphagrpo.data import load_prompts
 from alphagrpo.errors import CheckpointError
@@ -99,7 +100,7 @@ class MeshRun:
             seed=self.config.seed,
         )
         asker = decomposer.make()
-        mesh = Mesh(self.config, verifier, self._tell)
+        mesh = Mesh(config_for_actors(self.config), verifier, self._tell)
         try:
             await mesh.ready()
         except BaseException:

@@ -1,7 +1,7 @@
-"""Do all processes of a run see the same folder? Asked once, before a run writes there.
+"""Folders that several processes of a run use: found by all of them, and the same for all.
 
 A learner on another node writes checkpoints; without shared storage the first of them would be the
-first to fail, hours after the start.
+first to fail, hours after the start. Hence every actor is asked once, before a run writes there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import ray
+
 from actors.parts import Handle, answer
+from alphagrpo.config import RunConfig
 from alphagrpo.errors import EnvironmentProblem
 
 QUESTION, ANSWER = ".storage-question", ".storage-answer-"
@@ -44,6 +47,18 @@ async def check_storage(folder: Path, actors: Mapping[str, Handle]) -> None:
             f"all processes of a run must read and write the same folder {folder}, some cannot: "
             f"{'; '.join(problems)}; put `output` on storage that every node mounts at one path"
         )
+
+
+def config_for_actors(config: RunConfig) -> RunConfig:
+    """``config`` with the model's folder as an actor finds it, which works in another folder.
+
+    Inside a job both work in a copy of its ``working_dir``, each node in its own: there a relative
+    path leads to the same thing. One that is not here stays as well: it may be there.
+    """
+    path = Path.cwd() / config.model.path
+    if ray.get_runtime_context().runtime_env.get("working_dir") or not path.exists():
+        return config
+    return config.model_copy(update={"model": config.model.model_copy(update={"path": path})})
 
 
 def answer_probe(folder: str, role: str) -> str:

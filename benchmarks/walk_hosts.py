@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,23 @@ ROOT = Path(__file__).resolve().parents[1]
 FOREIGN = ("RAY_", "ALPHAGRPO_", "PYTHONPATH", "VIRTUAL_ENV", "HF_")
 """Prefixes of what this process's environment must not tell another machine."""
 STORE_BYTES = 200 << 20
-SERVE_PATIENCE_S = 30.0
+STOP_SECONDS = 90.0
+"""For Ctrl-C to take a private cluster down, on a busy machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """A command that goes on."""
+
+    path: Path
+    process: subprocess.Popen[bytes]
+
+    def log(self) -> str:
+        """What it said so far; RuntimeError where it has ended."""
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        if self.process.poll() is not None:
+            raise RuntimeError(f"{self.path.stem} ended: {text[-2000:]}")
+        return text
 
 
 @dataclass(slots=True)
@@ -105,6 +122,33 @@ class Host:
             timeout=timeout_s,
             check=False,
         )
+
+    @contextmanager
+    def background(self, *command: str, **env: str) -> Iterator[Background]:
+        """A command that goes on in a terminal of its own; Ctrl-C at the block's end."""
+        path = self.folder / f"{command[0]}.log"
+        with path.open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=self.folder / "cwd",
+                env=self.environment(**env),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            yield Background(path, process)
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+    def gcs_address(self) -> str:
+        """Of the cluster that runs on this machine."""
+        flag = "--gcs-address="
+        words = [word for process in processes_of(self.folder) for word in process.cmdline()]
+        return next(word.removeprefix(flag) for word in words if word.startswith(flag))
 
     def stop(self) -> None:
         """End the node as a machine that is switched off: everything that it started."""

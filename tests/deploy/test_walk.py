@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.walk import Plan, Row, Walk, run_of, scratch
+from benchmarks.walk import run_of, scratch
 from benchmarks.walk_hosts import ROOT, processes_of
+from benchmarks.walk_plan import Plan, Row
+from benchmarks.walk_steps import Walk
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 
@@ -35,7 +37,7 @@ def test_a_job_is_placed_killed_and_resumed_on_two_nodes() -> None:
         service_pools={"decomposer": "head", "verifier": "head"},
         run={**run_of(num_steps=4), "evaluation": short},
         pythonpath=str(ROOT),
-        refusals=False,
+        is_whole=False,
     )
     rows: list[Row] = []
     with scratch() as folder:

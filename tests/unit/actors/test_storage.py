@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from actors import storage
-from actors.storage import QUESTION, answer_probe, check_storage
+from actors.storage import QUESTION, answer_probe, check_storage, config_for_actors
 from alphagrpo.errors import EnvironmentProblem
+from tests.fakes import make_config
 
 
 def fake_actor(see: Callable[[str], str] = str) -> Any:
@@ -66,3 +67,19 @@ async def test_old_words_are_not_taken_for_an_answer(tmp_path: Path) -> None:
     actor = SimpleNamespace(probe=SimpleNamespace(remote=silent))
     with pytest.raises(EnvironmentProblem, match="learner: what it wrote there is not here"):
         await check_storage(tmp_path, {"learner": actor})
+
+
+@pytest.mark.parametrize("in_job", [False, True])
+def test_an_actor_finds_a_model_that_lies_beside_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_job: bool
+) -> None:
+    context = SimpleNamespace(runtime_env={"working_dir": "gcs://_ray_pkg_1.zip"} if in_job else {})
+    monkeypatch.setattr(storage.ray, "get_runtime_context", lambda: context)
+    monkeypatch.chdir(tmp_path)
+    config = make_config(model={"path": "models/mine"})
+    assert config_for_actors(config) == config, "what is not here may be there"
+    (tmp_path / "models/mine").mkdir(parents=True)
+    found = config_for_actors(config).model.path
+    assert found == (Path("models/mine") if in_job else tmp_path / "models/mine")
+    elsewhere = make_config(model={"path": "/shared/models/mine"})
+    assert config_for_actors(elsewhere).model.path == Path("/shared/models/mine")
