@@ -145,7 +145,8 @@ class AlphaGRPO(Algorithm):
         """
         if not isinstance(config, AlphaGRPOConfig):
             config = AlphaGRPOConfig(algo_class=cls).update_from_dict(dict(config))
-        bundles, selectors = [{"CPU": 1.0}], [{}]
+        bundles: list[dict[str, float]] = [{"CPU": 1.0}]
+        selectors: list[dict[str, str]] = [{}]
         for role in run_roles(config.run_config()):
             amounts = {"CPU": role.cpus, "GPU": role.gpus}
             bundle = {name: amount for name, amount in amounts.items() if amount > 0}

@@ -1,4 +1,4 @@
-"""What Ray knows of the cluster: its nodes, which an autoscaler may add, whether actors have one.
+"""What Ray knows of the cluster: its nodes, which may be added, and who waits for one.
 
 Some of it Ray tells by private names only (2.60): they are used here and nowhere else.
 """
@@ -14,11 +14,13 @@ from typing import Any
 
 import ray
 import yaml
-from ray._private import state
+from ray._private import state, worker
+from ray.autoscaler.v2.sdk import get_cluster_resource_state
+from ray.core.generated import common_pb2
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.parts import Handle
-from alphagrpo.capacity import Node, lack, run_roles
+from alphagrpo.capacity import Node, Role, lack, parse_condition, run_roles
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import EnvironmentProblem
 
@@ -56,11 +58,23 @@ def free_nodes() -> list[Node]:
     return [_node(free.get(record["NodeID"], {}), record["Labels"]) for record in _alive()]
 
 
-def has_node(actor: Handle) -> bool:
-    """Whether an actor has been given a node: its process runs, its constructor may not be done."""
-    record = state.actors(actor._actor_id.hex())
-    return record.get("State") == "ALIVE" or (
-        record.get("State") == "PENDING_CREATION" and record.get("Pid", 0) > 0
+def is_alive(actor: Handle) -> bool:
+    """Whether an actor's constructor is done."""
+    return bool(state.actors(actor._actor_id.hex()).get("State") == "ALIVE")
+
+
+def unplaced(role: Role) -> int:
+    """How many processes of the role's size and selector wait for a node, whosever they are.
+
+    One that has a node, but not yet a process there, does not count.
+    """
+    connection: Any = worker.global_worker
+    wanted = {name: amount for name, amount in (("CPU", role.cpus), ("GPU", role.gpus)) if amount}
+    return sum(
+        pending.count
+        for pending in get_cluster_resource_state(connection.gcs_client).pending_resource_requests
+        if dict(pending.request.resources_bundle) == wanted
+        and _selects(pending.request.label_selectors) == _conditions(role.selector)
     )
 
 
@@ -119,6 +133,22 @@ def _kind(resources: Mapping[str, float], labels: Mapping[str, str] | None, coun
 
 def _left(most: int, there: int) -> float:
     return math.inf if most < 0 else max(0, most - there)
+
+
+def _selects(selectors: Any) -> set[tuple[str, bool, frozenset[str]]]:
+    """Key, whether it must be so, and values of each condition, as Ray has them."""
+    is_in = common_pb2.LABEL_OPERATOR_IN  # type: ignore[attr-defined]
+    return {
+        (c.label_key, c.operator == is_in, frozenset(c.label_values))
+        for selector in selectors
+        for c in selector.label_constraints
+    }
+
+
+def _conditions(selector: Mapping[str, str]) -> set[tuple[str, bool, frozenset[str]]]:
+    """The same of a selector as a run config has it."""
+    parsed = ((key, *parse_condition(text)) for key, text in selector.items())
+    return {(key, wanted, values) for key, wanted, values in parsed}
 
 
 def _launcher_file(alive: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -22,6 +22,7 @@ from actors.weights import start_registry
 from alphagrpo.capacity import LEARNER, REGISTRY, RUNNER
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import EnvironmentProblem
+from alphagrpo.types import WeightsManifest
 
 T = TypeVar("T")
 
@@ -58,7 +59,8 @@ class Mesh:
 
         Raises what one of them could not do, EnvironmentProblem after ``placement.deadline_s``.
         """
-        answers = asyncio.gather(self._registered(), self.learner.status(), self.pool.ready())
+        there = answer(self.registry.newest.remote())
+        answers = asyncio.gather(there, self.learner.status(), self.pool.ready())
         await self._watch.wait(answers, lambda: self._central() | {RUNNER: self.pool.handles})
 
     async def check_storage(self, folder: Path) -> None:
@@ -73,12 +75,15 @@ class Mesh:
         with suppress(Exception):
             ray.kill(self.learner.handle, no_restart=True)
         self.learner.handle = start_learner(self._config)
-        answers = asyncio.gather(self._registered(), self.learner.status())
+        # The registry may have been lost with the learner's node.
+        there = answer(self.registry.newest.remote())
+        answers = asyncio.gather(there, self.learner.status())
         await self._watch.wait(answers, self._central)
 
-    async def _registered(self) -> None:
-        """The registry is there: it may have been lost with the learner's node."""
-        await answer(self.registry.newest.remote())
+    async def has_weights(self, version: int) -> bool:
+        """Whether the registry, which may have been lost and started again, knows a version."""
+        newest: WeightsManifest | None = await answer(self.registry.newest.remote())
+        return newest is not None and newest.version >= version
 
     def _central(self) -> dict[str, list[Handle]]:
         return {LEARNER: [self.learner.handle], REGISTRY: [self.registry]}

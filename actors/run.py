@@ -21,7 +21,7 @@ from actors.parts import Part
 from actors.storage import config_for_actors
 from alphagrpo import files
 from alphagrpo.data import load_prompts
-from alphagrpo.errors import CheckpointError
+from alphagrpo.errors import CheckpointError, WeightsError
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.ports import Picture, PictureRequest, RolloutPool
 
@@ -171,10 +171,10 @@ class MeshRun:
         for attempt in range(1, STEP_ATTEMPTS + 1):
             try:
                 return await self.loop.run_step()
-            except LearnerDied as error:
+            except (LearnerDied, WeightsError) as error:
                 if attempt == STEP_ATTEMPTS:
                     raise
-                await self._revive_learner(error)
+                await self._recover(error)
             except RayTaskError as error:
                 # A group was lost with its node before the learner had read it: nothing was
                 # trained, and the same groups are sampled again.
@@ -182,6 +182,22 @@ class MeshRun:
                     raise
                 log.warning("a group was lost, the step begins again: %s", error.cause)
         raise AssertionError("the last attempt returns or raises")
+
+    async def _recover(self, error: LearnerDied | WeightsError) -> None:
+        """Another learner for one that died, or the weights again that a registry died with.
+
+        A runner may be the first to see either death: as weights that it cannot fetch.
+        """
+        try:
+            await self.mesh.learner.status()
+        except LearnerDied as death:
+            await self._revive_learner(death)
+            return
+        manifest = self.loop.manifest
+        if manifest is None or await self.mesh.has_weights(manifest.version):
+            raise error
+        log.warning("the weight registry was lost; weights are published again")
+        self.loop.manifest = None
 
     async def _revive_learner(self, error: LearnerDied) -> None:
         """Another learner from the last checkpoint, and the loop back to where that was taken."""

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
-from actors.cluster import free_nodes, has_node
+from actors.cluster import free_nodes, is_alive, unplaced
 from actors.parts import Handle
-from alphagrpo.capacity import run_roles, waiting_for
+from alphagrpo.capacity import counted, run_roles, waiting_for
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import EnvironmentProblem
 
@@ -40,7 +40,7 @@ class StartWatch:
         limit_s = self._config.placement.deadline_s
         clock = asyncio.get_running_loop().time
         end, pause_s = clock() + limit_s, FIRST_WORD_S
-        task = asyncio.ensure_future(answers)
+        task = asyncio.create_task(_awaited(answers))
         try:
             while True:
                 await asyncio.wait({task}, timeout=min(pause_s, end - clock()))
@@ -61,13 +61,17 @@ class StartWatch:
 
 def what_is_missing(config: RunConfig, actors: Actors) -> str:
     """Which of the actors have no node and what would be one, and who else has yet to answer."""
-    free = free_nodes()
-    parts = []
+    free, homeless, starting = free_nodes(), [], []
     for role in run_roles(config):
-        handles = actors.get(role.name, ())
-        homeless = sum(not has_node(handle) for handle in handles)
-        if homeless:
-            parts.append(waiting_for(role, homeless, free))
-    if not parts:
-        return "processes that have a node and load their model"
-    return "; ".join(parts)
+        number = sum(not is_alive(handle) for handle in actors.get(role.name, ()))
+        if without := min(number, unplaced(role)):
+            homeless.append(waiting_for(role, without, free))
+        if number > without:
+            starting.append(counted(role, number - without))
+    if starting:
+        homeless.append(f"{', '.join(starting)} to start and to load the model")
+    return "; ".join(homeless) or "the first answers of processes that run"
+
+
+async def _awaited(answers: Awaitable[T]) -> T:
+    return await answers

@@ -7,7 +7,7 @@ nodes hold in all, not on what is free of it: a cluster that is full now has roo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -65,10 +65,10 @@ class Node:
 
     def admits(self, role: Role) -> bool:
         """Whether its labels are those the role's processes need."""
-        labels = self.labels
-        return labels is None or all(
-            _holds(condition, labels.get(key)) for key, condition in role.selector.items()
-        )
+        if self.labels is None:
+            return True
+        conditions = ((key, *parse_condition(text)) for key, text in role.selector.items())
+        return all((self.labels.get(key) in values) == must for key, must, values in conditions)
 
     def room(self, role: Role) -> float:
         """How many of the role's processes such nodes take; without bound where they need none."""
@@ -77,7 +77,7 @@ class Node:
         pairs = ((self.cpus, role.cpus), (self.gpus, role.gpus))
         each = min((math.floor(has / need + _ROUNDING) for has, need in pairs if need > 0),
                    default=math.inf)  # fmt: skip
-        return each and self.count * each
+        return _times(self.count, each)
 
 
 def run_roles(config: RunConfig) -> tuple[Role, ...]:
@@ -109,14 +109,16 @@ def lack(roles: Sequence[Role], nodes: Sequence[Node], addable: Sequence[Node] =
     nodes that admit any of these must hold what they ask for in all.
     """
     for role in roles:
-        if sum(node.room(role) for node in (*nodes, *addable)) < role.count:
+        room = sum(node.room(role) for node in (*nodes, *addable))
+        if room < role.count:
             return (
-                f"every process of a run needs a node with room for it, {_asks(role)} and "
-                f"{_has(role, nodes)}, {_can_add(role, addable)}; "
-                f"{REMEDIES.get(role.name, 'ask for less')}, or start such nodes"
+                f"every process of a run needs a node with room for it, the cluster has room for "
+                f"{room:g} of {counted(role, role.count)} ({_each(role)}): {_has(role, nodes)}, "
+                f"{_can_add(role, addable)}; {_remedy(role)}, or start such nodes"
             )
-    for size in range(2, len(roles) + 1):
-        for together in combinations(roles, size):
+    asking = [role for role in roles if role.cpus or role.gpus]
+    for size in range(2, len(asking) + 1):
+        for together in combinations(asking, size):
             if problem := _lack_together(together, nodes, addable):
                 return problem
     return None
@@ -125,19 +127,15 @@ def lack(roles: Sequence[Role], nodes: Sequence[Node], addable: Sequence[Node] =
 def _lack_together(
     roles: Sequence[Role], nodes: Sequence[Node], addable: Sequence[Node]
 ) -> str | None:
-    def of_all(kinds: Iterable[Node]) -> tuple[float, float]:
-        able = [node for node in kinds if any(node.admits(role) for role in roles)]
-        return sum(n.count * n.cpus for n in able), sum(n.count * n.gpus for n in able)
-
-    has, can = of_all(nodes), of_all(node for node in addable if node.count > 0)
+    has, can = _amounts(roles, nodes), _amounts(roles, addable)
     asked = sum(role.total_cpus for role in roles), sum(role.total_gpus for role in roles)
     if all(a <= h + c + _ROUNDING for a, h, c in zip(asked, has, can, strict=True)):
         return None
-    names = " and ".join(f"{role.count} {_named(role)}" for role in roles)
+    names = " and ".join(counted(role, role.count) for role in roles)
     return (
         f"a cluster must hold what a run's processes ask for together, {names} ask for "
         f"{amount(*asked)}, the nodes they may use have {amount(*has)} and {amount(*can)} can be "
-        f"added; {'; '.join(REMEDIES.get(role.name, 'ask for less') for role in roles)}; or start "
+        f"added; {'; '.join(map(_remedy, roles))}; or start "
         "more nodes"
     )
 
@@ -148,15 +146,27 @@ def waiting_for(role: Role, number: int, free: Sequence[Node]) -> str:
     ``free`` are the nodes with what is free of them now.
     """
     able = [node for node in free if node.admits(role)]
-    asks = f"{number} {_named(role, number)} without a node ({_each(role)})"
+    asks = f"{counted(role, number)} without a node ({_each(role)})"
     if not able:
-        return f"{asks}: no node has these labels"
+        return f"{asks}: {_has(role, free)}"
     freest = max(able, key=lambda node: (node.room(role), node.gpus, node.cpus))
-    with_labels = " with these labels" if role.selector else ""
+    labelled = " with these labels" if role.selector else ""
     return (
-        f"{asks}: of {len(able)} {_nodes(len(able))}{with_labels} the freest has "
+        f"{asks}: of {len(able)} {_nodes(len(able))}{labelled} the freest has "
         f"{amount(freest.cpus, freest.gpus)} free"
     )
+
+
+def parse_condition(text: str) -> tuple[bool, frozenset[str]]:
+    """Whether a label must be one of some values, or must not, and these values."""
+    bare = text.removeprefix("!")
+    values = bare[3:-1].split(",") if bare.startswith("in(") else [bare]
+    return bare == text, frozenset(value.strip() for value in values)
+
+
+def counted(role: Role, number: int) -> str:
+    """``7 rollout runners``"""
+    return f"{number} {role.name}" + ("" if number == 1 else "s")
 
 
 def amount(cpus: float, gpus: float) -> str:
@@ -164,17 +174,16 @@ def amount(cpus: float, gpus: float) -> str:
     return f"{cpus:g} CPU, {gpus:g} GPU"
 
 
-def _holds(condition: str, label: str | None) -> bool:
-    """Whether a label of a node, None where it has none, meets a condition of a selector."""
-    if condition.startswith("!"):
-        return not _holds(condition[1:], label)
-    if condition.startswith("in("):
-        return label in [value.strip() for value in condition[3:-1].split(",")]
-    return label == condition
+def _amounts(roles: Sequence[Role], nodes: Sequence[Node]) -> tuple[float, float]:
+    """CPUs and GPUs in all of the nodes that admit one of the roles."""
+    able = [node for node in nodes if any(node.admits(role) for role in roles)]
+    cpus = sum(_times(node.count, node.cpus) for node in able)
+    return cpus, sum(_times(node.count, node.gpus) for node in able)
 
 
-def _named(role: Role, number: int | None = None) -> str:
-    return role.name if (role.count if number is None else number) == 1 else f"{role.name}s"
+def _times(count: float, each: float) -> float:
+    """Of nodes without a bound too, which hold nothing of what each of them lacks."""
+    return count * each if each else 0.0
 
 
 def _nodes(number: float) -> str:
@@ -183,32 +192,39 @@ def _nodes(number: float) -> str:
 
 def _each(role: Role) -> str:
     each = amount(role.cpus, role.gpus) + (" each" if role.count > 1 else "")
-    return f"{each}, {role.where}" if role.selector else each
+    return f"{each} on {role.where}" if role.selector else each
 
 
-def _asks(role: Role) -> str:
-    verb = "asks" if role.count == 1 else "ask"
-    return f"{role.count} {_named(role)} {verb} for {_each(role)}"
+def _remedy(role: Role) -> str:
+    return REMEDIES.get(role.name, "ask for less")
 
 
 def _has(role: Role, nodes: Sequence[Node]) -> str:
+    """What a cluster has of nodes for a role."""
     able = [node for node in nodes if node.admits(role)]
     if not able:
-        return f"none of {len(nodes)} {_nodes(len(nodes))} has these labels"
+        return f"no node has these labels (there are {_labels(role, nodes)})"
+    has_labels = f" {'has' if len(able) == 1 else 'have'} these labels" if role.selector else ""
     largest = max(able, key=lambda node: (node.room(role), node.gpus, node.cpus))
-    room = sum(node.room(role) for node in able)
-    with_labels = " with these labels" if role.selector else ""
     return (
-        f"{len(able)} {_nodes(len(able))}{with_labels}, the largest of "
-        f"{amount(largest.cpus, largest.gpus)}, {'has' if len(able) == 1 else 'have'} room for "
-        f"{room:g}"
+        f"{len(able)} {_nodes(len(able))}{has_labels}, of at most "
+        f"{amount(largest.cpus, largest.gpus)}"
     )
+
+
+def _labels(role: Role, nodes: Sequence[Node]) -> str:
+    """The values that nodes have of the labels a role asks for."""
+    found = {
+        key: sorted({node.labels[key] for node in nodes if node.labels and key in node.labels})
+        for key in role.selector
+    }
+    return "; ".join(f"{key}: {', '.join(found[key]) or 'none'}" for key in found)
 
 
 def _can_add(role: Role, addable: Sequence[Node]) -> str:
     able = [node for node in addable if node.count > 0 and node.admits(role)]
     if not able:
-        return "none can be added"
+        return "and none can be added"
     number = sum(node.count for node in able)
     largest = max(able, key=lambda node: (node.gpus, node.cpus))
-    return f"{number:g} of up to {amount(largest.cpus, largest.gpus)} can be added"
+    return f"and {number:g} of up to {amount(largest.cpus, largest.gpus)} can be added"
