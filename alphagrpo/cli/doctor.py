@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alphagrpo.cli.console import make_console, print_json, print_table
+from alphagrpo.errors import EnvironmentProblem
 from alphagrpo.record.versions import package_versions
 
 HELP = "check versions, memory, ports, Ray and model folders"
@@ -124,7 +125,20 @@ def _ray() -> list[Finding]:
         ),
         Finding("RAY_ADDRESS", address or "not set", "ok"),
         Finding("RAY_AUTH_MODE", os.environ.get("RAY_AUTH_MODE", "not set"), "ok"),
+        _joined(),
     ]
+
+
+def _joined() -> Finding:
+    """Where a command would work, and whether it could."""
+    from alphagrpo.cli.ray_session import joinable_address
+
+    try:
+        address = joinable_address()
+    except EnvironmentProblem as error:
+        problem, _, remedy = str(error).rpartition("; ")
+        return Finding("cluster to join", problem, "bad", remedy)
+    return Finding("cluster to join", address or "none: a private one is started", "ok")
 
 
 def _models() -> list[Finding]:

@@ -246,12 +246,25 @@ def test_a_running_cluster_is_a_note_unless_the_user_said_which(
     machine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("alphagrpo.cli.prechecks.running_clusters", lambda: ("10.0.0.1:6379",))
+    monkeypatch.setattr("alphagrpo.cli.ray_session.use_token_of", lambda address: None)
     _, findings = diagnose(capsys)
     assert findings["Ray here"]["verdict"] == "note"
     assert findings["Ray here"]["remedy"] == "join it with RAY_ADDRESS=10.0.0.1:6379"
+    assert findings["cluster to join"]["value"] == "10.0.0.1:6379"
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     _, findings = diagnose(capsys)
     assert findings["Ray here"]["verdict"] == "ok"
+
+
+def test_a_cluster_that_cannot_be_joined_is_bad(
+    machine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    code, findings = diagnose(capsys)
+    assert code == 1
+    assert findings["cluster to join"]["verdict"] == "bad"
+    assert "got 'ray://head:10001'" in findings["cluster to join"]["value"]
+    assert "ray job submit" in findings["cluster to join"]["remedy"]
 
 
 def test_an_absent_model_says_how_to_make_it(
