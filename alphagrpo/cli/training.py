@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from alphagrpo.cli.again import Asked, Ending, ending, refuse_used
 from alphagrpo.cli.console import Narrator
 from alphagrpo.cli.heldout import HeldOutEvaluations
 from alphagrpo.cli.launch import Launch, precheck
@@ -17,7 +18,7 @@ from alphagrpo.cli.serving import deployed
 from alphagrpo.cli.stopping import Stopped, StopSwitch
 from alphagrpo.record.folder import RunFolder, step_of
 from alphagrpo.record.recorder import Recorder
-from alphagrpo.record.summary import total
+from alphagrpo.record.summary import trained_s
 
 if TYPE_CHECKING:
     from actors.run import MeshRun
@@ -28,17 +29,35 @@ if TYPE_CHECKING:
 DONE = 0
 
 
-def train(config: RunConfig, *, resume: bool, narrator: Narrator) -> int:
-    """Train as ``config`` says; returns the exit code, 0 also where a signal ended the run."""
+def train(config: RunConfig, asked: Asked, *, resume: bool, narrator: Narrator) -> int:
+    """Train as ``config`` says; returns the exit code, 0 also where a signal ended the run.
+
+    A finished run that is resumed only tells its outcome again, and how to go further.
+    """
     stop = StopSwitch()
     with stop.armed():
         try:
             narrator.say(f"checking {config.name}")
+            if not resume:
+                refuse_used(config, asked)
+            elif end := ending(RunFolder(config.folder), config):
+                return _tell_finished(RunFolder(config.folder), end, asked, narrator)
             launch = precheck(config, resume=resume)
-            return _with_mesh(config, launch, narrator, stop)
+            code = _with_mesh(config, launch, narrator, stop)
         except Stopped:
             narrator.say(f"stopped by {stop.reason} before training began; nothing was kept")
             return DONE
+    if stop.pulled:
+        narrator.say(f"continue it with {asked.again('--resume')}")
+    return code
+
+
+def _tell_finished(folder: RunFolder, end: Ending, asked: Asked, narrator: Narrator) -> int:
+    tell_outcome(narrator, folder.summary(), folder.report_path)
+    narrator.say(
+        f"the run is finished: {end.reason}; train it further with {asked.again(*end.further)}"
+    )
+    return DONE
 
 
 def _with_mesh(config: RunConfig, launch: Launch, narrator: Narrator, stop: StopSwitch) -> int:
@@ -88,7 +107,7 @@ class TrainingRun:
         self._heldout = HeldOutEvaluations(config, mesh_run, self._folder, narrator)
         self._recorder = Recorder(self._folder, config)
         self._earlier_s = self._recorder.earlier_wall_s()
-        self._training_s = total(self._folder.metrics(), "time/step_s")
+        self._training_s = trained_s(self._folder.metrics())
 
     def go(self) -> int:
         """The whole run; returns the exit code."""
@@ -176,8 +195,6 @@ class TrainingRun:
         self._folder.write_summary(summary)
         path = write_report(self._folder)
         tell_outcome(self._narrator, summary, path)
-        if self._stop.pulled:
-            self._narrator.say("continue it with --resume")
 
 
 def step_figures(
