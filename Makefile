@@ -25,7 +25,7 @@ $(VENV)/.ready: requirements/cpu.txt pyproject.toml
 	@touch $@
 
 demo: setup  ## train the miniature model on this machine and write a report
-	$(BIN)/alphagrpo train deploy/configs/shapes-rt2i.yaml $(DEMO_ARGS)
+	ALPHAGRPO_ASKED_BY='make demo DEMO_ARGS' $(BIN)/alphagrpo train deploy/configs/shapes-rt2i.yaml $(DEMO_ARGS)
 
 test: setup  ## unit, service, cluster and end-to-end tests
 	$(BIN)/python -m pytest $(TEST_ARGS)

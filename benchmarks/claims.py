@@ -26,11 +26,11 @@ LAST = ("refined", "round1", "last")
 LAST_RIGHT = (*LAST, *RIGHT)
 CLAIMED = """
 Differences in points of the figure named, of the same seed and prompts: mean ± standard deviation
-over seeds, the 95 % interval of the paired difference over the prompts of all seeds (which says
-nothing of other seeds), and in how many seeds it is above 0. "here" is "holds" where the whole
-interval and every one of three seeds are above 0, "the opposite" where all are below, and otherwise
-"not shown", or only which way the seeds point where there are fewer or no interval is known.
-"all" is plain and thought prompts together.
+over seeds, the 95 % interval (Tango's) of the paired difference over the prompts of all seeds,
+which says nothing of other seeds, and in how many seeds it is above 0. "here" is "holds" where the
+whole interval and every one of three seeds are above 0, "the opposite" where all are below, and
+otherwise "not shown", or only which way the seeds point where there are fewer or no interval is
+known. "all" is plain and thought prompts together.
 """
 ENOUGH = 3
 """Seeds from which on a claim may be said to hold."""

@@ -184,7 +184,7 @@ INTRODUCTION = """
 Made by `make bench-learning` (`python -m benchmarks.learning`); results of single runs lie in
 `learning/`. 512 held-out plain prompts per seed, thinking off, by the oracle, in %; mean ± standard
 deviation over seeds. "gain" and "change" are against the base with the same prompts and seeds, and
-"95 %" is the interval of the paired difference over the prompts of all seeds.
+"95 %" is the interval (Tango's) of the paired difference over the prompts of all seeds.
 """
 CURVES = "![Mean reward per optimizer step, with its spread over seeds](learning.svg)"
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from alphagrpo.config import RunConfig, load_config
 from alphagrpo.data import load_heldout, load_prompts
+from alphagrpo.eval.figures import probe_metrics, summarise
 from alphagrpo.eval.heldout import HeldOutJudges, evaluate
+from alphagrpo.eval.lines import HeldOutLine
 from alphagrpo.eval.oracles import shapes_oracle
+from alphagrpo.eval.probe import PROMPT_SET, probe_prompts, prompt_set
 from alphagrpo.images import encode_png, image_hash
 from alphagrpo.loop import StepReport
 from alphagrpo.ports import GroupReport, Picture, PictureRequest, Sample
@@ -98,15 +102,23 @@ def synthetic_config(output: Path, **changes: str) -> RunConfig:
     return load_config(ROOT / "deploy/configs/shapes-rt2i.yaml", overrides)
 
 
-def make_run(output: Path, *, steps: int = 24, heldout: int = 16) -> RunFolder:
-    """Write a complete run below ``output``: steps, both evaluations, summary."""
-    config = synthetic_config(output)
+def make_run(
+    output: Path, *, steps: int = 24, heldout: int = 16, finished: bool = True, **changes: str
+) -> RunFolder:
+    """Write a run below ``output``: steps, both evaluations, summary.
+
+    Half of the ``heldout`` prompts of each sort are probed after every fourth step. A run that is
+    not ``finished`` has no evaluation after training.
+    """
+    config = synthetic_config(output, **changes)
     folder = RunFolder.create(config)
-    asyncio.run(_fill(folder, config, steps, heldout))
+    asyncio.run(_fill(folder, config, steps, heldout, finished))
     return folder
 
 
-async def _fill(folder: RunFolder, config: RunConfig, steps: int, heldout: int) -> None:
+async def _fill(
+    folder: RunFolder, config: RunConfig, steps: int, heldout: int, finished: bool
+) -> None:
     recorder = Recorder(folder, config)
     held = load_heldout("shapes:heldout", num_plain=heldout, num_thought=heldout, seed=1)
     judges = HeldOutJudges(
@@ -115,13 +127,25 @@ async def _fill(folder: RunFolder, config: RunConfig, steps: int, heldout: int) 
         verifier=OracleVerifier(),
         program=reward_program("dvreward"),
     )
-    for phase, skill in (("before", 0.35), ("after", 0.7)):
-        lines = await evaluate(
-            RenderingPool(skill), held, judges, version=0, seed=1, keep=folder.save_picture
-        )
+
+    async def look(phase: str, prompts: Sequence[Prompt], skill: float) -> list[HeldOutLine]:
+        keep = None if phase == "probe" else folder.save_picture
+        pool = RenderingPool(skill)
+        lines = await evaluate(pool, prompts, judges, version=0, seed=1, keep=keep)
         folder.write_evaluation(phase, lines)
+        return lines
+
+    before = await look("before", held, 0.35)
+    probed = probe_prompts(held, before, heldout // 2)
     for step in range(1, steps + 1):
-        recorder.record_step(await _step(step, steps, config), {"heldout/plain_all_right": 0.4})
+        extra: dict[str, float] = {}
+        if step % 4 == 0 and step < steps:
+            lines = await look("probe", probed, 0.35 + 0.35 * step / steps)
+            extra = {PROMPT_SET: prompt_set(line.id for line in lines)}
+            extra |= probe_metrics(summarise(lines))
+        recorder.record_step(await _step(step, steps, config), extra)
+    if finished:
+        await look("after", held, 0.7)
     manifest = WeightsManifest(
         version=steps, checksum="c" * 64, names=(), shapes=(), dtypes=(), offsets=(), nbytes=0
     )

@@ -39,9 +39,11 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     if args.dry_run:
         return _dry_run(config, as_json=args.json)
+    from alphagrpo.cli.again import Asked
     from alphagrpo.cli.training import train
 
-    return train(config, resume=args.resume, narrator=Narrator(as_json=args.json))
+    asked = Asked(args.config, tuple(args.overrides))
+    return train(config, asked, resume=args.resume, narrator=Narrator(as_json=args.json))
 
 
 def _dry_run(config: RunConfig, *, as_json: bool) -> int:

@@ -3,48 +3,61 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from contextlib import ExitStack
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from alphagrpo.cli.again import Asked, Ending, ending, refuse_used
 from alphagrpo.cli.console import Narrator
+from alphagrpo.cli.heldout import HeldOutEvaluations
 from alphagrpo.cli.launch import Launch, precheck
 from alphagrpo.cli.memory import MemoryGauge
 from alphagrpo.cli.outcome import tell_outcome
 from alphagrpo.cli.ray_session import ray_session
 from alphagrpo.cli.serving import deployed
 from alphagrpo.cli.stopping import Stopped, StopSwitch
-from alphagrpo.data import load_heldout
-from alphagrpo.eval.figures import Figures, probe_metrics, share_all_right, summarise
-from alphagrpo.eval.heldout import evaluate, first_of_each_sort
 from alphagrpo.record.folder import RunFolder, step_of
 from alphagrpo.record.recorder import Recorder
-from alphagrpo.record.summary import total
+from alphagrpo.record.summary import trained_s
 
 if TYPE_CHECKING:
     from actors.run import MeshRun
     from alphagrpo.config import RunConfig
-    from alphagrpo.eval.heldout import HeldOutJudges
-    from alphagrpo.eval.lines import HeldOutLine
     from alphagrpo.loop import StepReport
     from alphagrpo.record.summary import RunSummary
-    from alphagrpo.types import Prompt
 
 DONE = 0
 
 
-def train(config: RunConfig, *, resume: bool, narrator: Narrator) -> int:
-    """Train as ``config`` says; returns the exit code, 0 also where a signal ended the run."""
+def train(config: RunConfig, asked: Asked, *, resume: bool, narrator: Narrator) -> int:
+    """Train as ``config`` says; returns the exit code, 0 also where a signal ended the run.
+
+    A finished run that is resumed only tells its outcome again, and how to go further.
+    """
     stop = StopSwitch()
     with stop.armed():
         try:
             narrator.say(f"checking {config.name}")
+            if not resume:
+                refuse_used(config, asked)
+            elif end := ending(RunFolder(config.folder), config):
+                return _tell_finished(RunFolder(config.folder), end, asked, narrator)
             launch = precheck(config, resume=resume)
-            return _with_mesh(config, launch, narrator, stop)
+            code = _with_mesh(config, launch, narrator, stop)
         except Stopped:
             narrator.say(f"stopped by {stop.reason} before training began; nothing was kept")
             return DONE
+    if stop.pulled:
+        narrator.say(f"continue it with {asked.again('--resume')}")
+    return code
+
+
+def _tell_finished(folder: RunFolder, end: Ending, asked: Asked, narrator: Narrator) -> int:
+    tell_outcome(narrator, folder.summary(), folder.report_path)
+    narrator.say(
+        f"the run is finished: {end.reason}; train it further with {asked.again(*end.further)}"
+    )
+    return DONE
 
 
 def _with_mesh(config: RunConfig, launch: Launch, narrator: Narrator, stop: StopSwitch) -> int:
@@ -90,14 +103,6 @@ class TrainingRun:
         self._narrator, self._stop = narrator, stop
         self._started = started
         self._gauge = MemoryGauge()
-        self._heldout_share: float | None = None
-        settings = config.evaluation
-        self._heldout = load_heldout(
-            config.data.heldout,
-            num_plain=settings.num_plain,
-            num_thought=settings.num_thought,
-            seed=config.seed,
-        )
         mesh_run.check_storage(config.output)
         if resume:
             self._folder, checkpoint = RunFolder.resume(config)
@@ -106,9 +111,10 @@ class TrainingRun:
             narrator.say(f"resuming after step {mesh_run.step_number}")
         else:
             self._folder = RunFolder.create(config)
+        self._heldout = HeldOutEvaluations(config, mesh_run, self._folder, narrator)
         self._recorder = Recorder(self._folder, config)
         self._earlier_s = self._recorder.earlier_wall_s()
-        self._training_s = total(self._folder.metrics(), "time/step_s")
+        self._training_s = trained_s(self._folder.metrics())
 
     def go(self) -> int:
         """The whole run; returns the exit code."""
@@ -116,10 +122,10 @@ class TrainingRun:
         ended_by = ""
         try:
             if self._mesh_run.step_number == 0 and not self._folder.evaluation("before"):
-                self._evaluate("before")
+                self._heldout.whole("before")
             ended_by = self._steps()
             if not self._stop.pulled:
-                self._evaluate("after")
+                self._heldout.whole("after")
         except Stopped:
             self._narrator.say(f"{self._stop.reason}: what was under way is abandoned")
         if self._stop.pulled:
@@ -148,12 +154,12 @@ class TrainingRun:
     def _after_step(self, report: StepReport, took: float, limit_s: float) -> None:
         settings = self._config.training
         last = report.step >= settings.num_steps or self._training_s >= limit_s
-        extra = {} if last or self._stop.pulled else self._probe(report.step)
+        extra = {} if last or self._stop.pulled else self._heldout.probe(report.step)
         with self._stop.step():
             self._recorder.record_step(report, {"time/wall_s": took, **extra})
             left_s = self._left_s(report.step, limit_s)
             self._narrator.step(
-                step_figures(report, settings.num_steps, self._heldout_share, left_s)
+                step_figures(report, settings.num_steps, self._heldout.share, left_s)
             )
             if report.step % settings.checkpoint_every == 0 or last:
                 self._checkpoint()
@@ -163,59 +169,6 @@ class TrainingRun:
     def _left_s(self, step: int, limit_s: float) -> float:
         per_step = self._training_s / step
         return min(per_step * (self._config.training.num_steps - step), limit_s - self._training_s)
-
-    def _evaluate(self, phase: str) -> None:
-        """All held-out prompts, both judges, pictures kept for the report."""
-        if not self._heldout:
-            return
-        with self._narrator.stage(f"evaluating {phase}"):
-            lines = self._judge(self._heldout, self._judges(services=True), f"evaluating {phase}")
-        self._folder.write_evaluation(phase, lines)
-        self._remember(summarise(lines))
-
-    def _probe(self, step: int) -> dict[str, float]:
-        """A small look at held-out prompts between; by the oracle alone where there is one."""
-        every = self._config.evaluation.every
-        if every is None or step % every or not self._heldout:
-            return {}
-        judges = self._judges(services=False)
-        if judges.oracle is None:
-            judges = self._judges(services=True)
-        prompts = first_of_each_sort(self._heldout, self._config.evaluation.num_probe)
-        figures = summarise(self._judge(prompts, judges, None))
-        self._remember(figures)
-        return probe_metrics(figures)
-
-    def _judge(
-        self, prompts: Sequence[Prompt], judges: HeldOutJudges, counted: str | None
-    ) -> list[HeldOutLine]:
-        with ExitStack() as stack:
-            tell = None
-            if counted:
-                tell = stack.enter_context(self._narrator.counted(counted, len(prompts)))
-            return self._mesh_run.wait_for(
-                evaluate(
-                    self._mesh_run.pool,
-                    prompts,
-                    judges,
-                    version=self._mesh_run.manifest().version,
-                    seed=self._config.seed,
-                    batch_size=self._config.evaluation.batch_size
-                    * self._config.rollout.num_runners,
-                    rounds=self._config.evaluation.rounds if counted else 0,
-                    keep=self._folder.save_picture if counted else None,
-                    on_progress=(lambda done, of: tell(done)) if tell else None,
-                )
-            )
-
-    def _judges(self, *, services: bool) -> HeldOutJudges:
-        from alphagrpo.cli.evaluate import judges_of
-
-        return judges_of(self._config, services=services)
-
-    def _remember(self, figures: Figures) -> None:
-        if (share := share_all_right(figures)) is not None:
-            self._heldout_share = share
 
     def _checkpoint(self) -> None:
         """Everything a resumed run needs, complete or not there."""
@@ -249,8 +202,6 @@ class TrainingRun:
         self._folder.write_summary(summary)
         path = write_report(self._folder)
         tell_outcome(self._narrator, summary, path)
-        if self._stop.pulled:
-            self._narrator.say("continue it with --resume")
 
 
 def step_figures(

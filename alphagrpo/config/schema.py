@@ -202,9 +202,9 @@ class EvaluationConfig(Section):
     refinement_guidance: GuidanceConfig | None = None
     """Of those refinements; None: as ``refinement.flow.guidance``."""
     every: int | None = Field(None, ge=1)
-    """Steps between probes: small evaluations of the first prompts of each sort."""
+    """Steps between probes: evaluations of the same few prompts of each sort, for the curve."""
     num_probe: int = Field(32, ge=1)
-    """Prompts of each sort in a probe."""
+    """Prompts of each sort in a probe, chosen so that they stand for all."""
 
 
 class RunConfig(Section):

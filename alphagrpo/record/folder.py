@@ -6,7 +6,8 @@
       config.yaml        resolved config with package versions
       metrics.jsonl      one line per step
       summary.json       figures of the whole run
-      evaluation/        before.jsonl and after.jsonl: one line per held-out prompt
+      evaluation/        before.jsonl, after.jsonl, probe.jsonl (the newest probe): one line per
+                         held-out prompt
       ledger/            step-000001.parquet ...: one row per question asked
       images/            <sha256>.png
       checkpoints/       step-000040/
@@ -74,14 +75,16 @@ class RunFolder:
     def resume(cls, config: RunConfig) -> tuple[RunFolder, Path | None]:
         """The folder of an interrupted run and its newest complete checkpoint, if it has one.
 
-        What was recorded after that checkpoint is dropped: those steps will be taken again.
-        Raises ConfigError where there is no such run.
+        What was recorded after that checkpoint is dropped, an evaluation after training included:
+        those steps will be taken again, and the run evaluated at its new end. Raises ConfigError
+        where there is no such run.
         """
         folder = cls.open(config.folder)
         for leftover in set(folder.checkpoints_path.glob("*")) - set(folder.checkpoints()):
             shutil.rmtree(leftover)
         newest = folder.newest_checkpoint()
         folder.rewind(0 if newest is None else step_of(newest))
+        folder._evaluation_path("after").unlink(missing_ok=True)
         folder._write_config(config)
         return folder, newest
 
@@ -191,6 +194,14 @@ class RunFolder:
         parts = sorted((self.path / "ledger").glob(pattern))
         return [row for part in parts for row in read_ledger(part)]
 
+    def ledger_pictures(self, step: int) -> dict[int, set[str]]:
+        """Content hashes of the pictures of each group of a step, by the group's place in it."""
+        path = self.path / "ledger" / f"{STEP_PREFIX}{step:06d}.parquet"
+        pictures: dict[int, set[str]] = {}
+        for row in read_ledger(path, columns=("group", "picture")):
+            pictures.setdefault(row["group"], set()).add(row["picture"])
+        return pictures
+
     def ledger_steps(self) -> list[int]:
         """Steps that have a ledger, in order."""
         parts = (self.path / "ledger").glob(f"{STEP_PREFIX}*.parquet")
@@ -200,12 +211,14 @@ class RunFolder:
 
     def write_evaluation(self, phase: str, lines: Sequence[HeldOutLine]) -> None:
         """Replace ``evaluation/<phase>.jsonl``: one line per held-out prompt."""
-        path = self.path / "evaluation" / f"{phase}.jsonl"
-        write_atomically(path, json_lines(map(to_json, lines)))
+        write_atomically(self._evaluation_path(phase), json_lines(map(to_json, lines)))
 
     def evaluation(self, phase: str) -> list[HeldOutLine]:
         """Lines of an evaluation; empty where it was not made."""
-        return read_heldout_lines(self.path / "evaluation" / f"{phase}.jsonl")
+        return read_heldout_lines(self._evaluation_path(phase))
+
+    def _evaluation_path(self, phase: str) -> Path:
+        return self.path / "evaluation" / f"{phase}.jsonl"
 
     # -- checkpoints -----------------------------------------------------------------------------
 

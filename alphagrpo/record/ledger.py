@@ -171,6 +171,6 @@ def write_ledger(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         pq.write_table(table, partial, compression="zstd")
 
 
-def read_ledger(path: Path) -> list[dict[str, Any]]:
-    """Rows of one ledger file."""
-    return pq.read_table(path).to_pylist()
+def read_ledger(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Rows of one ledger file; with ``columns`` only those of their values."""
+    return pq.read_table(path, columns=columns and list(columns)).to_pylist()

@@ -102,6 +102,11 @@ def total(metrics: Metrics, key: str) -> float:
     return math.fsum(line.get(key) or 0.0 for line in metrics)
 
 
+def trained_s(metrics: Metrics) -> float:
+    """Seconds that all steps took by the clock; of older lines, the sum of their stages."""
+    return math.fsum(line.get("time/wall_s") or line.get("time/step_s") or 0.0 for line in metrics)
+
+
 def sample_counts(metrics: Metrics) -> SampleCounts:
     """Sums of ``samples/*`` over steps."""
     return SampleCounts(

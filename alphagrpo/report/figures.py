@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from alphagrpo.eval.figures import SortFigures
     from alphagrpo.eval.lines import Measure
     from alphagrpo.eval.paired import PairedDifference
+    from alphagrpo.record.curve import HeldOutCurve
     from alphagrpo.types import Sort
 
 SORT_NAMES: Mapping[Sort, str] = {
@@ -30,8 +31,12 @@ REFINEMENT_COLUMNS = (
 )  # fmt: skip
 MEASURE_NAMES: Mapping[Measure, str] = {
     "per_question": "questions right",
-    "strict": "all right and nothing else",
+    "strict": "strict",
     "dvreward": "DVReward",
+}
+JUDGES: Mapping[Measure, str] = {
+    "all_right": "all right, by the oracle",
+    "dvreward": "DVReward, by the verifier",
 }
 NUM_REASONS = 5
 """Prompts set aside whose reasons are listed."""
@@ -39,29 +44,35 @@ NUM_REASONS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headline:
-    """Before, after and the paired difference of a sort's main figure."""
+    """A sort's main figure: before and after, or as far as the run has come."""
 
     title: str
     judge: str
     """Which figure it is, and by whom."""
-    n: int
-    """Prompts."""
-    before: float
-    after: float
-    difference: PairedDifference | None
-    others: tuple[tuple[str, float, float], ...]
+    prompts: str
+    """Of how many it is."""
+    before: float | None
+    after: float | None
+    """At the newest probe while there is no evaluation after training."""
+    step: int | None = None
+    """Of that probe."""
+    difference: PairedDifference | None = None
+    others: tuple[tuple[str, float, float], ...] = ()
     """Name, before and after of the figures that are not the main one."""
 
 
-def headlines(summary: RunSummary) -> list[Headline]:
-    """One per sort that was evaluated before and after."""
+def headlines(summary: RunSummary, curve: HeldOutCurve) -> list[Headline]:
+    """One per sort that was evaluated: after training where that was done, else on the way."""
     evaluation = summary.evaluation
-    return [
-        _headline(title, evaluation.before[sort], evaluation.after[sort], changes)
-        for sort, title in SORT_NAMES.items()
-        if sort in evaluation.before and sort in evaluation.after
-        for changes in [evaluation.difference.get(sort) or {}]
-    ]
+    lines = []
+    for sort, title in SORT_NAMES.items():
+        before, after = evaluation.before.get(sort), evaluation.after.get(sort)
+        if before and after:
+            changes = evaluation.difference.get(sort) or {}
+            lines.append(_headline(title, before, after, changes))
+        elif sort in curve.points:
+            lines.append(_so_far(title, sort, curve))
+    return lines
 
 
 def _headline(
@@ -71,15 +82,28 @@ def _headline(
     changes: Mapping[Measure, PairedDifference],
 ) -> Headline:
     main: Measure = "dvreward" if before.all_right is None else "all_right"
-    by_oracle = main == "all_right"
     return Headline(
         title=title,
-        judge="all right, by the oracle" if by_oracle else "DVReward, by the verifier",
-        n=before.n,
+        judge=JUDGES[main],
+        prompts=f"{before.n} held-out prompts",
         before=getattr(before, main),
         after=getattr(after, main),
         difference=changes.get(main),
         others=tuple(_other_figures(before, after, main)),
+    )
+
+
+def _so_far(title: str, sort: Sort, curve: HeldOutCurve) -> Headline:
+    """The first and the newest point of the curve."""
+    (first, before), (newest, now) = curve.points[sort][0], curve.points[sort][-1]
+    number, of = curve.num_prompts[sort], curve.num_heldout[sort]
+    return Headline(
+        title=title,
+        judge=JUDGES[curve.measure],
+        prompts=f"{number} of {of} held-out prompts" if number < of else f"{of} held-out prompts",
+        before=before if first == 0 else None,
+        after=now if newest > 0 else None,
+        step=int(newest),
     )
 
 

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from alphagrpo.files import write_atomically
 from alphagrpo.report.cells import points_cell
-from alphagrpo.report.view import build_view
+from alphagrpo.report.view import Progress, build_view
 
 if TYPE_CHECKING:
     from alphagrpo.record.folder import RunFolder
 
 
-def render_report(folder: RunFolder) -> str:
-    """The report of a run as HTML."""
+def render_report(folder: RunFolder, progress: Progress | None = None) -> str:
+    """The report of a run as HTML; with ``progress`` that of a run that is still under way."""
+    return _template().render(build_view(folder, progress))
+
+
+def write_report(folder: RunFolder, progress: Progress | None = None) -> Path:
+    """Write (or replace) the run's ``report.html`` and return its path."""
+    write_atomically(folder.report_path, render_report(folder, progress))
+    return folder.report_path
+
+
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("alphagrpo.report", "templates"),
         autoescape=True,
@@ -25,13 +37,7 @@ def render_report(folder: RunFolder) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "points": points_cell, "signed": _signed}
-    return environment.get_template("report.html").render(build_view(folder))
-
-
-def write_report(folder: RunFolder) -> Path:
-    """Write (or replace) the run's ``report.html`` and return its path."""
-    write_atomically(folder.report_path, render_report(folder))
-    return folder.report_path
+    return environment.get_template("report.html")
 
 
 def _percent(value: float) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from alphagrpo.eval.figures import heldout_key
-from alphagrpo.report.charts import Series, line_chart, stacked_chart
+from alphagrpo.record.curve import heldout_curve, probed_ids
+from alphagrpo.report.curves import charts
 from alphagrpo.report.figures import (
     REFINEMENT_COLUMNS,
     SORT_NAMES,
@@ -25,137 +27,95 @@ from alphagrpo.report.figures import (
 if TYPE_CHECKING:
     from alphagrpo.eval.lines import HeldOutLine
     from alphagrpo.record.folder import RunFolder
-    from alphagrpo.record.summary import Metrics, RunSummary
+    from alphagrpo.record.summary import RunSummary
     from alphagrpo.types import Sort
 
 NUM_GROUPS = 3
 """Sample groups shown: an early, a middle and a late one."""
 NUM_PAIRS = 12
 """Held-out prompts of each sort shown before and after: the first ones, not chosen ones."""
-STAGES = {
-    "time/rollout_s": "think and draw",
-    "time/verify_wait_s": "wait for verdicts",
-    "time/learn_s": "learn",
-    "time/sync_s": "move weights",
-}
+REFRESH_S = 30
+"""Seconds after which the page of a run that is under way loads itself again."""
 
 
-def build_view(folder: RunFolder) -> dict[str, Any]:
-    """Everything the template needs."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a run is that is still under way."""
+
+    step: int
+    of: int
+    left_s: float
+    """Seconds of training that are left, as far as one can tell."""
+
+
+def build_view(folder: RunFolder, progress: Progress | None = None) -> dict[str, Any]:
+    """Everything the template needs; ``progress`` is that of a run that is under way."""
     config, summary, metrics = folder.config(), folder.summary(), folder.metrics()
+    before, after = folder.evaluation("before"), folder.evaluation("after")
+    heldout = heldout_curve(metrics, before, after, probed_ids(folder, before or after))
     return {
         "name": config.get("name", folder.path.name),
         "summary": folder.summary_document(),
+        "state": state(progress, summary, datetime.now(UTC)),
+        "refresh_s": REFRESH_S if progress else None,
+        "by_oracle": heldout.measure == "all_right",
         "task": TASK_TITLES[(config.get("task") or {}).get("kind", "rt2i")],
         "refinements": refinement_rows(summary),
         "refinement_columns": REFINEMENT_COLUMNS,
-        "headlines": headlines(summary),
+        "headlines": headlines(summary, heldout),
         "facts": facts(summary, metrics),
-        "charts": charts(metrics, summary, config),
+        "charts": charts(metrics, heldout, config),
         "groups": [group_view(folder, step, rows) for step, rows in sample_groups(folder)],
-        "pairs": {SORT_NAMES[sort]: pairs(folder, sort) for sort in SORT_NAMES},
+        "pairs": {name: pairs(folder, sort, before, after) for sort, name in SORT_NAMES.items()},
         "notes": notes(summary, metrics),
         "versions": config.pop("versions", {}),
         "config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
     }
 
 
-def charts(
-    metrics: Metrics, summary: RunSummary, config: Mapping[str, Any]
-) -> list[dict[str, str]]:
-    """Titles, notes and SVG of the curves that have data."""
-    curves = [
-        {
-            "title": "Reward",
-            "note": "DVReward plus the bonus for a well-formed thought; mean of each step",
-            "svg": line_chart(
-                [
-                    _series(metrics, "reward/mean", "reward", smooth=True),
-                    _series(metrics, "reward/score", "DVReward alone", smooth=True),
-                ]
-            ),
-        },
-        {
-            "title": "Held-out prompts all right",
-            "note": "by the oracle, which never rewards; probes between the two full evaluations",
-            "svg": line_chart(heldout_series(metrics, summary), percent=True),
-        },
-        {
-            "title": "Refinements against their drafts",
-            "note": "share of refined pictures that score higher, and lower, than their draft",
-            "svg": line_chart(
-                [
-                    _series(metrics, "refine/improved_share", "better", smooth=True),
-                    _series(metrics, "refine/harmed_share", "worse", smooth=True),
-                ],
-                percent=True,
-            ),
-        },
-        {
-            "title": "Largest |log ratio|, picture",
-            "note": "between rollout and replay of the same policy; above the line it is clipped",
-            "svg": line_chart(
-                [_series(metrics, "image/max_abs_log_ratio", "|log ratio|")],
-                from_zero=True,
-                limit=(float(config["algorithm"]["image"]["clip"]), "clip range"),
-            ),
-        },
-        {
-            "title": "Samples per second",
-            "note": "thought, drawn, verified and trained on",
-            "svg": line_chart(
-                [_series(metrics, "samples/per_second", "samples", smooth=True)], from_zero=True
-            ),
-        },
-        {
-            "title": "Where a step's seconds go",
-            "note": "per step; waiting for verdicts is only what drawing did not hide",
-            "svg": stage_chart(metrics),
-        },
-    ]
-    return [curve for curve in curves if curve["svg"]]
-
-
-def heldout_series(metrics: Metrics, summary: RunSummary) -> list[Series]:
-    """All-right share over steps: full evaluation, probes, full evaluation."""
-    lines = []
-    for sort, name in SORT_NAMES.items():
-        points = list(_series(metrics, heldout_key(sort, "all_right"), name).points)
-        before, after = summary.evaluation.before.get(sort), summary.evaluation.after.get(sort)
-        last = float(summary.steps or (points[-1][0] if points else 0))
-        if before and before.all_right is not None:
-            points.insert(0, (0.0, before.all_right))
-        if after and after.all_right is not None:
-            points = [*[p for p in points if p[0] < last], (last, after.all_right)]
-        lines.append(Series(name=name, points=tuple(points), dots=True))
-    return lines
-
-
-def stage_chart(metrics: Metrics) -> str:
-    """Stacked seconds per stage and step."""
-    lines = [line for line in metrics if all(key in line for key in STAGES)]
-    columns = [[float(line[key]) for line in lines] for key in STAGES]
-    return stacked_chart(list(STAGES.values()), [float(line["step"]) for line in lines], columns)
+def state(progress: Progress | None, summary: RunSummary, now: datetime) -> str:
+    """Where the run stood when the page was written, and when that was."""
+    written = f"written {now:%Y-%m-%d %H:%M:%S} UTC"
+    if progress is None:
+        return f"{summary.steps or 0} steps; {written}"
+    if progress.step == 0:
+        return f"Under way, before the first of {progress.of} steps; {written}"
+    left = f"about {math.ceil(progress.left_s / 60)} min left"
+    return f"Under way: step {progress.step} of {progress.of}, {left}; {written}"
 
 
 def sample_groups(folder: RunFolder) -> list[tuple[int, list[dict[str, Any]]]]:
     """An early, a middle and a late group of which the pictures were kept: (step, ledger rows)."""
-    with_pictures = []
-    for step in folder.ledger_steps():
-        groups: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
-        for row in folder.ledger(step):
+    steps = folder.ledger_steps()
+    groups: dict[int, list[dict[str, Any]]] = {}
+    chosen: set[int] = set()
+    for k in range(NUM_GROUPS):
+        aim = round(k * (len(steps) - 1) / (NUM_GROUPS - 1))
+        # Pictures are kept at some steps only: the nearest to the aim that has them is taken.
+        for _, step in sorted((abs(place - aim), step) for place, step in enumerate(steps)):
+            if step not in groups:
+                groups[step] = _pictured_group(folder, step)
+            if groups[step] and step not in chosen:
+                chosen.add(step)
+                break
+    return [(step, groups[step]) for step in sorted(chosen)]
+
+
+def _pictured_group(folder: RunFolder, step: int) -> list[dict[str, Any]]:
+    """Of the groups of a step with all their pictures the one that teaches most; or no rows."""
+    pictures = folder.ledger_pictures(step)
+    whole = {
+        group
+        for group, names in pictures.items()
+        if all(folder.has_picture(name) for name in names)
+    }
+    if not whole:
+        return []
+    groups: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+    for row in folder.ledger(step):
+        if row["group"] in whole:
             groups[row["group"]].append(row)
-        whole = [
-            rows
-            for rows in groups.values()
-            if all(folder.has_picture(row["picture"]) for row in rows)
-        ]
-        if whole:
-            with_pictures.append((step, max(whole, key=_spread)))
-    if len(with_pictures) <= NUM_GROUPS:
-        return with_pictures
-    last = len(with_pictures) - 1
-    return [with_pictures[round(k * last / (NUM_GROUPS - 1))] for k in range(NUM_GROUPS)]
+    return max(groups.values(), key=_spread)
 
 
 def _spread(rows: Sequence[Mapping[str, Any]]) -> float:
@@ -205,12 +165,14 @@ def group_view(folder: RunFolder, step: int, rows: Sequence[Mapping[str, Any]]) 
     }
 
 
-def pairs(folder: RunFolder, sort: Sort) -> list[dict[str, Any]]:
+def pairs(
+    folder: RunFolder, sort: Sort, before: Sequence[HeldOutLine], after: Sequence[HeldOutLine]
+) -> list[dict[str, Any]]:
     """The first held-out prompts of a sort, before and after, those without a picture left out."""
-    after = {line.id: line for line in folder.evaluation("after")}
+    others = {line.id: line for line in after}
     rows: list[dict[str, Any]] = []
-    for line in folder.evaluation("before"):
-        other = after.get(line.id)
+    for line in before:
+        other = others.get(line.id)
         if line.sort != sort or other is None or len(rows) == NUM_PAIRS:
             continue
         sides = [_side(folder, line), _side(folder, other)]
@@ -237,15 +199,6 @@ def plain_thought(text: str) -> str:
 def data_uri(png: bytes | None) -> str:
     """A PNG as an inline image address; empty where there is none."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}" if png else ""
-
-
-def _series(
-    metrics: Iterable[Mapping[str, Any]], key: str, name: str, *, smooth: bool = False
-) -> Series:
-    points = tuple(
-        (float(line["step"]), float(line[key])) for line in metrics if line.get(key) is not None
-    )
-    return Series(name=name, points=points, smooth=smooth)
 
 
 def _or(value: float | None, default: float) -> float:

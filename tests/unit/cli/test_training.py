@@ -21,14 +21,14 @@ from alphagrpo.cli.console import Narrator
 from alphagrpo.cli.stopping import Stopped, StopSwitch
 from alphagrpo.cli.training import TrainingRun
 from alphagrpo.config import RunConfig
-from alphagrpo.eval.figures import share_all_right
+from alphagrpo.eval.figures import share_all_right, summarise
 from alphagrpo.eval.heldout import HeldOutJudges
 from alphagrpo.eval.oracles import shapes_oracle
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.ports import Picture, PictureRequest
 from alphagrpo.record.folder import RunFolder, step_of
 from alphagrpo.rewards.programs import reward_program
-from alphagrpo.types import SORTS, WeightsManifest
+from alphagrpo.types import WeightsManifest
 from tests.fakes import FakeDecomposer, FakeLearner, FakePool, make_config, make_prompts
 from tests.synthetic_run import OracleDecomposer, OracleVerifier, RenderingPool
 
@@ -172,12 +172,23 @@ def test_a_step_shows_the_held_out_share_that_was_measured_last(
 ) -> None:
     folder = train(config_in(tmp_path))
     printed = re.findall(r"step +\d+/4 .* held-out +(\S+)", capsys.readouterr().out)
-    before = share_all_right(folder.summary().evaluation.before)
-    probe = folder.metrics()[1]
-    sorts = [probe[f"heldout/{sort}_all_right"] for sort in SORTS]
-    first, then = f"{before:.0%}", f"{sum(sorts) / 2:.0%}"
+    probe = folder.evaluation("probe")
+    assert [line.sort for line in probe] == ["plain"] * 3 + ["thought"] * 3
+    probed = {line.id for line in probe}
+    before = [line for line in folder.evaluation("before") if line.id in probed]
+    first, then = (f"{share_all_right(summarise(lines)):.0%}" for lines in (before, probe))
     assert first != then, "or this would say nothing"
     assert printed == [first, then, then, then]
+
+
+def test_a_resumed_run_shows_the_share_that_was_measured_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train(config_in(tmp_path, num_steps=3))
+    capsys.readouterr()
+    train(config_in(tmp_path, num_steps=4), resume=True)
+    (printed,) = re.findall(r"step +\d+/4 .* held-out +(\S+)", capsys.readouterr().out)
+    assert printed == f"{share_all_right(summarise(folder.evaluation('probe'))):.0%}"
 
 
 def test_the_minutes_end_a_run_and_the_summary_says_so(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import yaml
 
 from alphagrpo.config import RunConfig, load_config
 from alphagrpo.errors import ConfigError
+from alphagrpo.eval.lines import HeldOutLine, Opinion
 from alphagrpo.files import write_atomically
 from alphagrpo.ports import GroupReport, Sample
 from alphagrpo.record.folder import RunFolder
@@ -128,12 +129,17 @@ def test_resuming_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None
     for step in (1, 2, 3):
         folder.append_metrics(step, {"x": step})
         folder.record_step(step, [group(0.1)], [None])
+    opinion = Opinion(thought="", picture="")
+    for phase in ("before", "after"):
+        line = HeldOutLine(id="a", sort="plain", prompt="a", opinion=opinion)
+        folder.write_evaluation(phase, [line])
     with folder.checkpoint(2):
         pass
     resumed, newest = RunFolder.resume(config_in(tmp_path))
     assert newest is not None
     assert [line["step"] for line in resumed.metrics()] == [1, 2]
     assert {row["step"] for row in resumed.ledger()} == {1, 2}
+    assert [bool(resumed.evaluation(phase)) for phase in ("before", "after")] == [True, False]
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from alphagrpo.eval.figures import RefinedFigures
 from alphagrpo.eval.lines import HeldOutLine, Opinion
 from alphagrpo.ports import GroupReport, Sample
+from alphagrpo.record.curve import HeldOutCurve
 from alphagrpo.record.folder import RunFolder
 from alphagrpo.report import view
 from alphagrpo.report.figures import facts, headlines, refinement_rows
@@ -157,7 +158,7 @@ def test_few_pairs_are_shown_and_none_of_which_a_picture_was_not_kept(
     monkeypatch.setattr(
         run, "picture", lambda digest: None if digest == missing else digest.encode()
     )
-    rows = view.pairs(run, "plain")
+    rows = view.pairs(run, "plain", run.evaluation("before"), run.evaluation("after"))
     assert [row["prompt"] for row in rows] == [lines[i].prompt for i in (0, 2, 3)]
     after = {line.id: line for line in run.evaluation("after")}
     for row, line in zip(rows, [lines[i] for i in (0, 2, 3)], strict=True):
@@ -232,7 +233,7 @@ def test_a_folder_of_an_earlier_version_has_a_report_with_what_it_knows(tmp_path
     summary = {"steps": 3, "evaluation": {"before": figures, "after": figures}}
     (folder.path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     folder.save_picture("aa", b"\x89PNG")
-    (headline,) = headlines(folder.summary())
+    (headline,) = headlines(folder.summary(), HeldOutCurve())
     assert (headline.judge, headline.before) == ("DVReward, by the verifier", 0.25)
     assert headline.difference is None
     text = render_report(folder)

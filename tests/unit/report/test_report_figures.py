@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from alphagrpo.eval.figures import SortFigures
+from alphagrpo.record.curve import HeldOutCurve
 from alphagrpo.record.summary import EvaluationSummary, Parity, RunSummary, SampleCounts
+from alphagrpo.report.curves import STAGES, heldout_note, heldout_series, stage_chart
 from alphagrpo.report.figures import facts, notes
-from alphagrpo.report.view import STAGES, heldout_series, stage_chart
 
 
 def test_facts_and_notes_are_the_summarys_and_the_metrics_figures() -> None:
@@ -49,22 +50,19 @@ def test_facts_and_notes_are_the_summarys_and_the_metrics_figures() -> None:
     assert len(notes(RunSummary(evaluation=EvaluationSummary(after=figures)), [])) == 1
 
 
-def test_the_held_out_curve_goes_from_the_evaluation_before_through_probes_to_the_one_after() -> (
-    None
-):
-    evaluation = EvaluationSummary(
-        before={"plain": SortFigures(n=9, all_right=0.25)},
-        after={"plain": SortFigures(n=9, all_right=0.75)},
+def test_the_held_out_chart_says_on_how_many_prompts_it_stands() -> None:
+    curve = HeldOutCurve(
+        points={"plain": ((0.0, 0.25), (2.0, 0.5)), "thought": ((2.0, 0.125),)},
+        num_prompts={"plain": 48, "thought": 32},
+        num_heldout={"plain": 256, "thought": 32},
     )
-    metrics = [
-        {"step": 1},
-        {"step": 2, "heldout/plain_all_right": 0.5, "heldout/thought_all_right": 0.125},
-        {"step": 4, "heldout/plain_all_right": 0.9},
-    ]
-    thought, plain = heldout_series(metrics, RunSummary(steps=4, evaluation=evaluation))
-    assert plain.points == ((0.0, 0.25), (2.0, 0.5), (4.0, 0.75)), "the full evaluation wins"
+    thought, plain = heldout_series(curve)
+    assert (plain.name, plain.points) == ("Plain prompts", ((0.0, 0.25), (2.0, 0.5)))
     assert thought.points == ((2.0, 0.125),)
-    assert plain.name == "Plain prompts"
+    assert heldout_note(curve) == (
+        "by the oracle, which never rewards; every point is of the same 32 prompts that need a "
+        "thought and 48 of 256 plain prompts"
+    )
 
 
 def test_stages_are_stacked_for_steps_that_have_all_of_them() -> None:
