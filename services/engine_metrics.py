@@ -7,7 +7,7 @@ engine that starts imports this.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from vllm.v1.metrics.ray_wrappers import (
     RayCounterWrapper,
@@ -25,7 +25,7 @@ class KeptGauge(RayGaugeWrapper):  # type: ignore[misc]
 
     def set(self, value: float) -> None:
         """Show ``value`` until the next."""
-        _keeper.set(self.metric, value, self._tags)
+        _keeper.set(cast(Any, self.metric), value, self._tags)
 
 
 class CounterFromZero(RayCounterWrapper):  # type: ignore[misc]
@@ -33,7 +33,7 @@ class CounterFromZero(RayCounterWrapper):  # type: ignore[misc]
 
     def labels(self, *labels: Any, **named: Any) -> CounterFromZero:
         """The series with these labels."""
-        series: CounterFromZero = super().labels(*labels, **named)
+        series = cast(CounterFromZero, super().labels(*labels, **named))
         start_at_zero(series.metric, series._tags)
         return series
 

@@ -60,7 +60,9 @@ class GeneratorDeployment:
     ) -> AsyncIterator[dict[str, Any]]:
         """Events of :mod:`services.generator.models` as JSON values, as they happen.
 
-        ``run``: the run that asks, for the metrics. Raises ConfigError and BadImage for requests out of bounds before anything is drawn,
+        ``run``: the run that asks, for the metrics.
+
+        Raises ConfigError and BadImage for requests out of bounds before anything is drawn,
         Overloaded, DeadlineExceeded, and what decomposer or verifier raise.
         """
         with self.metrics.request(run):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 
@@ -36,7 +35,7 @@ class Recorded:
 
 
 @pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Recorded]]:
+def recorded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorded]:
     kept: dict[str, Recorded] = {}
 
     def plain(name: str, text: str, tag_keys: tuple[str, ...]) -> Recorded:
@@ -52,7 +51,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Recorded]]:
     monkeypatch.setattr(metrics, "Counter", plain)
     monkeypatch.setattr(metrics, "Gauge", plain)
     monkeypatch.setattr(metrics, "Histogram", histogram)
-    yield kept
+    return kept
 
 
 def values(recorded: dict[str, Recorded], name: str, *tags: str) -> list[float]:

@@ -76,11 +76,11 @@ def test_a_forgotten_keeper_ends_by_itself() -> None:
 
 
 def test_a_counter_is_there_before_it_counts() -> None:
-    class FakeCounter:
-        recorded: list[Any] = []
+    recorded: list[Any] = []
 
+    class FakeCounter:
         def _record(self, value: float, tags: dict[str, str]) -> None:
-            self.recorded.append((value, tags))
+            recorded.append((value, tags))
 
     start_at_zero(FakeCounter(), {"run": "a"})
-    assert FakeCounter.recorded == [(0, {"run": "a"})]
+    assert recorded == [(0, {"run": "a"})]
