@@ -1,4 +1,9 @@
-"""Ray metrics of a run: ``alphagrpo_<area>_<name>_<unit>``, tagged with run and role only."""
+"""Ray metrics of a run: ``alphagrpo_<area>_<name>_<unit>``, tagged with run and role only.
+
+`docs/metrics.md` lists them. Ray prefixes every name with ``ray_`` and ends a counter in
+``_total``; a gauge's name ends in nothing that Prometheus reserves (``_total``, ``_count``,
+``_sum``, ``_bucket``, ``_info``).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ray.util.metrics import Counter, Gauge
+
+from alphagrpo.lasting_metrics import GaugeKeeper, start_at_zero
 
 if TYPE_CHECKING:
     from alphagrpo.rollout.runner import RolloutResult
@@ -22,7 +29,7 @@ STEP_GAUGES: Mapping[str, tuple[str, str]] = {
     "refine/gain": ("alphagrpo_refine_gain_value", "Mean score of refinements over their draft's"),
     "refine/improved_share": ("alphagrpo_refine_improved_ratio", "Refinements above their draft"),
     "refine/harmed_share": ("alphagrpo_refine_harmed_ratio", "Refinements below their draft"),
-    "groups/dropped": ("alphagrpo_groups_dropped_count", "Groups of the step that were dropped"),
+    "groups/dropped": ("alphagrpo_groups_dropped", "Groups of the step that were dropped"),
     "advantage/abs_mean": ("alphagrpo_advantage_abs_mean_value", "Mean |advantage|"),
     "text/clip_share": ("alphagrpo_text_clip_ratio", "Share of text terms the clip removes"),
     "image/clip_share": ("alphagrpo_image_clip_ratio", "Share of image terms the clip removes"),
@@ -30,7 +37,7 @@ STEP_GAUGES: Mapping[str, tuple[str, str]] = {
     "image/max_abs_log_ratio": ("alphagrpo_image_log_ratio_max", "Largest |log ratio| of images"),
     "text/entropy": ("alphagrpo_text_entropy_nats", "Entropy per sampled token"),
     "learner/grad_norm": ("alphagrpo_learner_grad_norm_value", "Gradient norm before clipping"),
-    "learner/step": ("alphagrpo_learner_step_count", "Optimizer steps so far"),
+    "learner/step": ("alphagrpo_learner_steps", "Optimizer steps so far"),
     "learner/lag": ("alphagrpo_learner_lag_versions", "Versions the step's groups were behind"),
     "time/rollout_s": ("alphagrpo_time_rollout_seconds", "Sampling, of the busiest runner"),
     "time/verify_wait_s": ("alphagrpo_time_verify_wait_seconds", "Waiting for verdicts alone"),
@@ -41,10 +48,11 @@ STEP_GAUGES: Mapping[str, tuple[str, str]] = {
 
 
 class StepGauges:
-    """The driver's view: the last step's figures."""
+    """The driver's view: the last step's figures, shown until :meth:`close`."""
 
     def __init__(self, run: str) -> None:
         self._tags = {"run": run, "role": "driver"}
+        self._keeper = GaugeKeeper()
         self._gauges = {
             key: Gauge(name, description=text, tag_keys=TAGS)
             for key, (name, text) in STEP_GAUGES.items()
@@ -54,46 +62,43 @@ class StepGauges:
         """Show what a step's metrics say; figures it lacks keep their last value."""
         for key, gauge in self._gauges.items():
             if key in metrics:
-                gauge.set(metrics[key], tags=self._tags)
+                self._keeper.set(gauge, metrics[key], self._tags)
+
+    def close(self) -> None:
+        """The run is over: its figures leave the exporter."""
+        self._keeper.close()
 
 
 class RunnerGauges:
-    """A runner's view of its own work."""
+    """A runner's view of its own work, shown as long as its process lives."""
 
     def __init__(self, run: str, role: str) -> None:
         self._tags = {"run": run, "role": role}
-        self._drawing = Gauge(
-            "alphagrpo_rollout_draw_seconds",
-            description="Sampling of the last group",
-            tag_keys=TAGS,
-        )
-        self._verifying = Gauge(
-            "alphagrpo_rollout_verify_seconds",
-            description="Verification of the last group",
-            tag_keys=TAGS,
-        )
-        self._pulling = Gauge(
-            "alphagrpo_rollout_pull_seconds", description="Last pull of weights", tag_keys=TAGS
-        )
-        self._version = Gauge(
-            "alphagrpo_rollout_weights_version", description="Weights in use", tag_keys=TAGS
-        )
-        self._samples = Counter(
-            "alphagrpo_rollout_samples", description="Samples with their scores", tag_keys=TAGS
-        )
-        self._invalid = Counter(
-            "alphagrpo_rollout_invalid_samples",
-            description="Samples whose score could not be had",
-            tag_keys=TAGS,
-        )
+        self._keeper = GaugeKeeper()
+        self._drawing = _gauge("draw_seconds", "Sampling of the last group")
+        self._verifying = _gauge("verify_seconds", "Verification of the last group")
+        self._pulling = _gauge("pull_seconds", "Last pull of weights")
+        self._version = _gauge("weights_version", "Weights in use")
+        self._samples = _counter("samples", "Samples with or without a score")
+        self._invalid = _counter("invalid_samples", "Samples whose score could not be had")
+        for counter in (self._samples, self._invalid):
+            start_at_zero(counter, self._tags)
 
     def observe(self, result: RolloutResult, version: int) -> None:
         """Show one finished group."""
-        self._drawing.set(result.timings.sample_s, tags=self._tags)
-        self._verifying.set(result.timings.verify_s, tags=self._tags)
+        self._keeper.set(self._drawing, result.timings.sample_s, self._tags)
+        self._keeper.set(self._verifying, result.timings.verify_s, self._tags)
         if result.timings.pull_s > 0:
-            self._pulling.set(result.timings.pull_s, tags=self._tags)
-        self._version.set(version, tags=self._tags)
+            self._keeper.set(self._pulling, result.timings.pull_s, self._tags)
+        self._keeper.set(self._version, version, self._tags)
         self._samples.inc(len(result.samples), tags=self._tags)
         if invalid := sum(sample.reward is None for sample in result.samples):
             self._invalid.inc(invalid, tags=self._tags)
+
+
+def _gauge(name: str, text: str) -> Gauge:
+    return Gauge(f"alphagrpo_rollout_{name}", description=text, tag_keys=TAGS)
+
+
+def _counter(name: str, text: str) -> Counter:
+    return Counter(f"alphagrpo_rollout_{name}", description=text, tag_keys=TAGS)

@@ -123,6 +123,7 @@ class MeshRun:
 
     def stop(self) -> None:
         """End the actors."""
+        self._gauges.close()
         self.wait_for(self.loop.close())
         self.mesh.close()
         self._events.close()
@@ -263,12 +264,12 @@ class MeshRun:
 def decomposer_client(config: RunConfig) -> Part:
     """The project's decomposer client; questions are kept in the run folder unless it says else."""
     store = config.folder / "questions"
-    return Part(CLIENTS["decomposer"], config.services.decomposer_options(store))
+    return Part(CLIENTS["decomposer"], config.services.decomposer_options(store, run=config.name))
 
 
 def verifier_client(config: RunConfig) -> Part:
     """The project's verifier client."""
-    return Part(CLIENTS["verifier"], config.services.verifier_options())
+    return Part(CLIENTS["verifier"], config.services.verifier_options(run=config.name))
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from alphagrpo.cli.console import Narrator
 from alphagrpo.images import encode_png_base64
 from alphagrpo.types import Question
 
@@ -151,7 +152,9 @@ def start_services(config: Path) -> str:
 
     serve_file = load_serve_file(config)
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
-    report = ensure_deployed(serve_file, progress=lambda states: Console().print(dict(states)))
+    from alphagrpo.cli.serving import teller
+
+    report = ensure_deployed(serve_file, progress=teller(Narrator()))
     Console().print(f"services up after {report.seconds:.0f} s")
     return f"http://127.0.0.1:{serve_file.http_port}"
 

@@ -139,8 +139,10 @@ class DecomposerClient:
         return dict(await self._caller.call(lambda: self._transport.call("info")))
 
 
-def _transport(service: str, app: str, url: str | None, token: str | None) -> Transport:
-    return HandleTransport(app) if url is None else HttpTransport(service, url, token)
+def _transport(service: str, app: str, url: str | None, token: str | None, run: str) -> Transport:
+    if url is None:
+        return HandleTransport(app, run)
+    return HttpTransport(service, url, token, run=run)
 
 
 def connect_verifier(
@@ -148,14 +150,16 @@ def connect_verifier(
     app: str = "verifier",
     url: str | None = None,
     token: str | None = None,
+    run: str = "",
     **patience: Any,
 ) -> VerifierClient:
     """A verifier client; nothing is contacted before the first call.
 
     ``url`` names a gateway of another cluster instead of the Serve application ``app`` of this one.
-    ``patience`` holds settings of :class:`alphagrpo.config.services.Patience`.
+    ``run``: the run it asks for, in the service's metrics. ``patience`` holds settings of
+    :class:`alphagrpo.config.services.Patience`.
     """
-    return VerifierClient(_transport("verifier", app, url, token), CallPolicy.of(**patience))
+    return VerifierClient(_transport("verifier", app, url, token, run), CallPolicy.of(**patience))
 
 
 def connect_decomposer(
@@ -164,6 +168,7 @@ def connect_decomposer(
     url: str | None = None,
     token: str | None = None,
     question_store: str | None = None,
+    run: str = "",
     **patience: Any,
 ) -> DecomposerClient:
     """A decomposer client over the store in folder ``question_store`` (None: no store).
@@ -171,5 +176,5 @@ def connect_decomposer(
     The other arguments are those of :func:`connect_verifier`.
     """
     store = QuestionStore(Path(question_store)) if question_store else None
-    transport = _transport("decomposer", app, url, token)
+    transport = _transport("decomposer", app, url, token, run)
     return DecomposerClient(transport, CallPolicy.of(**patience), store)

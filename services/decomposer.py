@@ -11,7 +11,6 @@ from ray.serve.config import BackpressureConfig
 from alphagrpo.judging.decomposition import Decomposition, make_program
 from alphagrpo.judging.questions import question_set_schema
 from alphagrpo.types import QuestionSet
-from services.autoscaling import PENDING
 from services.engine_vllm import VllmEngine
 from services.metrics import DecomposerMetrics
 from services.paths import check_model
@@ -57,9 +56,12 @@ class DecomposerDeployment:
         await self.engine.generate("a red circle\n", max_tokens=2, schema=schema)
         log.info("decomposer is ready, revision %s", self.decomposition.revision)
 
-    async def decompose(self, prompt: str) -> QuestionSet:
-        """The question set of a prompt; see :meth:`Decomposition.decompose`."""
-        with self.metrics.request():
+    async def decompose(self, prompt: str, run: str = "") -> QuestionSet:
+        """The question set of a prompt; see :meth:`Decomposition.decompose`.
+
+        ``run``: the run that asks, for the metrics.
+        """
+        with self.metrics.request(run):
             return await self.decomposition.decompose(prompt)
 
     async def info(self) -> dict[str, Any]:
@@ -75,10 +77,12 @@ class DecomposerDeployment:
         await self.engine.check_health()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Prompts in hand, for :func:`services.autoscaling.pending_work_policy`."""
-        return {PENDING: float(self.metrics.pending)}
+        """Prompts in hand and answered, for :class:`services.autoscaling.PendingWorkPolicy`."""
+        return self.metrics.work.report()
 
     def __del__(self) -> None:
+        if metrics := getattr(self, "metrics", None):
+            metrics.close()
         if engine := getattr(self, "engine", None):
             engine.shutdown()
 

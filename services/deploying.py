@@ -15,11 +15,15 @@ from ray.serve.schema import ApplicationStatus, ServeApplicationSchema, ServeDep
 
 from alphagrpo.errors import EnvironmentProblem
 from services.serve_config import ServeFile
+from services.waiting import AppState, app_states
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[Mapping[str, str]], None]
-"""Called with each application's status whenever one changes."""
+Progress = Callable[[Mapping[str, AppState]], None]
+"""Called with each application's state whenever a status changes, and every
+:data:`SIGN_OF_LIFE_S` while nothing does.
+"""
+SIGN_OF_LIFE_S = 10.0
 
 START_TIMEOUT_S = 900.0
 """Two engines start in a minute on two free cores, and take many times that on busy ones."""
@@ -162,38 +166,40 @@ def _start_serve(config: ServeDeploySchema) -> Any:
 
 
 def _wait(names: list[str], progress: Progress | None, deadline: float) -> None:
-    last_states: dict[str, str] = {}
+    last_statuses: dict[str, str] = {}
+    told_at = time.monotonic()
     while True:
-        applications = serve.status().applications
-        states = {
-            name: applications[name].status.value if name in applications else "NOT_STARTED"
-            for name in names
-        }
-        if progress is not None and states != last_states:
-            last_states = states
+        states = app_states(names)
+        statuses = {name: state.status for name, state in states.items()}
+        now = time.monotonic()
+        if progress is not None and (statuses != last_statuses or now - told_at >= SIGN_OF_LIFE_S):
+            last_statuses, told_at = statuses, now
             progress(states)
         # UNHEALTHY may pass, as when a replica is being replaced; DEPLOY_FAILED is final.
-        failed = [name for name in names if states[name] == ApplicationStatus.DEPLOY_FAILED.value]
+        failed = [name for name in names if statuses[name] == ApplicationStatus.DEPLOY_FAILED.value]
         if failed:
-            raise EnvironmentProblem(_report(failed[0], applications[failed[0]], "did not start"))
-        if all(state == ApplicationStatus.RUNNING.value for state in states.values()):
+            raise EnvironmentProblem(_report(states[failed[0]], "did not start"))
+        late = [name for name in names if statuses[name] != ApplicationStatus.RUNNING.value]
+        if not late:
             return
-        if time.monotonic() > deadline:
-            late = next(name for name in names if states[name] != ApplicationStatus.RUNNING.value)
-            raise EnvironmentProblem(_report(late, applications.get(late), "is late"))
+        if now > deadline:
+            raise EnvironmentProblem(_report(states[late[0]], "is late"))
         time.sleep(_POLL_S)
 
 
-def _report(name: str, app: Any, what: str) -> str:
+def _report(state: AppState, what: str) -> str:
+    app = serve.status().applications.get(state.name)
     message = app.message.strip() if app is not None else "it is unknown to Serve"
-    parts = [f"Serve application {name!r} must be running and {what}: {message}"]
+    parts = [f"Serve application {state.name!r} must be running and {what}: {message}"]
+    if state.waits_for:
+        parts.append(f"  it waits for {state.waits_for}")
     if app is not None:
         parts += [
             f"  {deployment}: {status.status.value} {status.message.strip()}"
             for deployment, status in app.deployments.items()
             if status.message
         ]
-    if tail := _log_tail(name):
+    if tail := _log_tail(state.name):
         parts.append(f"last lines of its replica's log:\n{tail}")
     parts.append("fix the cause and start again")
     return "\n".join(parts)

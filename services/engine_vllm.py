@@ -270,4 +270,7 @@ def _start(arguments: dict[str, Any]) -> Any:
             f"engine options must be arguments of this vLLM, got {sorted(arguments)}: {error}; "
             "fix engine.options in the Serve config"
         ) from None
-    return AsyncLLM.from_engine_args(engine_args)
+    # Imported here: it imports vLLM, whose environment is set by now.
+    from services.engine_metrics import EngineMetrics
+
+    return AsyncLLM.from_engine_args(engine_args, stat_loggers=[EngineMetrics])

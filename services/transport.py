@@ -24,6 +24,7 @@ from alphagrpo.errors import (
     ServiceError,
     ServiceUnavailable,
 )
+from services.caller import CALLER, HEADER
 
 _RETRYABLE = (
     BackPressureError,
@@ -61,13 +62,14 @@ def is_retryable(error: BaseException) -> bool:
 class HandleTransport:
     """Calls a Serve application of this cluster by its handle."""
 
-    def __init__(self, app: str) -> None:
-        self.app = app
+    def __init__(self, app: str, run: str = "") -> None:
+        self.app, self.run = app, run
         self._handle: Any = None
 
     async def call(self, method: str, *args: Any) -> Any:
         """See :class:`Transport`."""
-        response = getattr(self.handle(), method).remote(*args)
+        tags = {} if method == "info" else self.caller()
+        response = getattr(self.handle(), method).remote(*args, **tags)
         try:
             return await response
         except RayTaskError as error:
@@ -75,6 +77,14 @@ class HandleTransport:
         except BaseException:
             response.cancel()
             raise
+
+    def caller(self) -> dict[str, str]:
+        """The argument that says which run asks: this client's own, or that of a request it serves.
+
+        Nothing where nobody said, so that a replica need not know of it.
+        """
+        run = self.run or CALLER.get()
+        return {"run": run} if run else {}
 
     def handle(self) -> Any:
         """The application's handle; ServiceUnavailable where it does not run in this cluster."""
@@ -108,12 +118,15 @@ class HttpTransport:
         url: str,
         token: str | None = None,
         *,
+        run: str = "",
         client: httpx.AsyncClient | None = None,
     ) -> None:
         self.service = service
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"a gateway's URL starts with http:// or https://, got {url!r}")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if run:
+            headers[HEADER] = run
         # No client-side limit of time: the caller's deadline covers the whole call.
         self._client = client or httpx.AsyncClient(
             base_url=url.rstrip("/"), headers=headers, timeout=None

@@ -12,7 +12,6 @@ from ray.serve.config import BackpressureConfig
 
 from alphagrpo.judging.verification import VerificationProgram
 from alphagrpo.types import Question, Verdict
-from services.autoscaling import PENDING
 from services.engine_vllm import VllmEngine
 from services.metrics import VerifierMetrics
 from services.paths import check_model
@@ -58,12 +57,15 @@ class VerifierDeployment:
         log.info("verifier is ready, judge %s", self.program.judge)
 
     async def verify(
-        self, pixels: NDArray[np.uint8], questions: Sequence[Question]
+        self, pixels: NDArray[np.uint8], questions: Sequence[Question], run: str = ""
     ) -> tuple[Verdict, ...]:
-        """All verdicts about one picture; see :meth:`VerificationProgram.verify`."""
-        with self.metrics.picture(len(questions)):
+        """All verdicts about one picture; see :meth:`VerificationProgram.verify`.
+
+        ``run``: the run that asks, for the metrics.
+        """
+        with self.metrics.picture(len(questions), run):
             verdicts = await self.program.verify(pixels, questions)
-        self.metrics.answers(verdict.p_yes for verdict in verdicts if verdict.grade is None)
+        self.metrics.answers((v.p_yes for v in verdicts if v.grade is None), run)
         return verdicts
 
     async def info(self) -> dict[str, Any]:
@@ -81,10 +83,12 @@ class VerifierDeployment:
         await self.engine.check_health()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Questions in hand, for :func:`services.autoscaling.pending_work_policy`."""
-        return {PENDING: float(self.metrics.pending)}
+        """Questions in hand and answered, for :class:`services.autoscaling.PendingWorkPolicy`."""
+        return self.metrics.work.report()
 
     def __del__(self) -> None:
+        if metrics := getattr(self, "metrics", None):
+            metrics.close()
         if engine := getattr(self, "engine", None):
             engine.shutdown()
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import signal
 import threading
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alphagrpo.cli.console import Narrator, print_json, print_table
 from alphagrpo.cli.ray_session import RaySession, check_ports, joinable_address, ray_session
 from alphagrpo.cli.ray_start import set_environment
-from alphagrpo.cli.serving import deployed, private_cpus
+from alphagrpo.cli.serving import deployed, private_cpus, teller
 from alphagrpo.errors import ConfigError, EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -56,9 +58,11 @@ def _up(path: Path, narrator: Narrator) -> int:
     with ray_session(address, num_cpus=private_cpus(serve_file)) as session:
         if session.private:
             with deployed(serve_file, narrator, session):
+                tell_addresses(serve_file.applications, narrator)
                 _wait_for_the_end(session, narrator)
         else:
             _deploy(serve_file, narrator)
+            tell_addresses(serve_file.applications, narrator)
     return 0
 
 
@@ -67,7 +71,25 @@ def _deploy(serve_file: ServeFile, narrator: Narrator) -> None:
     from services.deploying import ensure_deployed
 
     with narrator.stage(f"deploying {', '.join(serve_file.applications)}"):
-        ensure_deployed(serve_file)
+        ensure_deployed(serve_file, progress=teller(narrator))
+
+
+def tell_addresses(names: Sequence[str], narrator: Narrator) -> None:
+    """Say where each application answers, and how a gateway is called."""
+    from services.addresses import addresses
+
+    for address in addresses(names):
+        where = address.url or "by handle alone"
+        lines = [f"{address.application}: {where}; {address.handle}"]
+        if address.routes:
+            lines += [f"routes {' '.join(address.routes)}", f"health {address.health}"]
+            lines += [f"documentation {address.url}/docs", f"try {address.call}"]
+        fields = {**asdict(address), "call": address.call}
+        if narrator.as_json:
+            narrator.say(lines[0], **fields)
+        else:
+            for line in lines:
+                narrator.say(line)
 
 
 def _wait_for_the_end(session: RaySession, narrator: Narrator) -> None:

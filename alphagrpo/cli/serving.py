@@ -6,15 +6,17 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
-from alphagrpo.cli.console import Narrator
+from alphagrpo.cli.console import Narrator, duration
 from alphagrpo.cli.placement import serve_roles
 from alphagrpo.cli.ray_session import RaySession, joinable_address, ray_session
 from alphagrpo.cli.ray_start import set_environment
 
 if TYPE_CHECKING:
     from services.serve_config import ServeFile
+    from services.waiting import AppState
 
 DEFAULT_SERVE_CONFIG = Path("deploy/serve/shapes.yaml")
 
@@ -60,21 +62,37 @@ def deployed(serve_file: ServeFile, narrator: Narrator, session: RaySession) -> 
         with narrator.stage(
             f"deploying {', '.join(missing_apps)}" if missing_apps else "joining services"
         ):
-            ensure_deployed(serve_file, progress=_teller(narrator))
+            ensure_deployed(serve_file, progress=teller(narrator))
         yield
     finally:
         if not session.private:
             undeploy(missing_apps)
 
 
-def _teller(narrator: Narrator) -> Callable[[Mapping[str, str]], None]:
-    """Says which application is in which state, when that changes."""
-    last_states: dict[str, str] = {}
+def teller(narrator: Narrator) -> Callable[[Mapping[str, AppState]], None]:
+    """Says what each application is at: when its status changes, and while it is waited for."""
+    last_statuses: dict[str, str] = {}
+    started = perf_counter()
 
-    def tell(states: Mapping[str, str]) -> None:
+    def tell(states: Mapping[str, AppState]) -> None:
         for name, state in states.items():
-            if last_states.get(name) != state:
-                last_states[name] = state
-                narrator.say(f"{name}: {state.lower().replace('_', ' ')}")
+            if state.status == "RUNNING" == last_statuses.get(name):
+                continue
+            last_statuses[name] = state.status
+            seconds = perf_counter() - started
+            text = f"{name}: {state.status.lower().replace('_', ' ')}"
+            if state.wanted:
+                text += f", {state.running} of {state.wanted} replicas"
+            if state.waits_for:
+                text += f", waits for {state.waits_for} ({duration(seconds)})"
+            narrator.say(
+                text,
+                application=name,
+                status=state.status,
+                running=state.running,
+                wanted=state.wanted,
+                waits_for=state.waits_for,
+                seconds=round(seconds, 1),
+            )
 
     return tell

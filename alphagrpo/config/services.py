@@ -49,18 +49,22 @@ class ServiceConfig(Patience):
         """Names of the Serve applications that the run asks."""
         return (self.decomposer_app, self.verifier_app)
 
-    def verifier_options(self) -> dict[str, Any]:
-        """The arguments of :func:`services.client.connect_verifier`, as JSON values."""
-        return {"app": self.verifier_app, **self.patience()}
+    def verifier_options(self, *, run: str = "") -> dict[str, Any]:
+        """The arguments of :func:`services.client.connect_verifier`, as JSON values.
 
-    def decomposer_options(self, store: Path | None = None) -> dict[str, Any]:
+        ``run``: on whose behalf, in the services' metrics.
+        """
+        return {"app": self.verifier_app, "run": run, **self.patience()}
+
+    def decomposer_options(self, store: Path | None = None, *, run: str = "") -> dict[str, Any]:
         """The arguments of :func:`services.client.connect_decomposer`, as JSON values.
 
-        ``store`` is the folder of question sets where the config names none.
+        ``store`` is the folder of question sets where the config names none; ``run`` as above.
         """
         folder = self.question_store or store
         return {
             "app": self.decomposer_app,
             "question_store": str(folder) if folder else None,
+            "run": run,
             **self.patience(),
         }

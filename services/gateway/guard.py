@@ -1,4 +1,4 @@
-"""What stands before the gateway's routes: token, size of the body, requests at once."""
+"""What stands before the gateway's routes: token, size of the body, requests at once, who asks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.caller import CALLER, HEADER
 
 OPEN_PATHS = ("/healthz",)
 """Probes need no token; the interactive documentation does, like every other path."""
@@ -53,9 +55,11 @@ class Guard:
             )  # fmt: skip
             return
         self._active += 1
+        caller = CALLER.set(headers.get(HEADER.lower().encode(), b"").decode("latin-1"))
         try:
             await self._limited(scope, receive, send)
         finally:
+            CALLER.reset(caller)
             self._active -= 1
 
     def _authorised(self, header: bytes) -> bool:

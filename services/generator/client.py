@@ -34,7 +34,9 @@ class GeneratorClient:
             begun = False
             try:
                 handle = self._transport.handle().options(stream=True)
-                async for event in handle.generate.remote(dict(request)):
+                async for event in handle.generate.remote(
+                    dict(request), **self._transport.caller()
+                ):
                     begun = True
                     yield event
                 return

@@ -55,16 +55,20 @@ class GeneratorDeployment:
             self.queue.source = str(weights)
             await self.queue.refresh()
 
-    async def generate(self, request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def generate(
+        self, request: dict[str, Any], run: str = ""
+    ) -> AsyncIterator[dict[str, Any]]:
         """Events of :mod:`services.generator.models` as JSON values, as they happen.
+
+        ``run``: the run that asks, for the metrics.
 
         Raises ConfigError and BadImage for requests out of bounds before anything is drawn,
         Overloaded, DeadlineExceeded, and what decomposer or verifier raise.
         """
-        with self.metrics.request():
+        with self.metrics.request(run):
             async for event in self.service.events(GenerateRequest.model_validate(request)):
                 if isinstance(event, RoundEvent):
-                    self.metrics.picture(event.weights.version, event.round)
+                    self.metrics.picture(event.weights.version, event.round, run)
                 yield event.model_dump(mode="json")
 
     async def info(self) -> dict[str, Any]:
@@ -90,6 +94,8 @@ class GeneratorDeployment:
             await self.queue.refresh()
 
     def __del__(self) -> None:
+        if metrics := getattr(self, "metrics", None):
+            metrics.close()
         if queue := getattr(self, "queue", None):
             queue.close()
 

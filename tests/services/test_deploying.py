@@ -15,6 +15,7 @@ from alphagrpo.errors import EnvironmentProblem
 from services import deploying
 from services.deploying import ensure_deployed, redeploy, running_applications, undeploy
 from services.serve_config import ServeFile, read_serve_file
+from services.waiting import AppState
 
 
 def serve_file(folder: Path, *names: str) -> ServeFile:
@@ -44,10 +45,20 @@ class FakeCluster:
         monkeypatch.setattr(deploying.ray, "is_initialized", lambda: True)
         monkeypatch.setattr("ray.serve._private.api.serve_start", self._start)
         monkeypatch.setattr(deploying, "_deployed_configs", self._configs)
+        monkeypatch.setattr(deploying, "app_states", self._states)
         monkeypatch.setattr(deploying, "_log_tail", lambda app: f"last words of {app}")
 
     def _configs(self) -> dict[str, ServeApplicationSchema]:
         return {n: ServeApplicationSchema.model_validate(c) for n, c in self.configs.items()}
+
+    def _states(self, names: list[str]) -> dict[str, AppState]:
+        known = self.status().applications
+        return {
+            name: AppState(name=name, status=known[name].status.value, waits_for="a GPU")
+            if name in known
+            else AppState(name=name)
+            for name in names
+        }
 
     def _start(self, **options: Any) -> FakeCluster:
         self.starts += 1
@@ -91,7 +102,8 @@ def test_what_runs_is_left_alone_and_what_lacks_is_deployed(
     cluster.after = {"b": ["DEPLOYING", "RUNNING"]}
     updates: list[dict[str, str]] = []
     report = ensure_deployed(
-        serve_file(tmp_path, "a", "b"), progress=lambda states: updates.append(dict(states))
+        serve_file(tmp_path, "a", "b"),
+        progress=lambda states: updates.append({n: s.status for n, s in states.items()}),
     )
     assert (report.started, report.attached) == (("b",), ("a",))
     # Serve deletes what a config leaves out: the others' own configs are applied again.
@@ -138,8 +150,28 @@ def test_an_error_holds_the_deployments_words_and_the_log(
     cluster.after = {"a": [state] * 9}
     with pytest.raises(EnvironmentProblem) as caught:
         ensure_deployed(serve_file(tmp_path, "a"), timeout_s=limit_s)
-    for part in (f"'a' must be running and {words}", "Judge: UPDATING no GPU", "last words of a"):
+    parts = (
+        f"'a' must be running and {words}",
+        "it waits for a GPU",
+        "Judge: UPDATING no GPU",
+        "last words of a",
+    )
+    for part in parts:
         assert part in str(caught.value)
+
+
+def test_a_sign_of_life_comes_while_nothing_changes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cluster = FakeCluster(monkeypatch)
+    cluster.after = {"a": ["DEPLOYING"] * 5 + ["RUNNING"]}
+    seen: list[str] = []
+    monkeypatch.setattr(deploying, "SIGN_OF_LIFE_S", 0.0)
+    ensure_deployed(
+        serve_file(tmp_path, "a"), progress=lambda states: seen.append(states["a"].status)
+    )
+    assert seen.count("DEPLOYING") > 1
+    assert seen[-1] == "RUNNING"
 
 
 def test_a_proxy_slower_than_rays_own_limit_is_not_the_end(

@@ -61,7 +61,8 @@ def config(mesh_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     path.write_text(yaml.safe_dump(raw))
     seen: list[dict[str, str]] = []
     report = ensure_deployed(
-        load_serve_file(path), progress=lambda states: seen.append(dict(states))
+        load_serve_file(path),
+        progress=lambda states: seen.append({n: s.status for n, s in states.items()}),
     )
     assert set(report.started) == set(APPS)
     assert set(seen[-1].values()) == {"RUNNING"}

@@ -32,6 +32,9 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
 
         def inc(self, value: float, tags: dict[str, str]) -> None:
             assert value > 0, "Ray refuses to count nothing"
+            self._record(value, tags)
+
+        def _record(self, value: float, tags: dict[str, str]) -> None:
             values[self.name] = (values.get(self.name, (0,))[0] + value, tags)
 
     monkeypatch.setattr(metrics, "Gauge", FakeMetric)
@@ -43,6 +46,7 @@ def test_a_step_shows_the_figures_it_has_and_leaves_the_others(shown: Shown) -> 
     gauges = StepGauges("demo")
     gauges.observe({"reward/mean": 0.5, "time/learn_s": 3.0, "unknown/figure": 1.0})
     gauges.observe({"reward/mean": 0.7})
+    gauges.close()
     tags = {"run": "demo", "role": "driver"}
     assert shown == {
         "alphagrpo_reward_mean_value": (0.7, tags),
@@ -82,3 +86,25 @@ def test_a_runner_shows_its_last_group_and_counts_all_samples(shown: Shown) -> N
     assert {tuple(tags.items()) for _, tags in shown.values()} == {
         (("run", "demo"), ("role", "rollout-1"))
     }
+
+
+def test_a_runners_counters_are_there_before_its_first_group(shown: Shown) -> None:
+    RunnerGauges("demo", "rollout-1")
+    assert {name: value for name, (value, _) in shown.items()} == {
+        "alphagrpo_rollout_samples": 0,
+        "alphagrpo_rollout_invalid_samples": 0,
+    }
+
+
+def test_a_step_is_shown_again_until_the_run_ends(shown: Shown) -> None:
+    gauges = StepGauges("demo")
+    gauges.observe({"reward/mean": 0.5})
+    shown.clear()
+    gauges._keeper.refresh()
+    assert shown == {"alphagrpo_reward_mean_value": (0.5, {"run": "demo", "role": "driver"})}
+    gauges.close()
+
+
+def test_no_name_ends_in_what_prometheus_reserves() -> None:
+    reserved = ("_total", "_count", "_sum", "_bucket", "_info", "_created")
+    assert not [name for name, _ in STEP_GAUGES.values() if name.endswith(reserved)]
