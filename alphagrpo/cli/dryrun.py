@@ -19,6 +19,7 @@ from alphagrpo.policy.memory import (
     model_size,
 )
 from alphagrpo.policy.recipe import Recipe
+from alphagrpo.shipped import locate
 from alphagrpo.tasks import refinement_of, trained_tasks
 from alphagrpo.types import TaskName
 
@@ -46,7 +47,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
             "assumed"
         )
     else:
-        FAMILY.check(config.model.path)
+        FAMILY.check(config.model.folder)
     check_picture_size(config.task, shape)
     notes += _prompt_notes(config)
     serve_file, serve_notes = _serve_file(config.services.serve_config)
@@ -84,7 +85,7 @@ def _serve_file(path: Path | None) -> tuple[ServeFile | None, list[str]]:
     """The run's Serve file, checked as before a real run, and notes on what is not here."""
     if path is None:
         return None, []
-    if not path.is_file():
+    if not locate(path).is_file():
         return None, [f"{path} does not exist here: Serve replicas unknown"]
     from services.serve_config import read_serve_file
 

@@ -43,7 +43,7 @@ def precheck(config: RunConfig, *, resume: bool) -> Launch:
         folder.check_unused()
     prechecks.check_prompts(config)
     check_reward(config)
-    shape = FAMILY.check(config.model.path)
+    shape = FAMILY.check(config.model.folder)
     check_picture_size(config.task, shape)
     address = address_to_join()
     serve_file = _serve_file(config.services.serve_config, private=address is None)
