@@ -8,9 +8,10 @@ from setuptools import find_namespace_packages, setup
 code = find_namespace_packages(
     include=["alphagrpo*", "actors*", "services*"], exclude=["*__pycache__*"]
 )
-data = ["alphagrpo.deploy"]
-data += [f"alphagrpo.deploy.{name}" for name in find_namespace_packages("deploy")]
+data = find_namespace_packages(
+    "deploy", include=["configs", "serve", "models", "models.*"], exclude=["*.training*"]
+)
 setup(
-    packages=[*code, *(name for name in data if ".training" not in name)],
+    packages=[*code, "alphagrpo.deploy", *(f"alphagrpo.deploy.{name}" for name in data)],
     package_dir={"alphagrpo.deploy": "deploy"},
 )
