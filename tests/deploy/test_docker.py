@@ -10,28 +10,22 @@ from pathlib import Path
 import pytest
 from packaging.specifiers import SpecifierSet
 
+from benchmarks import install
+from benchmarks.install import Instruction
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "docker"
 KINDS = ("cpu", "gpu")
 LAUNCHER = {"rsync", "wget"}
 """What Ray's launcher and KubeRay run inside the container, beside bash."""
-Instruction = tuple[str, str]
 
 
 def instructions(kind: str) -> list[Instruction]:
-    """Name and arguments of each instruction, comments gone and lines joined."""
-    text = (FOLDER / f"Dockerfile.{kind}").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
-    joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
-    return [
-        (line.split(None, 1)[0], line.split(None, 1)[1]) for line in joined.splitlines() if line
-    ]
+    return install.instructions(FOLDER / f"Dockerfile.{kind}")
 
 
 def final_stage(kind: str) -> list[Instruction]:
-    found = instructions(kind)
-    last = max(index for index, (name, _) in enumerate(found) if name == "FROM")
-    return found[last:]
+    return install.final_stage(FOLDER / f"Dockerfile.{kind}")
 
 
 def arguments(found: list[Instruction], name: str) -> list[str]:
@@ -77,8 +71,7 @@ def test_nothing_private_and_nothing_large_is_sent_to_the_build() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_dependencies_come_before_the_source_and_from_the_lock(kind: str) -> None:
-    stage = final_stage(kind)
-    steps = [value for value in arguments(stage, "RUN") if "pip install" in value]
+    stage, steps = final_stage(kind), install.pip_steps(FOLDER / f"Dockerfile.{kind}")
     assert [bool("--no-deps" in step) for step in steps] == [kind == "gpu", True, True]
     assert f"--requirement /opt/alphagrpo/{kind}.txt" in steps[1]
     assert "/wheels/alphagrpo_mesh-*.whl" in steps[2]
