@@ -255,8 +255,12 @@ def test_a_running_cluster_is_a_note_unless_the_user_said_which(
 
 
 def test_an_absent_model_says_how_to_make_it(
-    machine: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    machine: SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr("alphagrpo.shipped._PACKAGE", tmp_path / "alphagrpo")
     folder = tmp_path / "deploy/models/policy"
     folder.mkdir(parents=True)
     (folder / "a.safetensors").write_bytes(b"x" * 2_500_000)
