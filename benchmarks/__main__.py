@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 BENCHMARKS = {
+    "install": "what an installation costs: megabytes and seconds of the wheel, of packages",
     "kernels": "kernels against eager torch and Liger: milliseconds, error, memory",
     "rounds": "one pass against one and two inference rounds: seconds, pictures per second",
     "verification": "questions per second: one call per picture against one request per question",

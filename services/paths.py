@@ -1,4 +1,7 @@
-"""Where served models lie: relative paths in a Serve config are read from the project root."""
+"""Where served models lie: relative paths in a Serve config are read from the project root.
+
+Those under ``deploy/`` that are not there are the shipped ones (:mod:`alphagrpo.shipped`).
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,24 @@ import os
 import re
 from pathlib import Path
 
+from alphagrpo import shipped
 from alphagrpo.errors import CheckpointError
 from alphagrpo.judging.engine import check_model_folder
 
 ROOT_VARIABLE = "ALPHAGRPO_ROOT"
-"""Names the project root where the packages are installed away from ``deploy/``."""
+"""Names the project root where it is neither the checkout nor the working directory."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def project_root() -> Path:
-    """The folder that holds ``deploy/``: ``$ALPHAGRPO_ROOT``, or the checkout of this package.
+    """``$ALPHAGRPO_ROOT``, else the checkout of this package, else the working directory.
 
-    With a Ray ``working_dir`` the checkout is the unpacked copy on each node.
+    With a Ray ``working_dir`` the checkout is the unpacked copy on each node. An installed wheel
+    has no checkout: there a replica's working directory is the one Ray was started in.
     """
-    named = os.environ.get(ROOT_VARIABLE)
-    return Path(named) if named else Path(__file__).resolve().parents[1]
+    if named := os.environ.get(ROOT_VARIABLE):
+        return Path(named)
+    return shipped.checkout() or Path.cwd()
 
 
 def resolve_model(model: str) -> str:
@@ -28,7 +34,7 @@ def resolve_model(model: str) -> str:
 
     Raises CheckpointError for a path that is no folder.
     """
-    path = project_root() / model
+    path = shipped.locate(model, project_root())
     if path.is_dir():
         return str(path)
     if _HUB_ID.fullmatch(model) and not (project_root() / model.split("/")[0]).exists():

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 from alphagrpo.errors import ConfigError
+from alphagrpo.shipped import locate
 
 _FREE_FORM = {"args", "runtime_env", "user_config", "policy_kwargs", "init_kwargs"}
 """Keys whose values are not Ray's business; ``args`` are checked by the application's builder."""
@@ -85,9 +86,10 @@ def load_serve_file(path: Path, apps: Sequence[str] | None = None) -> ServeFile:
 def read_serve_file(path: Path) -> ServeFile:
     """A multi-application Serve config (what ``serve deploy`` takes), its form checked.
 
-    Raises ConfigError for a missing file, bad YAML, unknown keys at any level and values Ray
-    refuses.
+    A path under ``deploy/`` that is not there is the shipped one. Raises ConfigError for a missing
+    file, bad YAML, unknown keys at any level and values Ray refuses.
     """
+    path = locate(path)
     raw = _read(path)
     unknown = sorted(_unknown_keys(raw, ServeDeploySchema, ""))
     if unknown:

@@ -13,6 +13,7 @@ from pathlib import Path
 from alphagrpo.cli.console import make_console, print_json, print_table
 from alphagrpo.errors import EnvironmentProblem
 from alphagrpo.record.versions import package_versions
+from alphagrpo.shipped import locate, shipped_folder
 
 HELP = "check versions, memory, ports, Ray and model folders"
 GIB = 2**30
@@ -142,9 +143,9 @@ def _joined() -> Finding:
 
 
 def _models() -> list[Finding]:
-    findings = []
+    findings = [Finding("deploy/", str(shipped_folder()), "ok")]
     for name in MODELS:
-        folder = Path("deploy/models") / name
+        folder = locate(Path("deploy/models") / name)
         weights = sorted(folder.glob("*.safetensors"))
         size = sum(path.stat().st_size for path in weights) / 1e6
         remedy = "" if weights else f"make it: python -m miniature pretrain {name}"

@@ -20,6 +20,7 @@ from alphagrpo.policy.memory import (
     object_store_bytes,
 )
 from alphagrpo.policy.recipe import Recipe
+from alphagrpo.shipped import locate
 from alphagrpo.tasks import refinement_of, trained_tasks
 from alphagrpo.types import TaskName
 
@@ -48,7 +49,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
             "assumed"
         )
     else:
-        FAMILY.check(config.model.path)
+        FAMILY.check(config.model.folder)
     check_picture_size(config.task, shape)
     notes += _prompt_notes(config)
     serve_file, serve_notes = _serve_file(config.services)
@@ -87,7 +88,7 @@ def _serve_file(services: ServiceConfig) -> tuple[ServeFile | None, list[str]]:
     path = services.serve_config
     if path is None:
         return None, []
-    if not path.is_file():
+    if not locate(path).is_file():
         return None, [f"{path} does not exist here: Serve replicas unknown"]
     from services.serve_config import read_serve_file
 

@@ -46,7 +46,7 @@ def precheck(config: RunConfig, *, resume: bool) -> Launch:
     prechecks.check_written_paths(config)
     prechecks.check_prompts(config)
     check_reward(config)
-    shape = FAMILY.check(config.model.path)
+    shape = FAMILY.check(config.model.folder)
     check_picture_size(config.task, shape)
     address = address_to_join()
     serve_file = _serve_file(config.services, private=address is None)

@@ -24,7 +24,7 @@ class LocalPolicy:
     """Draws pictures here; stands in for a rollout pool where nothing is trained."""
 
     def __init__(self, config: RunConfig, checkpoint: Path | None = None) -> None:
-        check_picture_size(config.task, FAMILY.check(config.model.path))
+        check_picture_size(config.task, FAMILY.check(config.model.folder))
         import torch
 
         from alphagrpo.policy.checkpoint import load_weights

@@ -12,9 +12,13 @@ from pydantic import ValidationError
 from alphagrpo.config.schema import RunConfig
 from alphagrpo.config.variables import expand_variables
 from alphagrpo.errors import ConfigError
+from alphagrpo.shipped import locate
 
 BASE = "base"
-"""Key of a run config that extends others: one path or several, relative to the file itself."""
+"""Key of a run config that extends others: one path or several, relative to the file itself.
+
+A path under ``deploy/`` that is not there is the shipped one (:func:`alphagrpo.shipped.locate`).
+"""
 
 
 def load_config(path: Path | str, overrides: list[str] | None = None) -> RunConfig:
@@ -27,7 +31,7 @@ def load_config(path: Path | str, overrides: list[str] | None = None) -> RunConf
     Raises ConfigError for a missing or malformed file, bases that lead in a circle, a variable that
     is not set, an unknown key or an impossible combination.
     """
-    raw = _read(Path(path))
+    raw = _read(locate(path))
     for override in overrides or []:
         _apply(raw, override)
     return parse_config(expand_variables(raw, str(path)), source=str(path))
@@ -57,7 +61,7 @@ def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     own = _read_file(path, extended_by)
     merged: dict[str, Any] = {}
     for base in _bases(own.pop(BASE, []), path):
-        merged = _merged(merged, _read(path.parent / base, (*extended_by, path)))
+        merged = _merged(merged, _read(locate(base, path.parent), (*extended_by, path)))
     return _merged(merged, own)
 
 

@@ -24,6 +24,7 @@ from alphagrpo.config.sampling import (
 )
 from alphagrpo.config.services import ServiceConfig
 from alphagrpo.options import Aggregate, Kinds, RatioLevel, StdMode, TrainKind, WeightType
+from alphagrpo.shipped import locate
 
 __all__ = ["FlowConfig", "GuidanceConfig", "RunConfig", "SamplingParams", "Section", "WindowConfig"]
 
@@ -47,6 +48,11 @@ class ModelConfig(Section):
     trainable: TrainKind = "lora"
     """``experts`` trains every decoder-layer weight of both experts; all else is frozen."""
     lora: LoraConfig = LoraConfig()
+
+    @property
+    def folder(self) -> Path:
+        """Where :attr:`path` lies on the machine that asks: there, or among what is shipped."""
+        return locate(self.path)
 
 
 class TaskConfig(Section):

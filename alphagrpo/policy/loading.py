@@ -38,13 +38,13 @@ def load_policy(config: RunConfig) -> Policy:
     device = section.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    check_picture_size(config.task, FAMILY.shape(section.path))
-    model = FAMILY.load(section.path, dtype=getattr(torch, section.dtype), device=device)
+    check_picture_size(config.task, FAMILY.shape(section.folder))
+    model = FAMILY.load(section.folder, dtype=getattr(torch, section.dtype), device=device)
     module = cast(nn.Module, model)
     if section.trainable == "lora":
         add_adapters(module, section.lora, config.seed)
     trainable_parameters(module, section.trainable)
-    return Policy(model, FolderTokenizer(section.path))
+    return Policy(model, FolderTokenizer(section.folder))
 
 
 class FolderTokenizer:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from alphagrpo.config import RunConfig
@@ -97,7 +96,7 @@ def model_size(config: RunConfig) -> tuple[PolicyShape, ModelSize]:
 
     Raises CheckpointError where the folder exists and its config files do not say what they must.
     """
-    path = Path(config.model.path)
+    path = config.model.folder
     assumed = not path.exists()
     shape = FAMILY.released_shape() if assumed else FAMILY.shape(path)
     return shape, ModelSize(

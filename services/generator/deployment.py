@@ -16,6 +16,7 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from alphagrpo.config import load_config
+from alphagrpo.shipped import locate
 from services.generator.models import GenerateRequest, RoundEvent
 from services.generator.policy_queue import PolicyQueue, open_queue
 from services.generator.service import GenerationService
@@ -107,5 +108,5 @@ def build(args: dict[str, Any]) -> serve.Application:
     is started.
     """
     settings = parse_settings(GeneratorSettings, args, "generator")
-    load_config(project_root() / settings.config, list(settings.overrides))
+    load_config(locate(settings.config, project_root()), list(settings.overrides))
     return GeneratorDeployment.bind(args)  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ from alphagrpo.errors import CheckpointError, ConfigError
 from alphagrpo.ports import Picture, PictureRequest
 from alphagrpo.record.folder import RunFolder, find_learner
 from alphagrpo.rollout.generation_queue import GenerationQueue
+from alphagrpo.shipped import locate
 from services.generator.models import WeightsModel
 from services.paths import project_root
 from services.settings import GeneratorSettings
@@ -144,8 +145,8 @@ def open_queue(settings: GeneratorSettings) -> PolicyQueue:
     from alphagrpo.policy.loading import load_policy
     from alphagrpo.policy.worker import RolloutWorker
 
-    config = load_config(project_root() / settings.config, list(settings.overrides))
-    model = config.model.model_copy(update={"path": project_root() / config.model.path})
+    config = load_config(locate(settings.config, project_root()), list(settings.overrides))
+    model = config.model.model_copy(update={"path": locate(config.model.path, project_root())})
     config = config.model_copy(update={"model": model})
     torch.set_num_threads(config.rollout.threads)
     policy = load_policy(config)

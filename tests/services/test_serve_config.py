@@ -134,6 +134,7 @@ def test_builders_of_others_are_left_to_the_cluster(tmp_path):
 
 def test_a_missing_model_is_named_before_anything_starts(monkeypatch, tmp_path):
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    monkeypatch.setattr("alphagrpo.shipped._PACKAGE", tmp_path / "alphagrpo")
     with pytest.raises(CheckpointError, match="deploy/models/decomposer"):
         load_serve_file(SERVE / "shapes.yaml")
 
@@ -149,3 +150,14 @@ def test_models_are_found_from_the_project_root(monkeypatch, tmp_path):
     with pytest.raises(CheckpointError, match=r"config\.json"):
         check_model("models/judge")
     check_model("/only/on/another/node")
+    (shipped := tmp_path / "site" / "alphagrpo" / "deploy/models/judge").mkdir(parents=True)
+    monkeypatch.setattr("alphagrpo.shipped._PACKAGE", tmp_path / "site" / "alphagrpo")
+    assert resolve_model("deploy/models/judge") == str(shipped), "not in the root, but shipped"
+
+
+def test_the_project_root_is_the_checkout_or_where_the_process_works(monkeypatch, tmp_path):
+    assert project_root() == Path(__file__).parents[2]
+    (tmp_path / "alphagrpo/deploy").mkdir(parents=True)
+    monkeypatch.setattr("alphagrpo.shipped._PACKAGE", tmp_path / "alphagrpo")
+    monkeypatch.chdir(tmp_path)
+    assert project_root() == tmp_path, "a wheel has no checkout"

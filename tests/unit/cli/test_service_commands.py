@@ -268,8 +268,12 @@ def test_a_cluster_that_cannot_be_joined_is_bad(
 
 
 def test_an_absent_model_says_how_to_make_it(
-    machine: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    machine: SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr("alphagrpo.shipped._PACKAGE", tmp_path / "alphagrpo")
     folder = tmp_path / "deploy/models/policy"
     folder.mkdir(parents=True)
     (folder / "a.safetensors").write_bytes(b"x" * 2_500_000)
