@@ -89,8 +89,9 @@ class Walk:
             seconds = time.monotonic() - started
             if done.returncode or "red" not in done.stdout:
                 raise WalkFailed(f"a second terminal: {tail(done)}")
-        if mode != 0o600 or processes_of(self.laptop.folder):
-            raise WalkFailed(f"the token's file has mode {mode:o}, or a process is left")
+        if mode != 0o600:
+            raise WalkFailed(f"the token's file must be private, it has mode {mode:o}")
+        self.wait("the laptop's end", NODE_SECONDS, lambda: not processes_of(self.laptop.folder))
         return f"asked from another folder in {seconds:.0f} s, token's file 0600, nothing left"
 
     def start_nodes(self) -> str:

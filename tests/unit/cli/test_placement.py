@@ -66,7 +66,7 @@ def test_the_mesh_is_runners_learner_and_replicas(tmp_path: Path) -> None:
     judge = {"name": "Judge", "num_replicas": 2, "ray_actor_options": {"num_cpus": 0.4}}
     placement = placement_of(config, serve_file(tmp_path, judge))
     assert [role.name for role in placement.roles] == [
-        "rollout runner", "learner", "serve judge/Judge",
+        "rollout runner", "learner", "weight registry", "serve judge/Judge",
     ]  # fmt: skip
     assert placement.cpus == pytest.approx(3 * 0.5 + 2 + 2 * 0.4)
     assert placement.gpus == pytest.approx(3.5)

@@ -161,6 +161,7 @@ def test_the_file_is_read_once_and_passed_on(
 
     monkeypatch.setattr("alphagrpo.cli.training.ray_session", lambda *args, **options: Session())
     monkeypatch.setattr("alphagrpo.cli.training.deployed", deployed)
+    monkeypatch.setattr("actors.cluster.check_room", lambda config: None)
     with pytest.raises(Deployed):
         _with_mesh(load_config(run_config), checked, Narrator(), Stop())
 

@@ -70,8 +70,12 @@ def test_help_of_every_command_exits_cleanly(capsys: pytest.CaptureFixture[str])
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(
-    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")  # whatever else runs on this machine
     assert main(arguments) == USER_ERROR
     shown = capsys.readouterr().err
     assert shown.startswith("error: ")
