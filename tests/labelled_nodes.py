@@ -22,10 +22,12 @@ from typing import Any
 from alphagrpo.cli.ray_start import _no_wait_for_agents, free_ports, set_environment
 
 SELECTORS = {
-    "learner": {"mesh.pool": "in(learner,all)"},
+    "learner": {"mesh.pool": "learner"},
     "rollout": {"mesh.pool": "in(rollout,all)"},
 }
+"""Both forms of a condition; the runners' node has the second value."""
 PATIENCE_S = 90.0
+MAX_STEPS = 50
 FOUND = "found.json"
 
 
@@ -39,7 +41,7 @@ def main(folder: Path) -> None:
     waiting.FIRST_WORD_S = 1.0
     cluster = start_cluster()
     learner_node = add_node(cluster, "learner", 2, num_gpus=1)
-    add_node(cluster, "rollout", 4, num_gpus=2)
+    add_node(cluster, "all", 4, num_gpus=2)
     ray.init(address=cluster.address, namespace="labelled", log_to_driver=False)
     found: dict[str, Any] = {}
     story = Story(folder, found)
@@ -131,7 +133,7 @@ class Story:
         self.run.stop()
 
     def trials(self) -> None:
-        """Two trials of Tune at once, beside the driver no node is free for a third."""
+        """Two trials of Tune, each going on until the actors of both were there at once."""
         from ray import tune
 
         from actors.algorithm import AlphaGRPO, AlphaGRPOConfig
@@ -143,15 +145,17 @@ class Story:
             decomposer=DECOMPOSER,
             verifier=VERIFIER,
         )
-        seen = Watcher()
-        with seen:
+        watcher = Watcher()
+        with watcher:
             results = tune.Tuner(
                 AlphaGRPO,
                 param_space=param_space,
                 run_config=tune.RunConfig(
                     name="tuned",
                     storage_path=str(self.folder / "tune"),
-                    stop={"training_iteration": 1},
+                    stop=lambda _, result: (
+                        len(watcher.most) == 6 or result["training_iteration"] == MAX_STEPS
+                    ),
                     verbose=0,
                 ),
             ).fit()
@@ -160,7 +164,7 @@ class Story:
             "steps": [result.metrics["training_iteration"] for result in results],
             "ids": [result.metrics["trial_id"] for result in results],
             "rates": sorted(result.config["mesh_overrides"]["optimizer.lr"] for result in results),
-            "at once": seen.most,
+            "at once": watcher.most,
         }
 
 

@@ -26,7 +26,7 @@ def check_selector(selector: dict[str, str]) -> dict[str, str]:
             )
         if not _CONDITION.fullmatch(condition):
             raise ValueError(
-                f"a label's condition must read value, !value, in(a,b) or !in(a,b), without spaces, "
+                "a label's condition must read value, !value, in(a,b) or !in(a,b), without spaces, "
                 f"got {condition!r} for {key}; write for example {key}: learner"
             )
     return selector

@@ -57,7 +57,7 @@ RULES = [
     *(
         (
             {"placement": {"rollout": {"mesh.pool": condition}}},
-            r"placement\.rollout: a label's condition must read .*, without spaces, got .* for mesh",
+            r"placement\.rollout: a label's condition must read .*, without spaces, got .* for",
             "write for example mesh.pool: learner",
         )
         for condition in ("", "a b", "in()", "in(a b)", "in(a, b)", "not(a)", "!!a", "(a)", "-a")
