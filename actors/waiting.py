@@ -57,6 +57,7 @@ class StartWatch:
                 pause_s *= 2
         finally:
             task.cancel()
+            await asyncio.wait({task})
 
 
 def what_is_missing(config: RunConfig, actors: Actors) -> str:

@@ -161,7 +161,7 @@ def parse_condition(text: str) -> tuple[bool, frozenset[str]]:
     """Whether a label must be one of some values, or must not, and these values."""
     bare = text.removeprefix("!")
     values = bare[3:-1].split(",") if bare.startswith("in(") else [bare]
-    return bare == text, frozenset(value.strip() for value in values)
+    return bare == text, frozenset(values)
 
 
 def counted(role: Role, number: int) -> str:

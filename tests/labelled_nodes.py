@@ -2,7 +2,7 @@
 
 A process joins one cluster in its life, and the tests' process has one. ``python -m
 tests.labelled_nodes FOLDER`` starts a head and two workers with logical GPUs, each with a label of
-its own, and prints where Ray says the actors are.
+its own, and writes down where Ray says the actors of several runs are.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import secrets
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,10 +22,12 @@ from typing import Any
 from alphagrpo.cli.ray_start import _no_wait_for_agents, free_ports, set_environment
 
 SELECTORS = {
-    "learner": {"mesh.pool": "in(learner, all)"},
-    "rollout": {"mesh.pool": "in(rollout, all)"},
+    "learner": {"mesh.pool": "learner"},
+    "rollout": {"mesh.pool": "in(rollout,all)"},
 }
+"""Both forms of a condition; the runners' node has the second value."""
 PATIENCE_S = 90.0
+MAX_STEPS = 50
 FOUND = "found.json"
 
 
@@ -33,74 +36,158 @@ def main(folder: Path) -> None:
     import ray
 
     from actors import waiting
-    from actors.run import MeshRun
-    from alphagrpo.errors import EnvironmentProblem
-    from tests.tiny_run import DECOMPOSER, VERIFIER, config_for, write_model, write_prompts
 
     logging.getLogger("alphagrpo").setLevel(logging.ERROR)
     waiting.FIRST_WORD_S = 1.0
     cluster = start_cluster()
     learner_node = add_node(cluster, "learner", 2, num_gpus=1)
-    add_node(cluster, "rollout", 4, num_gpus=2)
+    add_node(cluster, "all", 4, num_gpus=2)
     ray.init(address=cluster.address, namespace="labelled", log_to_driver=False)
-    model, prompts = write_model(folder / "model"), write_prompts(folder)
+    found: dict[str, Any] = {}
+    story = Story(folder, found)
+    story.refused()
+    story.late_beside(story.make("placed", num_runners=2))
+    story.processes_die()
+    cluster.remove_node(learner_node, allow_graceful=False)
+    add_node(cluster, "learner", 2, num_gpus=1, labels={"late": "yes"})
+    story.node_came_back()
+    story.trials()
+    (folder / FOUND).write_text(json.dumps(found), encoding="utf-8")
+    ray.shutdown()
+    cluster.shutdown()
 
-    def config(name: str, **changes: Any) -> Any:
+
+class Story:
+    """One run after another on the same nodes; what Ray says of each goes into ``found``."""
+
+    def __init__(self, folder: Path, found: dict[str, Any]) -> None:
+        from tests.tiny_run import write_model, write_prompts
+
+        self.folder, self.found = folder, found
+        self.model, self.prompts = write_model(folder / "model"), write_prompts(folder)
+        self.run: Any = None
+
+    def config(self, name: str, **changes: Any) -> Any:
+        from tests.tiny_run import config_for
+
         sections: dict[str, Any] = {
             "rollout": {"gpus_per_runner": 1.0},
             "learner": {"gpus": 1.0},
             "placement": {**SELECTORS, **changes.pop("placement", {})},
-            "output": str(folder / "runs"),
+            "output": str(self.folder / "runs"),
         }
-        return config_for(name, model, prompts, **{**sections, **changes})
+        return config_for(name, self.model, self.prompts, **{**sections, **changes})
 
-    def make(*arguments: Any, **options: Any) -> Any:
-        return MeshRun(*arguments, decomposer=DECOMPOSER, verifier=VERIFIER, **options)
+    def make(self, name: str, tell: Callable[[str], None] | None = None, **changes: Any) -> Any:
+        from actors.run import MeshRun
+        from tests.tiny_run import DECOMPOSER, VERIFIER
 
-    def refusal(config: Any, **options: Any) -> str:
+        config = self.config(name, **changes)
+        return MeshRun(config, decomposer=DECOMPOSER, verifier=VERIFIER, tell=tell)
+
+    def refusal(self, name: str, **options: Any) -> str:
+        from alphagrpo.errors import EnvironmentProblem
+
         try:
-            make(config, **options).stop()
+            self.make(name, **options).stop()
         except EnvironmentProblem as error:
             return str(error)
         return "it was not refused"
 
-    found: dict[str, Any] = {}
-    found["refused"] = {
-        "learner": refusal(config("greedy", learner={"gpus": 2.0})),
-        "label": refusal(config("lost", placement={"weights": {"mesh.pool": "vault"}})),
-    }
-    found["started by refused runs"] = sorted(places())
+    def refused(self) -> None:
+        self.found["refused for GPUs"] = self.refusal("greedy", learner={"gpus": 2.0})
+        lost = {"weights": {"mesh.pool": "vault"}}
+        self.found["refused for a label"] = self.refusal("lost", placement=lost)
+        self.found["started by refused runs"] = list(places())
 
-    run = make(config("placed", num_runners=2))
-    found["start"] = places()
-    told: list[str] = []
-    full = config("late", learner={"gpus": 0.0}, placement={"deadline_s": 8.0})
-    found["late"] = refusal(full, tell=told.append)
-    found["told"] = told
+    def late_beside(self, run: Any) -> None:
+        """A run that would fit, were the GPUs not held by another."""
+        self.run, told = run, []
+        self.found["at the start"] = places()
+        self.found["late"] = self.refusal(
+            "late", tell=told.append, learner={"gpus": 0.0}, placement={"deadline_s": 8.0}
+        )
+        self.found["late was told"] = told
 
-    run.step()
-    runner = run.wait_for(run.pool.status())[0]
-    os.kill(runner["pid"], signal.SIGKILL)
-    ray.kill(run.mesh.registry, no_restart=False)
-    found["step without runner and registry"] = run.step().step
-    run.save(folder / "checkpoint")
-    until(lambda: run.pool.restarts == 1)
-    found["restarted"] = places()
+    def processes_die(self) -> None:
+        import ray
 
-    # The node goes, with learner and registry; another comes later, as a cluster would grow.
-    cluster.remove_node(learner_node, allow_graceful=False)
-    add_node(cluster, "learner", 2, num_gpus=1, labels={"late": "yes"})
-    found["step without the learner's node"] = run.step().step
-    found["on another node"] = places()
-    found["of them on the new one"] = [role for role, late in places("late").items() if late]
-    run.stop()
+        run = self.run
+        run.step()
+        pid = run.wait_for(run.pool.status())[0]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        ray.kill(run.mesh.registry, no_restart=False)
+        self.found["steps without runner and registry"] = run.step().step
+        until(lambda: run.pool.restarts == 1)
+        self.found["runner is another process"] = pid not in {
+            status["pid"] for status in run.wait_for(run.pool.status())
+        }
+        self.found["after both restarted"] = places()
+        run.save(self.folder / "checkpoint")
 
-    free = make(config("free", learner={"gpus": 0.0}, placement={"learner": {}}))
-    found["without a selector"] = places()["weights"]
-    free.stop()
-    (folder / FOUND).write_text(json.dumps(found), encoding="utf-8")
-    ray.shutdown()
-    cluster.shutdown()
+    def node_came_back(self) -> None:
+        """The learner's node went with learner and registry, and another came."""
+        self.found["steps after the node's loss"] = self.run.step().step
+        self.found["on another node"] = places()
+        self.found["on the new node"] = [role for role, late in places("late").items() if late]
+        self.run.stop()
+
+    def trials(self) -> None:
+        """Two trials of Tune, each going on until the actors of both were there at once."""
+        from ray import tune
+
+        from actors.algorithm import AlphaGRPO, AlphaGRPOConfig
+        from tests.tiny_run import DECOMPOSER, VERIFIER
+
+        param_space = AlphaGRPOConfig().mesh(
+            run=self.config("trial", learner={"gpus": 0.5, "cpus": 0.5}),
+            overrides={"optimizer.lr": tune.grid_search([1e-5, 5e-5])},
+            decomposer=DECOMPOSER,
+            verifier=VERIFIER,
+        )
+        watcher = Watcher()
+        with watcher:
+            results = tune.Tuner(
+                AlphaGRPO,
+                param_space=param_space,
+                run_config=tune.RunConfig(
+                    name="tuned",
+                    storage_path=str(self.folder / "tune"),
+                    stop=lambda _, result: (
+                        len(watcher.most) == 6 or result["training_iteration"] == MAX_STEPS
+                    ),
+                    verbose=0,
+                ),
+            ).fit()
+        self.found["trials"] = {
+            "errors": [str(error) for error in results.errors],
+            "steps": [result.metrics["training_iteration"] for result in results],
+            "ids": [result.metrics["trial_id"] for result in results],
+            "rates": sorted(result.config["mesh_overrides"]["optimizer.lr"] for result in results),
+            "at once": watcher.most,
+        }
+
+
+class Watcher:
+    """Looks where actors are, again and again, and keeps the look that found most of them."""
+
+    def __init__(self) -> None:
+        self.most: dict[str, str | None] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(0.2):
+            now = places(whole_name=True)
+            if len(now) > len(self.most):
+                self.most = now
 
 
 def start_cluster() -> Any:
@@ -126,14 +213,16 @@ def add_node(cluster: Any, pool: str, num_cpus: int = 0, **options: Any) -> Any:
         )
 
 
-def places(label: str = "mesh.pool") -> dict[str, str | None]:
+def places(label: str = "mesh.pool", *, whole_name: bool = False) -> dict[str, str | None]:
     """Role of each actor that runs to a label of the node on which Ray says it is."""
     import ray
     from ray._private import state
 
     labels: Mapping[str, Any] = {node["NodeID"]: node["Labels"] for node in ray.nodes()}
     return {
-        record["Name"].rsplit(":", 1)[1]: labels[record["Address"]["NodeID"]].get(label)
+        record["Name"] if whole_name else record["Name"].rsplit(":", 1)[1]: labels[
+            record["Address"]["NodeID"]
+        ].get(label)
         for record in state.actors().values()
         if record["State"] == "ALIVE" and record["Name"].startswith("alphagrpo:")
     }

@@ -12,7 +12,8 @@ from alphagrpo.config.sampling import Section
 NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
 """What Ray and Kubernetes allow as the name of a label, and as its value."""
 _KEY = re.compile(rf"([A-Za-z0-9.-]{{1,253}}/)?{NAME}")
-_CONDITION = re.compile(rf"!?({NAME}|in\({NAME}(, ?{NAME})*\))")
+_CONDITION = re.compile(rf"!?({NAME}|in\({NAME}(,{NAME})*\))")
+"""Without spaces: Ray 2.60 takes one after a comma for a part of the value, which no node has."""
 
 
 def check_selector(selector: dict[str, str]) -> dict[str, str]:
@@ -25,8 +26,8 @@ def check_selector(selector: dict[str, str]) -> dict[str, str]:
             )
         if not _CONDITION.fullmatch(condition):
             raise ValueError(
-                f"a label's condition must read value, !value, in(a, b) or !in(a, b), got "
-                f"{condition!r} for {key}; write for example {key}: learner"
+                "a label's condition must read value, !value, in(a,b) or !in(a,b), without spaces, "
+                f"got {condition!r} for {key}; write for example {key}: learner"
             )
     return selector
 

@@ -12,6 +12,7 @@ import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError
 
 from actors import pool as pool_module
+from actors import waiting
 from actors.parts import Part
 from actors.pool import RayRolloutPool
 from alphagrpo.errors import EnvironmentProblem, NoQuestions
@@ -109,9 +110,12 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     return fake
 
 
-def pool_of(runners: int = 2, in_flight: int = 2, **rollout: Any) -> RayRolloutPool:
+def pool_of(
+    runners: int = 2, in_flight: int = 2, deadline_s: float = 60.0, **rollout: Any
+) -> RayRolloutPool:
     sections = {"num_runners": runners, "groups_in_flight": in_flight, **rollout}
-    config = make_config(rollout=sections, evaluation={"batch_size": 3})
+    placement = {"deadline_s": deadline_s}
+    config = make_config(rollout=sections, placement=placement, evaluation={"batch_size": 3})
     return RayRolloutPool(config, VERIFIER)
 
 
@@ -200,12 +204,14 @@ async def test_the_pool_gives_up_when_all_runners_are_gone_for_good(cluster) -> 
 
 
 async def test_a_runner_that_does_not_come_back_in_time_is_given_up(cluster, monkeypatch) -> None:
-    monkeypatch.setattr(pool_module, "REVIVE_SECONDS", 0.05)
-    pool = pool_of(runners=1)
+    asked: list[waiting.Actors] = []
+    monkeypatch.setattr(waiting, "what_is_missing", lambda _, actors: asked.append(actors) or "it")
+    pool = pool_of(runners=1, deadline_s=0.05)
     (runner,) = cluster.started
     runner.errors, runner.status_errors = [AWAY], [AWAY] * 1000
-    with pytest.raises(EnvironmentProblem, match="all are gone"):
+    with pytest.raises(EnvironmentProblem, match=r"all are gone: .*still waits for it; make room"):
         await roll_out(pool, 0)
+    assert asked == [{"rollout runner": [runner]}]
 
 
 async def test_a_job_that_kills_whoever_takes_it_is_given_up(cluster) -> None:

@@ -82,8 +82,9 @@ def test_the_table_for_people_is_stable(capsys: pytest.CaptureFixture[str]) -> N
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for expected in (
         "trajectories 448 32 prompts x 14 samples",
-        "rollout runner 7 x 4 CPU, 1 GPU",
-        "learner 1 x 8 CPU, 1 GPU",
+        "rollout runner 7 x 4 CPU, 1 GPU on mesh.pool: in(rollout,all)",
+        "learner 1 x 8 CPU, 1 GPU on mesh.pool: in(learner,all)",
+        "weight registry 1 x 0 CPU on mesh.pool: in(learner,all)",
         "understanding expert 6.53 B",
         "LoRA 161.5 M rank 32, both experts; all else frozen",
         "weights 29.38 GB bfloat16, in every runner and the learner",
@@ -128,7 +129,10 @@ applications:
     deployments:
       - name: Verifier
         autoscaling_config: {min_replicas: 2, max_replicas: 8}
-        ray_actor_options: {num_cpus: 4, num_gpus: 1}
+        ray_actor_options:
+          num_cpus: 4
+          num_gpus: 1
+          label_selector: {mesh.pool: verifier}
 """,
         encoding="utf-8",
     )
@@ -138,3 +142,8 @@ applications:
     assert names == ["serve decomposer/Decomposer", "serve verifier/Verifier"], "what a run asks"
     role = found["placement"]["roles"][-1]
     assert (role["name"], role["count"], role["largest"]) == ("serve verifier/Verifier", 2, 8)
+    assert role["selector"] == {"mesh.pool": "verifier"}
+    assert (
+        main(["train", str(BAGEL), "--dry-run", "--set", "services.serve_config=serve.yaml"]) == 0
+    )
+    assert "on mesh.pool: verifier; scales to 8" in capsys.readouterr().out

@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
-from alphagrpo.cli.placement import Placement, Role, placement_of, serve_roles
+from alphagrpo.capacity import Node, Role
+from alphagrpo.cli.placement import Placement, placement_of, serve_roles
 from alphagrpo.cli.serving import private_cpus
+from alphagrpo.config import load_config
 from services.serve_config import ServeFile, read_serve_file
 from tests.fakes import make_config
+
+ROOT = Path(__file__).parents[3]
 
 
 def serve_file(folder: Path, *deployments: dict[str, Any], **app: Any) -> ServeFile:
@@ -85,3 +89,42 @@ def test_a_private_cluster_has_whole_cpus_and_one_to_spare(cpus: float, whole: i
 def test_services_alone_have_two_cpus_to_spare(tmp_path: Path) -> None:
     judge = {"name": "Judge", "num_replicas": 4, "ray_actor_options": {"num_cpus": 0.6}}
     assert private_cpus(serve_file(tmp_path, judge)) == 4
+
+
+def test_a_deployments_selector_is_its_actors(tmp_path: Path) -> None:
+    options = {"num_cpus": 1, "label_selector": {"mesh.pool": "verifier"}}
+    (role,) = serve_roles(serve_file(tmp_path, {"name": "Judge", "ray_actor_options": options}))
+    assert role.selector == {"mesh.pool": "verifier"}
+    assert role.where == "mesh.pool: verifier"
+    (free,) = serve_roles(serve_file(tmp_path))
+    assert (free.selector, free.where) == ({}, "")
+
+
+@pytest.mark.parametrize("recipe", ["bagel-7b-rt2i", "bagel-7b-srr"])
+@pytest.mark.parametrize("serve", ["bagel-7b", "bagel-7b-generator"])
+def test_the_shipped_selectors_are_the_pools_of_the_shipped_cluster(
+    recipe: str, serve: str
+) -> None:
+    kinds = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())["available_node_types"]
+    config = load_config(ROOT / f"deploy/configs/{recipe}.yaml")
+    placement = placement_of(config, read_serve_file(ROOT / f"deploy/serve/{serve}.yaml"))
+    pools = {
+        role.name.rpartition("/")[2]: [
+            name
+            for name, kind in kinds.items()
+            if Node(cpus=0, gpus=0, labels=kind["labels"]).admits(role)
+        ]
+        for role in placement.roles
+    }
+    generator = {"Generator": ["verifier"]} if "generator" in serve else {}
+    assert pools == {
+        "rollout runner": ["rollout"],
+        "learner": ["learner"],
+        "weight registry": ["learner"],
+        "Decomposer": ["verifier"],
+        "Verifier": ["verifier"],
+        "Gateway": ["head"],
+        **generator,
+    }
+    alone = Node(cpus=0, gpus=0, labels={"mesh.pool": "all"})
+    assert all(alone.admits(role) for role in placement.roles)

@@ -49,6 +49,24 @@ RULES = [
         r"nothing would train with task\.think and algorithm\.image\.enabled both false",
         "turn one of them on",
     ),
+    (
+        {"placement": {"learner": {"mesh pool": "learner"}}},
+        r"placement\.learner: the key of a node label must be letters.*got 'mesh pool'",
+        r"write for example mesh\.pool",
+    ),
+    *(
+        (
+            {"placement": {"rollout": {"mesh.pool": condition}}},
+            r"placement\.rollout: a label's condition must read .*, without spaces, got .* for",
+            "write for example mesh.pool: learner",
+        )
+        for condition in ("", "a b", "in()", "in(a b)", "in(a, b)", "not(a)", "!!a", "(a)", "-a")
+    ),
+    (
+        {"placement": {"weights": {"mesh.pool": 1}}},
+        r"placement\.weights\.mesh\.pool.*valid string.*got 1",
+        "",
+    ),
     *(
         (
             {"learner": {"groups_at_once": 2}, "algorithm": {half: {"kl_weight": 0.1}}},
