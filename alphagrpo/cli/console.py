@@ -14,6 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from alphagrpo.report.cells import ratio_cell
+
 LOG_WIDTH = 140
 """Columns where the output is no terminal: job logs do not wrap."""
 
@@ -94,7 +96,7 @@ class Narrator:
             f"reward {_number(figures.get('reward'), '.3f')}",
             f"held-out {_share(figures.get('heldout'))}",
             f"{_number(figures.get('samples_per_s'), '.1f')} samples/s",
-            f"|log ratio| {_number(figures.get('log_ratio'), '.1e')}",
+            f"|log ratio| {ratio_cell(figures.get('log_ratio'))}",
             f"left {duration(figures['left_s'])}",
         ]
         self.console.print(f"[dim]{self._clock()}[/dim]  " + "  ".join(parts))

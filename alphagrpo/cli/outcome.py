@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from alphagrpo.cli.console import Narrator, duration, print_json, print_table
 from alphagrpo.cli.evaluate import EVALUATION_COLUMNS, evaluation_cells
 from alphagrpo.json_records import to_json
-from alphagrpo.report.cells import interval_cell, points_cell
+from alphagrpo.report.cells import interval_cell, points_cell, ratio_cell
 from alphagrpo.report.figures import REFINEMENT_COLUMNS, refinement_rows
 from alphagrpo.types import SORTS
 
@@ -60,7 +60,6 @@ def difference_rows(difference: Differences) -> list[tuple[str, ...]]:
 def fact_rows(summary: RunSummary) -> list[tuple[str, str]]:
     """Time, samples, parity and memory as table cells."""
     samples, times = summary.samples, summary.time
-    parity = summary.parity.max_abs_log_ratio_step0
     rows = [
         ("steps", str(summary.steps or 0)),
         ("training", duration(summary.training_s or 0.0)),
@@ -75,7 +74,7 @@ def fact_rows(summary: RunSummary) -> list[tuple[str, str]]:
             f"drawing {times.rollout_s:.0f}, waiting for verdicts {times.verify_wait_s:.0f}, "
             f"learning {times.learn_s:.0f}, moving weights {times.sync_s:.0f}",
         ),
-        ("largest |log ratio| at step 0", "-" if parity is None else f"{parity:.1e}"),
+        ("largest |log ratio| at step 0", ratio_cell(summary.parity.max_abs_log_ratio_step0)),
     ]
     if summary.memory:
         sizes = dict(summary.memory)

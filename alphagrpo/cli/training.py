@@ -11,6 +11,7 @@ from alphagrpo.cli.again import Asked, Ending, ending, refuse_used
 from alphagrpo.cli.console import Narrator
 from alphagrpo.cli.heldout import HeldOutEvaluations
 from alphagrpo.cli.launch import Launch, precheck
+from alphagrpo.cli.live_report import LiveReport
 from alphagrpo.cli.memory import MemoryGauge
 from alphagrpo.cli.outcome import tell_outcome
 from alphagrpo.cli.ray_session import ray_session
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from alphagrpo.config import RunConfig
     from alphagrpo.loop import StepReport
     from alphagrpo.record.summary import RunSummary
+    from alphagrpo.report.view import Progress
 
 DONE = 0
 
@@ -112,9 +114,11 @@ class TrainingRun:
         else:
             self._folder = RunFolder.create(config)
         self._heldout = HeldOutEvaluations(config, mesh_run, self._folder, narrator)
+        self._report = LiveReport(self._folder, narrator)
         self._recorder = Recorder(self._folder, config)
         self._earlier_s = self._recorder.earlier_wall_s()
         self._training_s = trained_s(self._folder.metrics())
+        self._limit_s = 60 * (config.training.max_minutes or math.inf)
 
     def go(self) -> int:
         """The whole run; returns the exit code."""
@@ -123,11 +127,15 @@ class TrainingRun:
         try:
             if self._mesh_run.step_number == 0 and not self._folder.evaluation("before"):
                 self._heldout.whole("before")
+            self._begin_report()
             ended_by = self._steps()
             if not self._stop.pulled:
                 self._heldout.whole("after")
         except Stopped:
             self._narrator.say(f"{self._stop.reason}: what was under way is abandoned")
+        except Exception as error:
+            self._report.write(self._summary(f"{type(error).__name__}: {error}"), None)
+            raise
         if self._stop.pulled:
             ended_by = self._stop.reason
             self._checkpoint_if_whole()
@@ -137,38 +145,53 @@ class TrainingRun:
     def _steps(self) -> str:
         """Train until the steps or the minutes are spent; what ended it, empty for the steps."""
         settings, mesh_run = self._config.training, self._mesh_run
-        limit_s = 60 * settings.max_minutes if settings.max_minutes else math.inf
         while mesh_run.step_number < settings.num_steps:
-            if self._training_s >= limit_s:
+            if self._training_s >= self._limit_s:
                 return f"training.max_minutes ({settings.max_minutes:g})"
             begun = perf_counter()
             with self._stop.step():
                 report = mesh_run.step()
             took = perf_counter() - begun
             self._training_s += took
-            self._after_step(report, took, limit_s)
+            self._after_step(report, took)
             if self._stop.pulled:
                 return self._stop.reason
         return ""
 
-    def _after_step(self, report: StepReport, took: float, limit_s: float) -> None:
+    def _after_step(self, report: StepReport, took: float) -> None:
         settings = self._config.training
-        last = report.step >= settings.num_steps or self._training_s >= limit_s
+        last = report.step >= settings.num_steps or self._training_s >= self._limit_s
         extra = {} if last or self._stop.pulled else self._heldout.probe(report.step)
         with self._stop.step():
             self._recorder.record_step(report, {"time/wall_s": took, **extra})
-            left_s = self._left_s(report.step, limit_s)
             self._narrator.step(
-                step_figures(report, settings.num_steps, self._heldout.share, left_s)
+                step_figures(report, settings.num_steps, self._heldout.share, self._left_s())
             )
             if report.step % settings.checkpoint_every == 0 or last:
                 self._checkpoint()
+            if report.step % settings.report_every == 0:
+                self._report.write(self._summary(None), self._progress())
         if report.step == 1 or last:
             self._gauge.sample()
 
-    def _left_s(self, step: int, limit_s: float) -> float:
-        per_step = self._training_s / step
-        return min(per_step * (self._config.training.num_steps - step), limit_s - self._training_s)
+    def _begin_report(self) -> None:
+        """The page before the first step, so that there is something to watch."""
+        every = self._config.training.report_every
+        if self._report.write(self._summary(None), self._progress()):
+            steps = "step" if every == 1 else f"{every} steps"
+            path = self._folder.report_path
+            self._narrator.say(f"the report, written again every {steps}: {path}")
+
+    def _progress(self) -> Progress:
+        from alphagrpo.report.view import Progress
+
+        step, of = self._mesh_run.step_number, self._config.training.num_steps
+        return Progress(step=step, of=of, left_s=self._left_s() if step else None)
+
+    def _left_s(self) -> float:
+        """Seconds of training that are left at the pace of the steps so far, of which one is."""
+        step, of = self._mesh_run.step_number, self._config.training.num_steps
+        return min(self._training_s / step * (of - step), self._limit_s - self._training_s)
 
     def _checkpoint(self) -> None:
         """Everything a resumed run needs, complete or not there."""
@@ -195,13 +218,10 @@ class TrainingRun:
         )
 
     def _finish(self, ended_by: str) -> None:
-        from alphagrpo.report.render import write_report
-
         self._gauge.sample()
         summary = self._summary(ended_by or None)
-        self._folder.write_summary(summary)
-        path = write_report(self._folder)
-        tell_outcome(self._narrator, summary, path)
+        self._report.write(summary, None)
+        tell_outcome(self._narrator, summary, self._folder.report_path)
 
 
 def step_figures(

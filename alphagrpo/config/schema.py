@@ -188,6 +188,8 @@ class TrainingConfig(Section):
     """Training stops at the step that passes this many minutes, evaluations not counted."""
     checkpoint_every: int = Field(20, ge=1)
     keep_checkpoints: int = Field(3, ge=1)
+    report_every: int = Field(5, ge=1)
+    """Steps after which the report is written again while the run goes on."""
     report_groups_every: int = Field(10, ge=1)
     """Steps between sample groups kept with pictures for the report."""
     parity_limit_share: float = Field(0.1, gt=0)

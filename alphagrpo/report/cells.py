@@ -20,6 +20,11 @@ def interval_cell(low: float, high: float) -> str:
     return f"{points_cell(low)} to {points_cell(high)}"
 
 
+def ratio_cell(value: float | None) -> str:
+    """A |log ratio| to two digits, such as ``2.5e-07``; ``0`` is exactly that."""
+    return ABSENT if value is None else f"{value:.1e}" if value else "0"
+
+
 def reward_cell(value: float | None) -> str:
     """A reward to three digits."""
     return ABSENT if value is None else f"{value:.3f}"

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 560, 220
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 30
+WIDTH, HEIGHT = 440, 210
+"""Of the drawing; a phone shows it at three quarters of that, with larger letters."""
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 14, 30
 """Pixels around the plot for labels."""
 SMOOTHING = 0.12
 """Share of a series that its moving average spans."""
@@ -135,9 +136,11 @@ def scale_for(xs: Sequence[float], ys: Sequence[float], *, from_zero: bool) -> S
 def axes(scale: Scale, *, percent: bool) -> str:
     """Lines and labels, of the CSS classes ``grid`` and ``tick``."""
     parts = []
-    for value in ticks(scale.low_y, scale.high_y):
+    heights = ticks(scale.low_y, scale.high_y)
+    digits = 0 if all(abs(100 * value - round(100 * value)) < 1e-6 for value in heights) else 1
+    for value in heights:
         y = scale.y(value)
-        text = f"{value:.0%}" if percent else _short(value)
+        text = f"{value:.{digits}%}" if percent else _short(value)
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         )

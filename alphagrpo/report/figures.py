@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from alphagrpo.record.summary import Metrics, RunSummary, dropped_groups, skipped_updates
-from alphagrpo.report.cells import share_cell
+from alphagrpo.report.cells import ratio_cell, share_cell
 
 if TYPE_CHECKING:
     from alphagrpo.eval.figures import SortFigures
@@ -147,8 +147,8 @@ def facts(summary: RunSummary, metrics: Metrics) -> list[tuple[str, str]]:
         rows.append(("whole run", f"{summary.wall_s / 60:.1f} min"))
     if summary.samples.drawn:
         rows.append(("pictures drawn", f"{summary.samples.drawn:,.0f}"))
-    if summary.parity.max_abs_log_ratio_step0 is not None:
-        rows.append(("|log ratio|, step 0", f"{summary.parity.max_abs_log_ratio_step0:.1e}"))
+    if (ratio := summary.parity.max_abs_log_ratio_step0) is not None:
+        rows.append(("|log ratio|, step 0", ratio_cell(ratio)))
     if summary.memory:
         rows.append(("memory of the mesh", f"{summary.memory['mesh_gib']:.1f} GiB"))
     return rows

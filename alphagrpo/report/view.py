@@ -44,8 +44,8 @@ class Progress:
 
     step: int
     of: int
-    left_s: float
-    """Seconds of training that are left, as far as one can tell."""
+    left_s: float | None
+    """Seconds of training that are left, as far as one can tell; None before the first step."""
 
 
 def build_view(folder: RunFolder, progress: Progress | None = None) -> dict[str, Any]:
@@ -77,11 +77,12 @@ def state(progress: Progress | None, summary: RunSummary, now: datetime) -> str:
     """Where the run stood when the page was written, and when that was."""
     written = f"written {now:%Y-%m-%d %H:%M:%S} UTC"
     if progress is None:
-        return f"{summary.steps or 0} steps; {written}"
-    if progress.step == 0:
+        ended = f", ended by {summary.stopped_by.split(':')[0]}" if summary.stopped_by else ""
+        return f"{summary.steps or 0} steps{ended}; {written}"
+    if progress.left_s is None:
         return f"Under way, before the first of {progress.of} steps; {written}"
     left = f"about {math.ceil(progress.left_s / 60)} min left"
-    return f"Under way: step {progress.step} of {progress.of}, {left}; {written}"
+    return f"Under way, step {progress.step} of {progress.of}, {left}; {written}"
 
 
 def sample_groups(folder: RunFolder) -> list[tuple[int, list[dict[str, Any]]]]:

@@ -96,7 +96,11 @@ def test_train_then_resume_on_a_cluster_that_was_there_before(
     assert ray.is_initialized(), "a cluster that was there before is left alone"
 
     assert main(["train", str(run_config)]) == 2
-    assert "already holds one" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "already holds one that is finished (2 steps in" in error
+    assert f"`alphagrpo train {run_config} --resume --set training.num_steps=4`" in error
+    assert main(["train", str(run_config), "--resume"]) == 0
+    assert "the run is finished: 2 steps in" in capsys.readouterr().out
     assert main(["train", str(run_config), "--resume", "--set", "training.num_steps=3"]) == 0
     assert [line["step"] for line in folder.metrics()] == [1, 2, 3]
     assert folder.summary().weights.version == 3

@@ -27,6 +27,9 @@ from alphagrpo.eval.oracles import shapes_oracle
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.ports import Picture, PictureRequest
 from alphagrpo.record.folder import RunFolder, step_of
+from alphagrpo.report import render
+from alphagrpo.report.render import write_report
+from alphagrpo.report.view import Progress
 from alphagrpo.rewards.programs import reward_program
 from alphagrpo.types import WeightsManifest
 from tests.fakes import FakeDecomposer, FakeLearner, FakePool, make_config, make_prompts
@@ -260,6 +263,79 @@ def test_a_crash_between_checkpoints_takes_the_lost_steps_again(tmp_path: Path) 
     resumed = train(config, resume=True)
     assert [line["step"] for line in resumed.metrics()] == [1, 2, 3, 4]
     assert [row["step"] for row in resumed.ledger()] == sorted(r["step"] for r in resumed.ledger())
+
+
+def pages_of(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the page says of the run's state each time it is written."""
+    pages: list[str] = []
+
+    def write(folder: RunFolder, progress: Progress | None = None) -> Path:
+        path = write_report(folder, progress)
+        text = path.read_text(encoding="utf-8")
+        (stands,) = re.findall(r'<p class="state(?: live)?">([^;]*);', text)
+        assert ("http-equiv" in text) == ("Under way" in stands)
+        pages.append(stands)
+        return path
+
+    monkeypatch.setattr(render, "write_report", write)
+    return pages
+
+
+def test_the_report_is_written_while_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_in(tmp_path, report_every=2, num_steps=5)
+    pages = pages_of(config, monkeypatch)
+    folder = train(config)
+    assert pages == [
+        "Under way, before the first of 5 steps",
+        "Under way, step 2 of 5, about 1 min left",
+        "Under way, step 4 of 5, about 1 min left",
+        "5 steps",
+    ]
+    shown = capsys.readouterr().out
+    assert f"written again every 2 steps: {folder.report_path}" in shown
+
+
+def test_a_resumed_runs_page_begins_where_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(config_in(tmp_path, num_steps=2))
+    config = config_in(tmp_path, num_steps=3, max_minutes=0.9)
+    pages = pages_of(config, monkeypatch)
+    train(config, resume=True)
+    assert pages == ["Under way, step 2 of 3, about 1 min left", "3 steps"]
+
+
+def test_a_page_that_cannot_be_made_is_told_and_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_args: object) -> Path:
+        raise ZeroDivisionError("a chart without a width")
+
+    monkeypatch.setattr(render, "write_report", broken)
+    folder = train(config_in(tmp_path, report_every=2))
+    assert folder.summary().steps == 4
+    assert folder.evaluation("after")
+    shown = " ".join(capsys.readouterr().out.split())  # a log's lines are wrapped
+    told = "could not be written (ZeroDivisionError: a chart without a width)"
+    assert shown.count(told) == 4
+    assert f"`alphagrpo report {folder.path}` writes" in shown
+
+
+def test_the_page_of_a_run_that_died_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(jobs: int) -> None:
+        if jobs == 10:  # in the fourth step
+            raise RuntimeError("the machine is gone")
+
+    config = config_in(tmp_path, report_every=2)
+    pages = pages_of(config, monkeypatch)
+    with pytest.raises(RuntimeError):
+        train(config, pool=LearningPool(crash))
+    assert pages[-1] == "3 steps, ended by RuntimeError"
+    assert "RuntimeError: the machine is gone" in (config.folder / "report.html").read_text()
 
 
 def test_outside_a_step_one_signal_is_enough() -> None:

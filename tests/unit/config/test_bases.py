@@ -184,7 +184,8 @@ def test_the_smoke_run_differs_from_the_demo_in_what_it_says() -> None:
         "rollout.flow.window.length": 4, "rollout.flow.window.allowed": [0, 6],
         "learner.groups_at_once": 1, "optimizer.lr": 6e-5, "optimizer.warmup_steps": 5,
         "training.num_steps": 3, "training.max_minutes": 5.0, "training.checkpoint_every": 2,
-        "training.report_groups_every": 1, "evaluation.num_plain": 8, "evaluation.num_thought": 8,
-        "evaluation.batch_size": 8, "evaluation.every": 2, "evaluation.num_probe": 4,
+        "training.report_every": 1, "training.report_groups_every": 1,
+        "evaluation.num_plain": 8, "evaluation.num_thought": 8, "evaluation.batch_size": 8,
+        "evaluation.every": 2, "evaluation.num_probe": 4,
         "evaluation.text.temperature": 0.0,
     }  # fmt: skip

@@ -6,7 +6,19 @@ import re
 
 import pytest
 
-from alphagrpo.report.charts import Series, line_chart, moving_average, stacked_chart, ticks
+from alphagrpo.report.charts import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Series,
+    line_chart,
+    moving_average,
+    stacked_chart,
+    ticks,
+)
 
 
 def test_charts_keep_every_point_inside_the_frame() -> None:
@@ -14,7 +26,8 @@ def test_charts_keep_every_point_inside_the_frame() -> None:
     svg = line_chart([Series(name="a", points=points)], limit=(9.0, "limit"))
     pixels = re.findall(r"[ML ]([\d.]+),([\d.]+)", svg)
     assert len(pixels) == 20
-    assert all(52 <= float(x) <= 546 and 12 <= float(y) <= 190 for x, y in pixels)
+    assert all(LEFT <= float(x) <= WIDTH - RIGHT for x, _ in pixels)
+    assert all(TOP <= float(y) <= HEIGHT - BOTTOM for _, y in pixels)
     assert line_chart([Series(name="none", points=())]) == ""
     assert stacked_chart(["a"], [], [[]]) == ""
     assert "area" in stacked_chart(["a", "b"], [1.0], [[2.0], [3.0]])
@@ -27,6 +40,15 @@ def test_ticks_are_round_and_inside() -> None:
         values = ticks(low, high)
         assert 2 <= len(values) <= 6
         assert all(low - 1e-12 <= value <= high + 1e-12 for value in values)
+
+
+def test_labels_of_shares_that_lie_close_have_a_digit_more() -> None:
+    def labels(low: float, high: float) -> list[str]:
+        svg = line_chart([Series(name="a", points=((0.0, low), (1.0, high)))], percent=True)
+        return re.findall(r">([\d.]+%)<", svg)
+
+    assert labels(0.2, 0.8) == ["20%", "40%", "60%", "80%"]
+    assert labels(0.42, 0.5) == ["42.5%", "45.0%", "47.5%", "50.0%"]
 
 
 def test_the_moving_average_keeps_a_straight_line_inside() -> None:

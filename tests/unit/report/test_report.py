@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,20 @@ import pytest
 from alphagrpo.eval.figures import RefinedFigures
 from alphagrpo.eval.lines import HeldOutLine, Opinion
 from alphagrpo.ports import GroupReport, Sample
-from alphagrpo.record.curve import HeldOutCurve
+from alphagrpo.record.curve import HeldOutCurve, heldout_curve, probed_ids
 from alphagrpo.record.folder import RunFolder
+from alphagrpo.record.summary import RunSummary
 from alphagrpo.report import view
 from alphagrpo.report.figures import facts, headlines, refinement_rows
 from alphagrpo.report.render import render_report, write_report
-from alphagrpo.report.view import build_view, data_uri, group_view, sample_groups
+from alphagrpo.report.view import (
+    Progress,
+    build_view,
+    data_uri,
+    group_view,
+    sample_groups,
+    state,
+)
 from alphagrpo.training_batch import SampleWeights, TrainingGroup
 from alphagrpo.types import Prompt, Score, Verdict
 from tests.fakes import make_config, make_job, make_questions
@@ -176,6 +185,74 @@ def test_notes_count_what_went_wrong(run: RunFolder) -> None:
     text = " ".join(build_view(run)["notes"])
     assert "8 of 192 samples could not be scored" in text
     assert "One seed" in text
+
+
+def test_the_page_of_a_run_under_way_loads_itself_again_and_a_finished_ones_does_not(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    folder = make_run(tmp_path, steps=8, heldout=8, finished=False)
+    text = render_report(folder, Progress(step=8, of=400, left_s=551.0))
+    assert Page(text).open == []
+    assert '<meta http-equiv="refresh" content="30">' in text
+    assert "Under way, step 8 of 400, about 10 min left; written 2" in text
+    finished = render_report(run)
+    assert "http-equiv" not in finished
+    assert "Under way" not in finished
+    assert "8 steps; written 2" in finished
+
+
+def test_where_a_run_stood_is_told_in_a_line() -> None:
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    written = "; written 2026-01-02 03:04:05 UTC"
+    begun = Progress(step=0, of=9, left_s=None)
+    assert state(begun, RunSummary(), now) == f"Under way, before the first of 9 steps{written}"
+    assert state(None, RunSummary(steps=9), now) == f"9 steps{written}"
+    ended = RunSummary(steps=7, stopped_by="MeshError: the verifier is gone; start it")
+    assert state(None, ended, now) == f"7 steps, ended by MeshError{written}"
+
+
+def test_headlines_of_a_run_under_way_are_the_ends_of_its_curve(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, steps=8, heldout=8, finished=False)
+    before = folder.evaluation("before")
+    curve = heldout_curve(folder.metrics(), before, [], probed_ids(folder, before))
+    thought, plain = headlines(folder.summary(), curve)
+    assert plain.prompts == "4 of 8 held-out prompts"
+    assert (plain.step, plain.difference, plain.others) == (4, None, ())
+    assert (plain.before, plain.after) == tuple(y for _, y in curve.points["plain"])
+    text = render_report(folder)
+    assert f"<strong>{100 * thought.after:.1f} %</strong>" in text
+    assert "so far, at step 4" in text
+    folder.rewind(0)
+    text = render_report(folder)
+    assert "before training</p>" in text
+    assert "<strong>" not in text
+
+
+def test_the_page_says_what_its_words_mean(run: RunFolder, tmp_path: Path) -> None:
+    words = dict(re.findall(r"<div><dt>([^<]+)</dt><dd>([^<]{40,})</dd>", render_report(run)))
+    assert list(words) == ["all right", "strict", "DVReward", "|log ratio|"]
+    folder = RunFolder.create(synthetic_config(tmp_path))
+    line = HeldOutLine(
+        id="a", sort="plain", prompt="a", opinion=Opinion(thought="", picture="", dvreward=0.5)
+    )
+    folder.write_evaluation("before", [line])
+    text = render_report(folder)
+    assert "<dt>strict" not in text, "without an oracle nobody says so"
+    assert "DVReward of held-out prompts" in text
+
+
+def test_few_ledgers_are_read_for_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder.create(synthetic_config(tmp_path))
+    for step in range(1, 61):
+        folder.record_step(step, [refined_group(f"g{step}", (0.2, 0.9))], [None])
+        for path in (folder.path / "images").glob(f"g{step}-*.png"):
+            if step % 10:
+                path.unlink()
+    read: list[int] = []
+    ledger = folder.ledger
+    monkeypatch.setattr(folder, "ledger", lambda step: read.append(step) or ledger(step))
+    assert [step for step, _ in sample_groups(folder)] == [10, 30, 60]
+    assert sorted(read) == [10, 30, 60]
 
 
 def test_a_run_that_has_only_begun_has_a_report_too(tmp_path: Path) -> None:
