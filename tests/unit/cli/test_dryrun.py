@@ -53,7 +53,9 @@ def test_released_recipe_passes_without_its_files_and_says_what_it_assumed(
     assert found["memory"]["optimizer"] == 8 * found["model"]["lora"]
     roles = {role["name"]: role for role in found["placement"]["roles"]}
     assert {"serve decomposer/Decomposer", "serve verifier/Verifier"} <= roles.keys()
-    assert found["placement"]["gpus"] == 11, "learner and runners 8, the services that are shipped 3"
+    assert found["placement"]["gpus"] == 11, (
+        "learner and runners 8, the services that are shipped 3"
+    )
     assert any("released BAGEL-7B-MoT sizes" in note for note in found["notes"])
     assert any("train.jsonl does not exist" in note for note in found["notes"])
     assert list(Path.cwd().iterdir()) == [], "a dry run writes nothing"
