@@ -16,6 +16,8 @@ from alphagrpo.errors import EnvironmentProblem
 
 NAMESPACE = "alphagrpo"
 LOOPBACK = "127.0.0.1"
+LABELS = {"mesh.pool": "all"}
+"""Of the one node of a private cluster: the 7B recipe's selectors name it beside each pool."""
 LOCAL, AUTO = "local", "auto"
 """Ray's own words for "start a private cluster, whatever runs beside it" and "the one here"."""
 
@@ -136,6 +138,7 @@ def ray_session(
             address=LOCAL,
             num_cpus=num_cpus,
             object_store_memory=store_bytes,
+            labels=LABELS,
             include_dashboard=True,
             dashboard_host=LOOPBACK,
             _node_ip_address=LOOPBACK,

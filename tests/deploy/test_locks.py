@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -67,6 +68,27 @@ def test_every_recipe_that_names_torch_names_the_locked_one() -> None:
     for path in ("Makefile", "deploy/docker/Dockerfile.cpu"):
         named = re.findall(r"torch==[\w.]+", (ROOT / path).read_text(encoding="utf-8"))
         assert set(named) == {PINNED_TORCH}, path
+
+
+@pytest.mark.parametrize("python", ["", "false", "python-that-is-not-there"])
+def test_setup_without_a_python_that_fits_says_which_is_needed(tmp_path: Path, python: str) -> None:
+    command = ["make", "setup", f"PYTHON={python}", f"VENV={tmp_path / 'venv'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"CPython 3.11 or 3.12 is needed, got '{python}'" in done.stdout
+    assert not (tmp_path / "venv").exists()
+
+
+def test_setup_takes_a_python_that_runs(tmp_path: Path) -> None:
+    (dead := tmp_path / "python3.11").write_text("#!/bin/sh\nexit 127\n")
+    (alive := tmp_path / "python3.12").write_text("#!/bin/sh\nexit 0\n")
+    for path in (dead, alive):
+        path.chmod(0o755)
+    command = ["make", "--dry-run", "setup", f"VENV={tmp_path / 'venv'}"]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert "python3.12 -m venv" in done.stdout
+    assert "python3.11" not in done.stdout
 
 
 def test_a_lock_that_holds_for_one_python_only_is_refused() -> None:
