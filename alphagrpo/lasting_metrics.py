@@ -11,8 +11,8 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-REFRESH_S = 5.0
-"""Seconds between two settings of a kept gauge: twice in each of Ray's report intervals."""
+REFRESH_S = 1.0
+"""Seconds between two settings of a kept gauge: the shortest report interval Ray takes."""
 
 Tags = Mapping[str, str]
 

@@ -11,8 +11,10 @@ import subprocess
 import sys
 
 BENCHMARKS = {
+    "autoscaling": "replicas over time under a steady and a bursty load; reversals, failed calls",
     "install": "what an installation costs: megabytes and seconds of the wheel, of packages",
     "kernels": "kernels against eager torch and Liger: milliseconds, error, memory",
+    "metrics": "series there at a first scrape and a minute later",
     "rounds": "one pass against one and two inference rounds: seconds, pictures per second",
     "verification": "questions per second: one call per picture against one request per question",
 }

@@ -122,6 +122,14 @@ LOADS = {
 }
 
 
+async def measure_all(seconds: float, quiet_s: float) -> list[Trace]:
+    """One load after the other, each until the replicas have gone again."""
+    from services.client import connect_verifier
+
+    verifier = connect_verifier(max_concurrency=64, deadline_s=120.0)
+    return [await measure(load, seconds, quiet_s, verifier) for load in LOADS]
+
+
 async def measure(load: str, seconds: float, quiet_s: float, verifier: Any) -> Trace:
     """Replicas under ``load`` for ``seconds`` and for ``quiet_s`` after it."""
     trace = Trace(load)
@@ -211,18 +219,13 @@ def main() -> int:
     parser.add_argument("--speedup", type=float, default=5.0, help="divides the config's times")
     parser.add_argument("--seconds", type=float, default=150.0, help="of each load")
     args = parser.parse_args()
-    narrator = Narrator()
-    kwargs = autoscaling_section(args.speedup)
-    leaving_s = kwargs["policy"]["policy_kwargs"]["window_s"] + kwargs["downscale_delay_s"]
-    quiet_s = leaving_s + kwargs["look_back_period_s"] + 30.0
-    traces = []
+    section = autoscaling_section(args.speedup)
+    leaving_s = section["policy"]["policy_kwargs"]["window_s"] + section["downscale_delay_s"]
+    quiet_s = leaving_s + section["look_back_period_s"] + 30.0
     with tempfile.TemporaryDirectory() as folder:
-        for load in LOADS:
-            with private_serve(serve_config(args.speedup, Path(folder)), narrator):
-                from services.client import connect_verifier
-
-                verifier = connect_verifier(max_concurrency=64, deadline_s=120.0)
-                traces.append(asyncio.run(measure(load, args.seconds, quiet_s, verifier)))
+        path = serve_config(args.speedup, Path(folder))
+        with private_serve(path, Narrator()):
+            traces = asyncio.run(measure_all(args.seconds, quiet_s))
     page = report(traces, args.speedup)
     print(page)
     RESULT.write_text(page, encoding="utf-8")

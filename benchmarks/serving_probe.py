@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,17 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def private_serve(path: Path, narrator: Narrator) -> Iterator[tuple[RaySession, ServeFile]]:
-    """The applications of a Serve config in a cluster of their own, on a free HTTP port."""
+def private_serve(
+    path: Path, narrator: Narrator, apps: Sequence[str] | None = None
+) -> Iterator[tuple[RaySession, ServeFile]]:
+    """The applications ``apps`` (None: all) of a Serve config in a cluster of their own, on a free
+    HTTP port.
+    """
     set_environment(private=True)
     # Imported here, not before: Ray reads its authentication mode once, when it is imported.
-    from services.serve_config import read_serve_file
+    from services.serve_config import load_serve_file
 
-    serve_file = read_serve_file(path)
+    serve_file = load_serve_file(path, apps)
     serve_file.schema.http_options.port = free_ports(1)[0]
     with ray_session(None, num_cpus=8) as session, deployed(serve_file, narrator, session):
         yield session, serve_file

@@ -93,9 +93,10 @@ class GeneratorSettings(Section):
 class GatewaySettings(Patience):
     """``args`` of the gateway application.
 
-    Its patience with decomposer and verifier differs from a run's: a person waits behind it, and
-    several callers share it. ``max_concurrency`` is also how many HTTP requests are taken at once,
-    so that none of those taken waits for a call of another.
+    Its patience with decomposer and verifier differs from a run's: a person waits behind it, who
+    would rather wait for a replica to start than ask again, and several callers share it.
+    ``max_concurrency`` is also how many HTTP requests are taken at once, so that none of those
+    taken waits for a call of another.
     """
 
     decomposer_app: str = "decomposer"
@@ -110,7 +111,7 @@ class GatewaySettings(Patience):
     max_image_pixels: int = Field(4096 * 4096, ge=64)
     max_questions: int = Field(256, ge=1)
     max_concurrency: Count = 64
-    deadline_s: Seconds = 60.0
+    deadline_s: Seconds = 180.0
     max_attempts: Count = 3
 
 

@@ -18,6 +18,10 @@ os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# How often metrics are exported; a gauge that is not set again is dropped after twice that. Ray's
+# own ten seconds would make a test of it wait for a minute.
+METRICS_REPORT_MS = 2000
+os.environ["RAY_metrics_report_interval_ms"] = str(METRICS_REPORT_MS)
 set_environment(private=True)
 
 

@@ -24,8 +24,10 @@ class Patience(Section):
     """Calls on the wire at once from one client: pictures in verification, prompts in
     decomposition.
     """
-    deadline_s: Seconds = 120.0
-    """Seconds from asking to answer, waiting and all retries included."""
+    deadline_s: Seconds = 300.0
+    """Seconds from asking to answer, waiting and all retries included. Longer than a replica takes
+    to start, so that the death of the only one costs time and no answers.
+    """
     max_attempts: Count = 4
     """Calls sent for one answer, while they fail in a way that a later one may not."""
 

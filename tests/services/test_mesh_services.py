@@ -23,10 +23,12 @@ from alphagrpo.images import encode_png_base64
 from alphagrpo.shapes.render import render
 from alphagrpo.shapes.world import Scene, SceneObject
 from alphagrpo.types import Prompt, Question
+from benchmarks.scraping import Series, metrics_url, scrape, scrape_until
 from services.client import connect_decomposer, connect_verifier
 from services.deploying import ensure_deployed, redeploy, undeploy
 from services.paths import project_root
 from services.serve_config import load_serve_file
+from tests.conftest import METRICS_REPORT_MS
 from tests.services.models import is_trained, miniature
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(1500)]
@@ -152,6 +154,29 @@ async def test_the_gateway_scores_over_http(config):
     assert await over_http.verify(_picture(0), QUESTIONS) == await direct.verify(
         _picture(0), QUESTIONS
     )
+
+
+async def test_the_engines_own_metrics_are_there_while_they_are_idle(config):
+    await connect_verifier().verify(_picture(3), QUESTIONS)
+    with contextlib.suppress(NoQuestions):
+        await connect_decomposer().decompose(Prompt(id="p", text="a red circle"))
+    judges = {str(miniature(name, config.parent)) for name in ("decomposer", "verifier")}
+
+    def engines(series: dict[Series, float], name: str) -> set[str]:
+        return {dict(labels)["model_name"] for own, labels in series if own == name}
+
+    def complete(series: dict[Series, float]) -> bool:
+        shown = ("ray_vllm_num_requests_running", "ray_vllm_request_success_total")
+        return all(engines(series, name) == judges for name in shown)
+
+    url = metrics_url()
+    first = scrape_until(url, complete, 60.0)
+    assert complete(first)
+    await asyncio.sleep(6 * METRICS_REPORT_MS / 1000)
+    second = scrape(url)
+    assert {
+        series for series in set(first) - set(second) if series[0].startswith("ray_vllm")
+    } == set()
 
 
 async def test_calls_survive_the_death_of_the_only_replica(config):

@@ -58,20 +58,20 @@ def test_the_defaults_stand_in_one_place() -> None:
 
 def test_config_clients_and_gateway_agree() -> None:
     default = Patience().patience()
-    assert default == {"max_concurrency": 16, "deadline_s": 120.0, "max_attempts": 4}
+    assert default == {"max_concurrency": 16, "deadline_s": 300.0, "max_attempts": 4}
     assert ServiceConfig().patience() == CallPolicy().patience() == default
     for client in (connect_verifier(), connect_decomposer()):
         assert client._caller.policy == CallPolicy()
     assert connect_generator()._policy == CallPolicy()
     assert connect_generator(max_attempts=2)._policy.max_attempts == 2
     gateway = GatewaySettings()
-    assert gateway.patience() == {"max_concurrency": 64, "deadline_s": 60.0, "max_attempts": 3}
+    assert gateway.patience() == {"max_concurrency": 64, "deadline_s": 180.0, "max_attempts": 3}
     assert connect_verifier(**gateway.patience())._caller.policy.patience() == gateway.patience()
 
 
 def test_a_run_configs_options_are_what_the_clients_take() -> None:
     services = load_config(ROOT / "deploy/configs/bagel-7b-rt2i.yaml").services
-    own = {"max_concurrency": 64, "deadline_s": 600.0, "max_attempts": 10}
+    own = {"max_concurrency": 64, "deadline_s": 900.0, "max_attempts": 10}
     verifier = connect_verifier(**services.verifier_options())
     decomposer = connect_decomposer(**services.decomposer_options())
     assert verifier._caller.policy.patience() == own
