@@ -182,11 +182,13 @@ def test_a_private_session_listens_at_home_and_ends_what_it_began(
 ) -> None:
     cluster = FakeCluster(monkeypatch)
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    with ray_session(None, num_cpus=5) as session:
+    with ray_session(None, num_cpus=5, store_bytes=4 << 30) as session:
         assert (session.private, session.dashboard) == (True, "http://127.0.0.1:8265")
         assert cluster.shutdowns == 0
     (options,) = cluster.started
     assert options["num_cpus"] == 5
+    assert options["object_store_memory"] == 4 << 30, "what the run's plan says"
+    assert options["labels"] == {"mesh.pool": "all"}, "a machine that is a whole cluster"
     assert options["address"] == "local"
     assert options["dashboard_host"] == options["_node_ip_address"] == "127.0.0.1"
     assert options["namespace"] == "alphagrpo"
