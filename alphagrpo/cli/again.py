@@ -33,10 +33,12 @@ class Asked:
     config: Path
     overrides: tuple[str, ...] = ()
 
-    def again(self, *options: str) -> str:
-        """The command that asks for the same with ``options`` added, to be copied from a line."""
-        words = [word for setting in self.overrides for word in ("--set", setting)]
-        words += options
+    def again(self, *settings: str, resume: bool = False) -> str:
+        """The command that asks for the same, but with these settings; to be copied from a line."""
+        replaced = {_key(setting) for setting in settings}
+        kept = [setting for setting in self.overrides if _key(setting) not in replaced]
+        words = ["--resume"] if resume else []
+        words += [word for setting in (*kept, *settings) for word in ("--set", setting)]
         if front := os.environ.get(ASKED_BY):
             return f"`{front}={shlex.quote(shlex.join(words))}`"
         return f"`{shlex.join(['alphagrpo', 'train', str(self.config), *words])}`"
@@ -48,7 +50,7 @@ class Ending:
 
     reason: str
     further: tuple[str, ...]
-    """Options with which it would go on."""
+    """Settings with which it would go on."""
 
 
 def ending(folder: RunFolder, config: RunConfig) -> Ending | None:
@@ -58,13 +60,13 @@ def ending(folder: RunFolder, config: RunConfig) -> Ending | None:
     if not metrics or not (evaluated or folder.evaluation("after")):
         return None
     steps, spent_s = int(metrics[-1]["step"]), trained_s(metrics)
-    reasons, further = [], ["--resume"]
+    reasons, further = [], []
     if steps >= settings.num_steps:
         reasons.append(f"training.num_steps is {settings.num_steps}")
-        further += ["--set", f"training.num_steps={2 * steps}"]
+        further.append(f"training.num_steps={2 * steps}")
     if settings.max_minutes and spent_s >= 60 * settings.max_minutes:
         reasons.append(f"training.max_minutes is {settings.max_minutes:g}")
-        further += ["--set", f"training.max_minutes={2 * settings.max_minutes:g}"]
+        further.append(f"training.max_minutes={2 * settings.max_minutes:g}")
     if not reasons:
         return None
     took = f"{steps} steps in {spent_s / 60:.1f} minutes"
@@ -79,14 +81,18 @@ def refuse_used(config: RunConfig, asked: Asked) -> None:
         return
     names = (f"{config.name}-{number}" for number in count(2))
     free = next(name for name in names if not (config.output / name).exists())
-    fresh = asked.again("--set", f"name={free}")
+    fresh = asked.again(f"name={free}")
     if end := ending(folder, config):
         raise ConfigError(
             f"a run needs a folder of its own, {folder.path} already holds one that is finished "
             f"({end.reason}; its report is {folder.report_path}); train it further with "
-            f"{asked.again(*end.further)}, or start another with {fresh}"
+            f"{asked.again(*end.further, resume=True)}, or start another with {fresh}"
         )
     raise ConfigError(
         f"a run needs a folder of its own, {folder.path} already holds one; continue it with "
-        f"{asked.again('--resume')}, or start another with {fresh}"
+        f"{asked.again(resume=True)}, or start another with {fresh}"
     )
+
+
+def _key(setting: str) -> str:
+    return setting.partition("=")[0]

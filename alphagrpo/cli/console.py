@@ -75,7 +75,9 @@ class Narrator:
         if self.as_json:
             print_json({"event": "note", "text": text, **fields})
         else:
-            self.console.print(f"[dim]{self._clock()}[/dim]  {escape(text)}")
+            # Not wrapped by this program: a command in it can be copied.
+            line = f"[dim]{self._clock()}[/dim]  {escape(text)}"
+            self.console.print(line, soft_wrap=True)
 
     @contextmanager
     def stage(self, text: str) -> Iterator[None]:

@@ -50,15 +50,14 @@ def train(config: RunConfig, asked: Asked, *, resume: bool, narrator: Narrator) 
             narrator.say(f"stopped by {stop.reason} before training began; nothing was kept")
             return DONE
     if stop.pulled:
-        narrator.say(f"continue it with {asked.again('--resume')}")
+        narrator.say(f"continue it with {asked.again(resume=True)}")
     return code
 
 
 def _tell_finished(folder: RunFolder, end: Ending, asked: Asked, narrator: Narrator) -> int:
     tell_outcome(narrator, folder.summary(), folder.report_path)
-    narrator.say(
-        f"the run is finished: {end.reason}; train it further with {asked.again(*end.further)}"
-    )
+    further = asked.again(*end.further, resume=True)
+    narrator.say(f"the run is finished: {end.reason}; train it further with {further}")
     return DONE
 
 

@@ -40,18 +40,22 @@ def refusal(config: RunConfig, asked: Asked = ASKED) -> str:
 
 def test_a_command_is_asked_again_with_the_settings_it_had() -> None:
     asked = Asked(Path("my run.yaml"), ("seed=7", "data.train=a b.txt"))
-    command = asked.again("--resume").strip("`")
+    command = asked.again(resume=True).strip("`")
     assert shlex.split(command) == [
-        "alphagrpo", "train", "my run.yaml", "--set", "seed=7", "--set", "data.train=a b.txt",
-        "--resume",
+        "alphagrpo", "train", "my run.yaml", "--resume", "--set", "seed=7", "--set",
+        "data.train=a b.txt",
     ]  # fmt: skip
+    command = asked.again("seed=8", "name=b").strip("`")
+    assert shlex.split(command)[3:] == [
+        "--set", "data.train=a b.txt", "--set", "seed=8", "--set", "name=b",
+    ], "the new seed takes the place of the old one"  # fmt: skip
 
 
 def test_through_make_it_is_makes_own_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ASKED_BY, "make demo DEMO_ARGS")
-    assert ASKED.again("--resume") == "`make demo DEMO_ARGS=--resume`"
+    assert ASKED.again(resume=True) == "`make demo DEMO_ARGS=--resume`"
     asked = Asked(Path(DEMO), ("seed=7",))
-    assert asked.again("--resume") == "`make demo DEMO_ARGS='--set seed=7 --resume'`"
+    assert asked.again(resume=True) == "`make demo DEMO_ARGS='--resume --set seed=7'`"
 
 
 def test_make_demo_says_that_make_asked() -> None:
@@ -89,7 +93,7 @@ def test_a_finished_run_says_what_ended_it_and_how_to_go_further(tmp_path: Path)
         end = ending(folder, config)
         assert end is not None
         assert end.reason == f"4 steps in 0.2 minutes, {reason}"
-        assert end.further == ("--resume", "--set", options)
+        assert end.further == (options,)
         message = refusal(config)
         assert "already holds one that is finished" in message
         assert str(folder.report_path) in message
@@ -141,7 +145,7 @@ def test_the_second_command_names_the_first_ones_settings(
     RunFolder.create(config_in(tmp_path))
     assert main(["train", str(ROOT / DEMO), "--set", f"output={tmp_path}"]) == 2
     error = capsys.readouterr().err
-    assert f"`make demo DEMO_ARGS='--set output={tmp_path} --resume'`" in error
+    assert f"`make demo DEMO_ARGS='--resume --set output={tmp_path}'`" in error
     assert f"`make demo DEMO_ARGS='--set output={tmp_path} --set name=shapes-rt2i-2'`" in error
 
 
@@ -157,4 +161,4 @@ def test_a_run_that_was_stopped_says_how_to_continue_it(
     asked = Asked(Path(DEMO), ("seed=7",))
     assert training.train(config_in(tmp_path), asked, resume=False, narrator=Narrator()) == 0
     printed = capsys.readouterr().out
-    assert f"continue it with `alphagrpo train {DEMO} --set seed=7 --resume`" in printed
+    assert f"continue it with `alphagrpo train {DEMO} --resume --set seed=7`" in printed

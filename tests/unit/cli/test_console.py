@@ -67,3 +67,9 @@ def test_text_that_looks_like_markup_is_shown_as_it_is(capsys: pytest.CaptureFix
     assert "a [red] circle" in shown
     assert "t [x]" in shown
     assert "[bold]" in shown
+
+
+def test_a_command_in_a_line_is_not_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"`alphagrpo train {'long/' * 40}run.yaml --resume`"
+    Narrator().say(f"go on with {command}")
+    assert command in capsys.readouterr().out
