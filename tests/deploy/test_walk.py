@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.walk import run_of, scratch
-from benchmarks.walk_hosts import ROOT, processes_of
-from benchmarks.walk_plan import Plan, Row
-from benchmarks.walk_steps import Walk
+from benchmarks.walk.__main__ import run_of, scratch
+from benchmarks.walk.hosts import ROOT, processes_of
+from benchmarks.walk.plan import Plan, Row
+from benchmarks.walk.steps import Walk
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 

@@ -15,9 +15,9 @@ import yaml
 
 from alphagrpo.cli.ray_start import free_ports
 from alphagrpo.record.folder import RunFolder
-from benchmarks.walk_dashboard import Dashboard
-from benchmarks.walk_hosts import ROOT, Host, processes_of
-from benchmarks.walk_plan import Plan, Row, WalkFailed
+from benchmarks.walk.dashboard import Dashboard
+from benchmarks.walk.hosts import ROOT, Host, kill_all, processes_of
+from benchmarks.walk.plan import Plan, Row, WalkFailed
 
 CPUS = 4.0
 """Logical ones of each node."""
@@ -179,13 +179,13 @@ class Walk:
 
     def kill_driver(self) -> str:
         """SIGKILL: nobody can clean up."""
+        words = {"train", str(self.config)}
         drivers = [
             process
             for process in processes_of(self.head.folder)
-            if {"train", str(self.config)} <= set(process.cmdline()) and "sh" != process.name()
+            if words <= set(process.info["cmdline"] or []) and process.info["name"] != "sh"
         ]
-        for process in drivers:
-            process.send_signal(signal.SIGKILL)
+        kill_all(drivers, signal.SIGKILL)
         if not drivers:
             raise WalkFailed("no driver of the job was found")
         self.wait(

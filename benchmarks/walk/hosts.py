@@ -1,7 +1,7 @@
 """Machines of a cluster, played by folders of this one: each has a home, a temp dir, a place.
 
 As a module it is the ``ray start`` of such a machine, patient where this one is busy:
-``python -m benchmarks.walk_hosts --head ...``.
+``python -m benchmarks.walk.hosts --head ...``.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from alphagrpo.cli.ray_start import PATIENCE, free_ports, known_agent_ports, set_environment
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FOREIGN = ("RAY_", "ALPHAGRPO_", "PYTHONPATH", "VIRTUAL_ENV", "HF_")
 """Prefixes of what this process's environment must not tell another machine."""
 STORE_BYTES = 200 << 20
@@ -92,7 +92,7 @@ class Host:
     def start_node(self, *arguments: str, pool: str, cpus: float) -> None:
         """``ray start`` with a label; it goes on until :meth:`stop`."""
         command = [
-            sys.executable, "-m", "benchmarks.walk_hosts", *arguments, "--block",
+            sys.executable, "-m", "benchmarks.walk.hosts", *arguments, "--block",
             f"--temp-dir={self.folder / 'tmp'}", f"--labels=mesh.pool={pool}",
             f"--num-cpus={cpus:g}", f"--object-store-memory={STORE_BYTES}",
             "--node-ip-address=127.0.0.1",
@@ -147,7 +147,7 @@ class Host:
     def gcs_address(self) -> str:
         """Of the cluster that runs on this machine."""
         flag = "--gcs-address="
-        words = [word for process in processes_of(self.folder) for word in process.cmdline()]
+        words = [word for p in processes_of(self.folder) for word in p.info["cmdline"] or []]
         return next(word.removeprefix(flag) for word in words if word.startswith(flag))
 
     def stop(self) -> None:
@@ -155,8 +155,7 @@ class Host:
         if self.node is None:
             return
         for number, patience_s in ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0)):
-            for process in processes_of(self.folder):
-                process.send_signal(number)
+            kill_all(processes_of(self.folder), number)
             if number is signal.SIGTERM:
                 self.node.terminate()
             until = time.monotonic() + patience_s
@@ -168,15 +167,26 @@ class Host:
 
 
 def processes_of(folder: Path) -> list[Any]:
-    """Ray's processes whose machine this folder is: they carry its temp dir or its home."""
+    """Processes of the machine that this folder is: they have its home. Of each, in ``info``, its
+    name and command line as they were when it was found; it may have ended since.
+    """
     import psutil
 
     found = []
-    for process in psutil.process_iter(["pid", "environ"]):
+    for process in psutil.process_iter(["pid", "environ", "name", "cmdline"]):
         environ = process.info["environ"] or {}
         if environ.get("HOME") == str(folder / "home") and process.pid != os.getpid():
             found.append(process)
     return found
+
+
+def kill_all(processes: Sequence[Any], number: signal.Signals) -> None:
+    """Send a signal to those that are still there."""
+    import psutil
+
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 def main(arguments: Sequence[str]) -> None:

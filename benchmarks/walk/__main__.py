@@ -19,9 +19,15 @@ import yaml
 from rich.console import Console
 
 from alphagrpo.cli.console import print_table
-from benchmarks.walk_hosts import ROOT
-from benchmarks.walk_plan import Plan, Row, WalkFailed
-from benchmarks.walk_steps import Walk
+from benchmarks.running import RESULTS
+from benchmarks.tables import markdown
+from benchmarks.walk.hosts import ROOT
+from benchmarks.walk.plan import Plan, Row, WalkFailed
+from benchmarks.walk.steps import Walk
+
+COLUMNS = ("step", "seconds", "seen")
+NOTE = """Printed by `make walk`: one machine of two cores that stands for four nodes, both engines
+real. Seconds are of one run on a machine that was shared: what was seen is what counts."""
 
 
 def whole_plan() -> Plan:
@@ -57,8 +63,10 @@ def main() -> int:
         except WalkFailed as error:
             console.print(f"failed: {error}", markup=False)
             return 1
-    rows = [(row.step, f"{row.seconds:.1f}", row.seen) for row in walk.rows]
-    print_table(console, "the walk", rows, ("step", "seconds", "seen"))
+    rows = [(row.step, f"{row.seconds:.0f}", row.seen) for row in walk.rows]
+    print_table(console, "the walk", rows, COLUMNS)
+    text = f"# The walk\n\n{NOTE}\n\n{markdown(COLUMNS, rows)}\n"
+    (RESULTS / "walk.md").write_text(text, encoding="utf-8")
     return 0
 
 

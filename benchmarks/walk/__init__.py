@@ -1,0 +1,1 @@
+"""From a laptop to a cluster, walked: `python -m benchmarks.walk`."""
