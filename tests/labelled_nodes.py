@@ -44,7 +44,8 @@ def main(folder: Path) -> None:
     learner_node = add_node(cluster, "learner", 2, num_gpus=1)
     add_node(cluster, "all", 4, num_gpus=2)
     ray.init(address=cluster.address, namespace="labelled", log_to_driver=False)
-    found: dict[str, Any] = {}
+    here = ray.get_runtime_context().get_node_id()
+    found: dict[str, Any] = {"driver": labels_of_nodes()[here]["mesh.pool"]}
     story = Story(folder, found)
     story.refused()
     story.late_beside(story.make("placed", num_runners=2))
@@ -232,10 +233,9 @@ def add_node(cluster: Any, pool: str, num_cpus: int = 0, **options: Any) -> Any:
 
 def places(label: str = "mesh.pool", *, whole_name: bool = False) -> dict[str, str | None]:
     """Role of each actor that runs to a label of the node on which Ray says it is."""
-    import ray
     from ray._private import state
 
-    labels: Mapping[str, Any] = {node["NodeID"]: node["Labels"] for node in ray.nodes()}
+    labels = labels_of_nodes()
     return {
         record["Name"] if whole_name else record["Name"].rsplit(":", 1)[1]: labels[
             record["Address"]["NodeID"]
@@ -243,6 +243,12 @@ def places(label: str = "mesh.pool", *, whole_name: bool = False) -> dict[str, s
         for record in state.actors().values()
         if record["State"] == "ALIVE" and record["Name"].startswith("alphagrpo:")
     }
+
+
+def labels_of_nodes() -> dict[str, Mapping[str, str]]:
+    import ray
+
+    return {node["NodeID"]: node["Labels"] for node in ray.nodes()}
 
 
 def until(true: Callable[[], bool]) -> None:

@@ -42,7 +42,7 @@ def test_every_actor_is_on_a_node_of_its_pool_and_the_registry_with_the_learner(
 
 
 def test_a_registry_without_a_selector_is_beside_the_driver(found) -> None:
-    assert found["registry without a selector"] == "head"
+    assert found["registry without a selector"] == found["driver"]
 
 
 def test_a_run_that_can_never_be_placed_is_refused_and_starts_nothing(found) -> None:
