@@ -59,7 +59,8 @@ def start_registry(config: RunConfig) -> Handle:
     options = actor_options(config, "weights", cpus=0, gpus=0, selector=selector)
     if not selector:
         here = ray.get_runtime_context().get_node_id()
-        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=True)
+        # Ray (2.60) puts an actor that asks for nothing anywhere, but for a hard affinity.
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=False)
     actor: Any = ray.remote(WeightRegistry)
     return actor.options(**options, max_restarts=-1, max_task_retries=-1).remote(
         config.rollout.kept_versions

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def main(folder: Path) -> None:
     learner_node = add_node(cluster, "learner", 2, num_gpus=1)
     add_node(cluster, "all", 4, num_gpus=2)
     ray.init(address=cluster.address, namespace="labelled", log_to_driver=False)
-    found: dict[str, Any] = {}
+    here = ray.get_runtime_context().get_node_id()
+    found: dict[str, Any] = {"driver": labels_of_nodes()[here]["mesh.pool"]}
     story = Story(folder, found)
     story.refused()
     story.late_beside(story.make("placed", num_runners=2))
@@ -101,13 +103,20 @@ class Story:
         self.found["started by refused runs"] = list(places())
 
     def late_beside(self, run: Any) -> None:
-        """A run that would fit, were the GPUs not held by another."""
-        self.run, told = run, []
+        """A run that would fit, were the GPUs not held by another; its registry has no selector."""
+        self.run, told, seen = run, [], {}
         self.found["at the start"] = places()
+
+        def tell(line: str) -> None:
+            told.append(line)
+            seen.update(places(whole_name=True))
+
+        placement = {"deadline_s": 12.0, "weights": {}}
         self.found["late"] = self.refusal(
-            "late", tell=told.append, learner={"gpus": 0.0}, placement={"deadline_s": 8.0}
+            "late", tell=tell, learner={"gpus": 0.0}, placement=placement
         )
         self.found["late was told"] = told
+        self.found["registry without a selector"] = seen.get("alphagrpo:late:weights")
 
     def processes_die(self) -> None:
         import ray
@@ -145,7 +154,7 @@ class Story:
             decomposer=DECOMPOSER,
             verifier=VERIFIER,
         )
-        watcher = Watcher()
+        watcher = Watcher(2 * len(("learner", "weights", "rollout-0")), self.folder / "all there")
         with watcher:
             results = tune.Tuner(
                 AlphaGRPO,
@@ -153,9 +162,7 @@ class Story:
                 run_config=tune.RunConfig(
                     name="tuned",
                     storage_path=str(self.folder / "tune"),
-                    stop=lambda _, result: (
-                        len(watcher.most) == 6 or result["training_iteration"] == MAX_STEPS
-                    ),
+                    stop=partial(all_were_there, watcher.sign),
                     verbose=0,
                 ),
             ).fit()
@@ -169,10 +176,14 @@ class Story:
 
 
 class Watcher:
-    """Looks where actors are, again and again, and keeps the look that found most of them."""
+    """Looks where actors are, again and again, and keeps the look that found most of them.
 
-    def __init__(self) -> None:
+    Once it has found as many as ``number`` there is a file ``sign``.
+    """
+
+    def __init__(self, number: int, sign: Path) -> None:
         self.most: dict[str, str | None] = {}
+        self.number, self.sign = number, sign
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -188,6 +199,13 @@ class Watcher:
             now = places(whole_name=True)
             if len(now) > len(self.most):
                 self.most = now
+            if len(now) == self.number:
+                self.sign.touch()
+
+
+def all_were_there(sign: Path, _trial: str, result: Mapping[str, Any]) -> bool:
+    """Whether a trial may end."""
+    return sign.exists() or result["training_iteration"] >= MAX_STEPS
 
 
 def start_cluster() -> Any:
@@ -215,10 +233,9 @@ def add_node(cluster: Any, pool: str, num_cpus: int = 0, **options: Any) -> Any:
 
 def places(label: str = "mesh.pool", *, whole_name: bool = False) -> dict[str, str | None]:
     """Role of each actor that runs to a label of the node on which Ray says it is."""
-    import ray
     from ray._private import state
 
-    labels: Mapping[str, Any] = {node["NodeID"]: node["Labels"] for node in ray.nodes()}
+    labels = labels_of_nodes()
     return {
         record["Name"] if whole_name else record["Name"].rsplit(":", 1)[1]: labels[
             record["Address"]["NodeID"]
@@ -226,6 +243,12 @@ def places(label: str = "mesh.pool", *, whole_name: bool = False) -> dict[str, s
         for record in state.actors().values()
         if record["State"] == "ALIVE" and record["Name"].startswith("alphagrpo:")
     }
+
+
+def labels_of_nodes() -> dict[str, Mapping[str, str]]:
+    import ray
+
+    return {node["NodeID"]: node["Labels"] for node in ray.nodes()}
 
 
 def until(true: Callable[[], bool]) -> None:

@@ -41,6 +41,10 @@ def test_every_actor_is_on_a_node_of_its_pool_and_the_registry_with_the_learner(
     assert found["at the start"] == PLACES
 
 
+def test_a_registry_without_a_selector_is_beside_the_driver(found) -> None:
+    assert found["registry without a selector"] == found["driver"]
+
+
 def test_a_run_that_can_never_be_placed_is_refused_and_starts_nothing(found) -> None:
     assert (
         "room for 0 of 1 learner (1 CPU, 2 GPU on mesh.pool: learner)"
@@ -58,7 +62,7 @@ def test_a_run_that_has_to_wait_says_for_whom_and_gives_up_at_its_deadline(found
         "1 rollout runner without a node (1 CPU, 1 GPU on mesh.pool: in(rollout,all)): of 1 node"
     )
     assert lacks in found["late"]
-    assert "placement.deadline_s, after 8 s" in found["late"]
+    assert "placement.deadline_s, after 12 s" in found["late"]
     assert any(lacks in line and line.startswith("waiting for") for line in found["late was told"])
 
 
