@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks/results/metrics.md"
 RUN = "measured"
 ONCE = "benchmark_gauge_set_once"
+COMPARISON = "for comparison: a gauge set once"
 AREAS = {
     "a step (driver)": ("role", "driver"),
     "a group (runner)": ("role", "rollout-0"),
@@ -54,7 +55,7 @@ def area(series: Series) -> str:
     if name.startswith("ray_vllm_"):
         return "vLLM's own"
     if name.endswith(ONCE):
-        return "for comparison: a gauge set once"
+        return COMPARISON
     return "a service"
 
 
@@ -69,6 +70,18 @@ def table(first: Iterable[Series], second: Iterable[Series]) -> str:
     return markdown(["series of", "first scrape", "second scrape", "missing"], rows)
 
 
+def complete(series: Mapping[Series, float]) -> bool:
+    """Whether every process has reported since all was set: they do so every ten seconds."""
+    own = {name for name, labels in series if ("run", RUN) in labels}
+    engines = {labels for name, labels in series if name == "ray_vllm_request_success_total"}
+    judges = {f"ray_alphagrpo_{judge}_latency_seconds_sum" for judge in ("decomposer", "verifier")}
+    return (
+        {area(one) for one in series} >= {*AREAS, COMPARISON}
+        and judges <= own
+        and len({dict(labels)["model_name"] for labels in engines}) == len(judges)
+    )
+
+
 def measure(seconds: float) -> tuple[Mapping[Series, float], Mapping[Series, float]]:
     """Both scrapes, ``seconds`` apart."""
     from ray.util.metrics import Gauge
@@ -81,12 +94,6 @@ def measure(seconds: float) -> tuple[Mapping[Series, float], Mapping[Series, flo
     runner = show_group()
     once = Gauge(f"alphagrpo_{ONCE}")
     once.set(1.0)
-
-    def complete(series: Mapping[Series, float]) -> bool:
-        names = {name for name, _ in series}
-        steps_seen = sum(("role", "driver") in labels for _, labels in series)
-        seen = {name.partition("_")[2].partition("_")[0] for name in names}
-        return steps_seen == len(STEP_GAUGES) and {"vllm", "alphagrpo"} <= seen
 
     url = metrics_url()
     first = scrape_until(url, complete, 60.0)
@@ -129,7 +136,7 @@ def main() -> int:
     print(page)
     print("\n".join(f"missing: {name} {dict(labels)}" for name, labels in sorted(missing)))
     RESULT.write_text(page, encoding="utf-8")
-    return int(bool(missing) or not first)
+    return int(bool(missing) or not complete(first))
 
 
 if __name__ == "__main__":

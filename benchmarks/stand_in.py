@@ -51,7 +51,7 @@ class StandIn:
         return tuple(Verdict(question_id=q.id, p_yes=0.5, judge=judge) for q in questions)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """``user_config: {revision: ...}`` changes nothing but the name in the verdicts."""
+        """``user_config: {revision: ...}`` changes the name in the verdicts, and nothing else."""
         self._pace = Pace(**{**_fields(self._pace), **user_config})
 
     def record_autoscaling_stats(self) -> dict[str, float]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,8 @@ def ensure_deployed(
     running = running_applications()
     missing = [name for name in names if name not in running]
     if missing:
-        _apply(_merge(serve_file.schema, keep=running))
+        with _telling(missing, progress):
+            _apply(_merge(serve_file.schema, keep=running))
     _wait(names, progress, started + timeout_s)
     return DeployReport(
         started=tuple(missing),
@@ -137,6 +140,25 @@ def _deployed_configs() -> dict[str, ServeApplicationSchema]:
         if raw := app.get("deployed_app_config"):
             configs[name] = ServeApplicationSchema.model_validate(raw)
     return configs
+
+
+@contextmanager
+def _telling(names: list[str], progress: Progress | None) -> Iterator[None]:
+    """Signs of life while Serve itself starts, which answers nobody before it has."""
+    states = {name: AppState(name=name, waits_for="Serve to start") for name in names}
+    ended = threading.Event()
+
+    def tell() -> None:
+        while progress is not None and not ended.wait(SIGN_OF_LIFE_S):
+            progress(states)
+
+    thread = threading.Thread(target=tell, name="sign-of-life", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _apply(config: ServeDeploySchema) -> None:

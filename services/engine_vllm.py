@@ -1,8 +1,9 @@
 """vLLM as an :class:`alphagrpo.judging.engine.Engine`, on a CPU or a GPU.
 
 Only vLLM's small stable surface is used: ``AsyncLLM.from_engine_args``, its renderer, ``generate``,
-``check_health`` and ``shutdown``. vLLM is imported when an engine is made, after its environment is
-set, so that this module can be imported anywhere.
+``check_health`` and ``shutdown``; and its stat logger for Ray (:mod:`services.engine_metrics`).
+vLLM is imported when an engine is made, after its environment is set, so that this module can be
+imported anywhere.
 """
 
 from __future__ import annotations

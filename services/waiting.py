@@ -87,7 +87,7 @@ def _missing(deployment: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) 
     labels = dict(options.get("label_selector") or {})
     need = ", ".join(f"{_word(key)} {value:g}" for key, value in sorted(needs.items()))
     if labels:
-        need += ", on a node labelled " + ", ".join(f"{k}={v}" for k, v in sorted(labels.items()))
+        need += ", " + ", ".join(f"label {k}={v}" for k, v in sorted(labels.items()))
     able = [
         node
         for node in nodes
@@ -95,7 +95,7 @@ def _missing(deployment: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) 
         and all(_fits(node.get("Labels") or {}, key, value) for key, value in labels.items())
     ]
     if able:
-        return f"resources: it needs {need}; the nodes that have them are in use"
+        return f"its process, on a node with {need} free"
     return f"resources: it needs {need}; no node has them (ray status shows what there is)"
 
 

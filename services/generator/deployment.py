@@ -8,6 +8,7 @@ says which version drew it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -46,15 +47,21 @@ class GeneratorDeployment:
         self.service = GenerationService(self.queue, settings)
         self.metrics = GeneratorMetrics()
         self._settings = settings
+        self._told = asyncio.Event()
+        """Set when there is another source to look at."""
         self._following = asyncio.create_task(self._follow())
         log.info("generator is ready, weights %s", self.queue.weights)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """``user_config: {weights: FOLDER}``: another run or checkpoint, without a restart."""
+        """``user_config: {weights: FOLDER}``: another run or checkpoint, without a restart.
+
+        It does not wait for them: Serve sends a replica no requests while this runs, and loading
+        would be an outage of the only one.
+        """
         weights = user_config.get("weights")
         if weights is not None:
             self.queue.source = str(weights)
-            await self.queue.refresh()
+            self._told.set()
 
     async def generate(
         self, request: dict[str, Any], run: str = ""
@@ -89,9 +96,12 @@ class GeneratorDeployment:
             self._following.result()
 
     async def _follow(self) -> None:
-        """Look for newer weights every ``poll_s``; weights that cannot be read are left alone."""
+        """Look for newer weights every ``poll_s`` and when told; unreadable ones are left alone."""
         while True:
-            await asyncio.sleep(self._settings.poll_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.poll_s):
+                    await self._told.wait()
+            self._told.clear()
             await self.queue.refresh()
 
     def __del__(self) -> None:

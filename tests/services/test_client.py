@@ -201,6 +201,11 @@ def test_factories_take_the_run_configs_options_and_pickle():
     assert client._caller.policy.max_concurrency == 5
     decomposer = connect_decomposer(**config.decomposer_options())
     assert decomposer._store is None
+    for client_of_run in (
+        connect_verifier(**config.verifier_options(run="r")),
+        connect_decomposer(**config.decomposer_options(run="r")),
+    ):
+        assert client_of_run._transport.caller() == {"run": "r"}
     assert pickle.loads(pickle.dumps(connect_verifier)) is connect_verifier
 
 

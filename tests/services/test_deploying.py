@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -158,6 +160,29 @@ def test_an_error_holds_the_deployments_words_and_the_log(
     )
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_a_sign_of_life_comes_while_serve_itself_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cluster = FakeCluster(monkeypatch)
+    cluster.after = {"a": ["RUNNING"]}
+    heard = threading.Event()
+    said: list[AppState] = []
+
+    def progress(states: Mapping[str, AppState]) -> None:
+        said.append(states["a"])
+        heard.set()
+
+    def start(**_: Any) -> FakeCluster:
+        assert heard.wait(10), "silence while Serve starts"
+        return cluster
+
+    monkeypatch.setattr(deploying, "SIGN_OF_LIFE_S", 0.01)
+    monkeypatch.setattr("ray.serve._private.api.serve_start", start)
+    ensure_deployed(serve_file(tmp_path, "a"), progress=progress)
+    assert said[0] == AppState(name="a", waits_for="Serve to start")
+    assert said[-1].status == "RUNNING"
 
 
 def test_a_sign_of_life_comes_while_nothing_changes(

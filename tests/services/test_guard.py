@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from services.caller import CALLER, HEADER
 from services.gateway.guard import Guard
 
 
@@ -18,9 +19,11 @@ class Behind:
         self.gate, self.fail = gate, fail
         self.bodies: list[bytes] = []
         self.after: list[str] = []
+        self.callers: list[str] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
+        self.callers.append(CALLER.get())
         self.bodies.append(message.get("body", b""))
         if self.gate:
             await self.gate.wait()
@@ -94,6 +97,15 @@ async def test_a_place_is_given_back_whatever_happens(fail: bool) -> None:
     await asyncio.gather(*busy, return_exceptions=True)
     app.fail = False
     assert await request(watch, b"x") == (200, "")
+
+
+async def test_who_asks_is_known_behind_the_guard_and_forgotten_after() -> None:
+    app = Behind()
+    watch = guard(app)
+    await request(watch, b"x", headers={HEADER.lower(): "bagel-7b"})
+    assert CALLER.get() == ""
+    await request(watch, b"x")
+    assert app.callers == ["bagel-7b", ""]
 
 
 async def test_refused_requests_take_no_place() -> None:

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import yaml
 
+from alphagrpo.errors import EnvironmentProblem
 from alphagrpo.types import Question
 from benchmarks.serving_probe import replicas_now
 from services.client import VerifierClient, connect_verifier
-from services.deploying import ensure_deployed, redeploy
+from services.deploying import ensure_deployed, redeploy, undeploy
 from services.serve_config import read_serve_file
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -93,6 +94,35 @@ def site(mesh_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     yield site
     # The next module starts Serve with its own HTTP options.
     serve.shutdown()
+
+
+def test_an_application_that_fits_on_no_node_says_what_it_needs(site: Site, tmp_path: Path) -> None:
+    app = {
+        "name": "unplaceable",
+        "route_prefix": None,
+        "import_path": "benchmarks.stand_in:build",
+        "args": {"start_s": 0.0},
+        "deployments": [
+            {
+                "name": "Verifier",
+                # Serve waits so long for what never started.
+                "graceful_shutdown_timeout_s": 1.0,
+                "ray_actor_options": {"num_cpus": 4, "num_gpus": 1},
+            }
+        ],
+    }
+    path = tmp_path / "serve.yaml"
+    path.write_text(yaml.safe_dump({"applications": [app]}))
+    said: list[str] = []
+    words = "resources: it needs CPU 4, GPU 1; no node has them"
+    with pytest.raises(EnvironmentProblem, match=f"'unplaceable' must be running.*\n.*{words}"):
+        ensure_deployed(
+            read_serve_file(path),
+            timeout_s=25.0,
+            progress=lambda states: said.append(states["unplaceable"].waits_for),
+        )
+    undeploy(["unplaceable"])
+    assert any(words in waits_for for waits_for in said), "it is said long before the time is up"
 
 
 async def test_no_change_of_the_only_replica_is_an_outage(site: Site) -> None:

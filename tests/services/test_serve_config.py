@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
 from alphagrpo.errors import CheckpointError, ConfigError
@@ -102,6 +104,29 @@ def test_our_own_files_are_valid_and_stay_at_home(name, monkeypatch, tmp_path):
     routes = {app.name: app.route_prefix for app in config.applications}
     generator = {"generator": None} if "generator" in name else {}
     assert routes == {"decomposer": None, "verifier": None, "gateway": "/", **generator}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["shapes.yaml", "shapes-generator.yaml", "bagel-7b.yaml", "bagel-7b-generator.yaml"],
+)
+def test_our_own_deployments_start_the_new_replica_before_the_old_one_stops(name):
+    for app in read_serve_file(SERVE / name).schema.applications:
+        for deployment in app.deployments:
+            config = deployment.autoscaling_config
+            most = config["max_replicas"] if isinstance(config, dict) else 1
+            more = math.ceil(deployment.max_surge_percent * most / 100)
+            assert more == 1, f"{app.name}: {more} replicas more than {most}"
+
+
+@pytest.mark.parametrize("name", ["bagel-7b.yaml", "bagel-7b-generator.yaml"])
+def test_a_window_is_longer_than_what_serve_looks_back_on(name):
+    apps = {app.name: app for app in read_serve_file(SERVE / name).schema.applications}
+    for judge in ("decomposer", "verifier"):
+        config = AutoscalingConfig(**apps[judge].deployments[0].autoscaling_config)
+        policy = config.policy.get_policy()(**config.policy.policy_kwargs)
+        assert policy.window_s > config.look_back_period_s
+        assert policy.target > policy.work_per_request
 
 
 TWO: dict[str, Any] = {

@@ -12,6 +12,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException, RequestCa
 
 from alphagrpo.errors import BadImage, NoQuestions, ServiceError, ServiceUnavailable
 from services import transport
+from services.caller import CALLER, HEADER
 from services.transport import HandleTransport, HttpTransport, failure_of, is_retryable
 
 
@@ -39,13 +40,17 @@ class FakeHandle:
     def __init__(self, result: Any) -> None:
         self.response = FakeResponse(result)
         self.calls: list[tuple[Any, ...]] = []
+        self.named: list[dict[str, Any]] = []
 
     @property
     def verify(self) -> Any:
         return self
 
-    def remote(self, *args: Any) -> FakeResponse:
+    info = verify
+
+    def remote(self, *args: Any, **named: Any) -> FakeResponse:
         self.calls.append(args)
+        self.named.append(named)
         return self.response
 
 
@@ -61,6 +66,25 @@ async def test_a_handle_is_called_with_the_arguments() -> None:
     assert await by.call("verify", "pixels", "questions") == [1, 2]
     assert handle.calls == [("pixels", "questions")]
     assert not handle.response.cancelled
+
+
+async def test_a_call_says_which_run_asks_where_there_is_one() -> None:
+    by, handle = by_handle([1])
+    await by.call("verify", "pixels")
+    assert handle.named == [{}], "a replica that knows nothing of runs can be called"
+    caller = CALLER.set("of-the-request")
+    await by.call("verify", "pixels")
+    by.run = "own"
+    await by.call("verify", "pixels")
+    await by.call("info")
+    CALLER.reset(caller)
+    assert handle.named[1:] == [{"run": "of-the-request"}, {"run": "own"}, {}]
+
+
+async def test_a_run_is_a_header_over_http() -> None:
+    by = HttpTransport("verifier", "http://gateway", "secret", run="own")
+    assert by._client.headers[HEADER] == "own"
+    assert HEADER not in HttpTransport("verifier", "http://gateway")._client.headers
 
 
 async def test_a_replicas_mesh_error_comes_back_as_itself() -> None:

@@ -38,7 +38,7 @@ RUNNING = {"state": "RUNNING", "node_id": "n1"}
         ([PLACED], [GPU_NODE], "its engine to start"),
         ([], [GPU_NODE], "a replica to be made"),
         ([UNPLACED], [LAPTOP], "resources: it needs CPU 4, GPU 1; no node has them"),
-        ([UNPLACED], [LAPTOP, GPU_NODE], "resources: it needs CPU 4, GPU 1; the nodes that have"),
+        ([UNPLACED], [LAPTOP, GPU_NODE], "its process, on a node with CPU 4, GPU 1 free"),
         ([PLACED, UNPLACED], [LAPTOP], "no node has them"),
     ],
 )
@@ -64,9 +64,9 @@ def test_an_application_without_deployments_is_being_imported() -> None:
 @pytest.mark.parametrize(
     ("selector", "words"),
     [
-        ({"mesh.pool": "verifier"}, "on a node labelled mesh.pool=verifier; the nodes that have"),
-        ({"mesh.pool": "learner"}, "on a node labelled mesh.pool=learner; no node has them"),
-        ({"mesh.pool": "!learner"}, "the nodes that have"),
+        ({"mesh.pool": "verifier"}, "on a node with CPU 4, GPU 1, label mesh.pool=verifier free"),
+        ({"mesh.pool": "learner"}, "needs CPU 4, GPU 1, label mesh.pool=learner; no node has them"),
+        ({"mesh.pool": "!learner"}, "its process, on a node with"),
     ],
 )
 def test_labels_are_resources_too(selector: dict[str, str], words: str) -> None:
