@@ -131,7 +131,7 @@ def recipe_rows(steps: list[str], wheel: Path, folder: Path, python: str) -> lis
     """Run the steps in a fresh environment; seconds and growth of each."""
     subprocess.run([python, "-m", "venv", str(folder)], check=True)
     path = f"{folder / 'bin'}:{os.environ['PATH']}"
-    environment = {"TORCH_INDEX": "", **os.environ, "PATH": path}
+    environment = {"TORCH_INDEX": "", **os.environ, "PATH": path, "PIP_QUIET": "1"}
     places = {"/opt/alphagrpo/": f"{ROOT / 'requirements'}/", "/wheels/": f"{wheel.parent}/"}
     rows: list[Row] = []
     before, whole = folder_bytes(folder), 0.0

@@ -53,6 +53,8 @@ def test_what_lies_in_the_folder_comes_first(installed: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("path", ["deploy/configs/typo.yaml", "configs/shapes-rt2i.yaml", "runs/a"])
 def test_any_other_path_stays_as_it_is(installed: Path, path: str) -> None:
+    (installed / "configs").mkdir()
+    (installed / "configs/shapes-rt2i.yaml").touch()
     assert locate(path) == Path(path)
 
 
