@@ -168,8 +168,8 @@ class Story:
             ).fit()
         self.found["trials"] = {
             "errors": [str(error) for error in results.errors],
-            "steps": [result.metrics["training_iteration"] for result in results],
-            "ids": [result.metrics["trial_id"] for result in results],
+            "steps": [(result.metrics or {}).get("training_iteration", 0) for result in results],
+            "ids": [(result.metrics or {}).get("trial_id") for result in results],
             "rates": sorted(result.config["mesh_overrides"]["optimizer.lr"] for result in results),
             "at once": watcher.most,
         }

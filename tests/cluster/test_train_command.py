@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from alphagrpo.cli import evaluate as evaluate_command
+from alphagrpo.cli import training
 from alphagrpo.cli.main import main
 from alphagrpo.config import RunConfig
 from alphagrpo.eval.heldout import HeldOutJudges
@@ -106,3 +107,20 @@ def test_train_then_resume_on_a_cluster_that_was_there_before(
     assert folder.summary().weights.version == 3
     assert main(["evaluate", str(run_config), "--checkpoint", str(folder.newest_checkpoint())]) == 0
     assert "plain" in capsys.readouterr().out
+
+
+def test_a_run_that_can_never_be_placed_is_refused_before_its_services_are_deployed(
+    mesh_cluster: str,
+    run_config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def deployed(*_: object) -> None:
+        raise AssertionError("deployed before it was known that there is room")
+
+    monkeypatch.setattr(training, "deployed", deployed)
+    monkeypatch.setenv("RAY_ADDRESS", mesh_cluster)
+    changes = ["learner.gpus=4", "services.serve_config=deploy/serve/shapes.yaml"]
+    arguments = [word for change in changes for word in ("--set", change)]
+    assert main(["train", str(run_config), *arguments]) == 2
+    assert "room for 0 of 1 learner (0.5 CPU, 4 GPU)" in capsys.readouterr().err
