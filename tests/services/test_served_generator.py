@@ -36,7 +36,8 @@ def write_config(path: Path, run: dict[str, Any], weights: Path, **options: Any)
         "args": args,
         "deployments": [deployment],
     }
-    path.write_text(yaml.safe_dump({"applications": [app]}), encoding="utf-8")
+    config = {"proxy_location": "Disabled", "applications": [app]}
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
 
 

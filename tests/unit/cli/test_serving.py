@@ -18,11 +18,10 @@ from alphagrpo.cli import serving as serving_module
 from alphagrpo.cli.console import Narrator
 from alphagrpo.cli.main import main
 from alphagrpo.cli.ray_session import RaySession
-from alphagrpo.cli.serving import deployed, serving, teller
+from alphagrpo.cli.serving import deployed, serving
 from alphagrpo.errors import EnvironmentProblem
 from services import addresses as services_addresses
 from services import deploying
-from services.addresses import Address
 from services.serve_config import read_serve_file
 from services.waiting import AppState
 
@@ -122,52 +121,6 @@ def test_a_short_command_deploys_what_it_needs_in_a_cluster_that_fits(
     states = [line.split("verifier: ")[1] for line in lines if "verifier: " in line]
     waiting = "deploying, 0 of 1 replicas, waits for its engine to start (0 s)"
     assert states[:3] == [waiting, waiting, "running, 1 of 1 replicas"]
-
-
-def test_a_sign_of_life_is_an_event_and_what_runs_is_quiet(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    tell = teller(Narrator(as_json=True))
-    gpu = "resources: it needs GPU 1; no node has them"
-    waiting = AppState(name="v", status="DEPLOYING", wanted=2, running=1, waits_for=gpu)
-    running = AppState(name="d", status="RUNNING", wanted=1, running=1)
-    for _ in range(3):
-        tell({"v": waiting, "d": running})
-    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [event["application"] for event in events] == ["v", "d", "v", "v"]
-    assert events[0]["event"] == "note"
-    assert events[0]["text"].startswith(f"v: deploying, 1 of 2 replicas, waits for {gpu}")
-    expected = {"status": "DEPLOYING", "running": 1, "wanted": 2, "waits_for": gpu}
-    assert {key: events[0][key] for key in expected} == expected
-    assert events[0]["seconds"] >= 0
-
-
-@pytest.mark.parametrize("as_json", [False, True])
-def test_serve_says_where_everything_answers(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_json: bool
-) -> None:
-    gateway = Address(
-        application="gateway",
-        handle='ray.serve.get_app_handle("gateway")',
-        url="http://127.0.0.1:8000",
-        routes=("/v1/decompose", "/v1/info"),
-        health="http://127.0.0.1:8000/healthz",
-        token_variable="TOKEN",
-    )
-    judge = Address(application="verifier", handle='ray.serve.get_app_handle("verifier")')
-    known = {"gateway": gateway, "verifier": judge}
-    monkeypatch.setattr(services_addresses, "addresses", lambda names: [known[n] for n in names])
-    serve_command.tell_addresses(["verifier", "gateway"], Narrator(as_json=as_json))
-    out = capsys.readouterr().out
-    if as_json:
-        first, second = (json.loads(line) for line in out.splitlines())
-        assert (first["application"], first["url"], first["routes"]) == ("verifier", "", [])
-        assert second["health"] == "http://127.0.0.1:8000/healthz"
-        assert second["call"] == gateway.call
-    else:
-        assert 'verifier: by handle alone; ray.serve.get_app_handle("verifier")' in out
-        assert "/v1/decompose /v1/info" in out
-        assert 'curl http://127.0.0.1:8000/v1/decompose -H "Authorization: Bearer $TOKEN"' in out
 
 
 def test_in_a_joined_cluster_only_what_was_deployed_here_is_deleted(
