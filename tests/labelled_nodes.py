@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alphagrpo.cli.ray_start import _no_wait_for_agents, free_ports, set_environment
+from alphagrpo.cli.ray_start import free_ports, known_agent_ports, set_environment
 
 SELECTORS = {
     "learner": {"mesh.pool": "learner"},
@@ -221,7 +221,7 @@ def add_node(cluster: Any, pool: str, num_cpus: int = 0, **options: Any) -> Any:
     """A node with a pool's label, which has all the time that a busy machine needs."""
     ports = free_ports(4)
     labels = {"mesh.pool": pool, **options.pop("labels", {})}
-    with _no_wait_for_agents(*ports[:3]):
+    with known_agent_ports(*ports[:3]):
         return cluster.add_node(
             num_cpus=num_cpus,
             labels=labels,
