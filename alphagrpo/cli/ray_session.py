@@ -11,7 +11,7 @@ from typing import Any
 from alphagrpo.cli import prechecks
 from alphagrpo.cli.prechecks import check_port
 from alphagrpo.cli.ray_start import set_environment, start_ray
-from alphagrpo.cli.ray_token import ensure_token, use_token_of
+from alphagrpo.cli.ray_token import ensure_token, token_place, use_token_of
 from alphagrpo.errors import EnvironmentProblem
 
 NAMESPACE = "alphagrpo"
@@ -33,10 +33,10 @@ class RaySession:
 
     @property
     def dashboard_line(self) -> str:
-        """Where the dashboard is, and how to answer the token that its first page asks for."""
+        """Where the dashboard is, and where the token is that its first page asks for."""
         if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
             return f"dashboard: {self.dashboard}"
-        return f"dashboard: {self.dashboard} (its token: `ray get-auth-token` prints it)"
+        return f"dashboard: {self.dashboard} (its page asks for the token in {token_place()})"
 
 
 def address_to_join() -> str | None:

@@ -39,6 +39,11 @@ def find_token() -> str | None:
         return None
 
 
+def token_place() -> str:
+    """Where people find the token that is used here."""
+    return TOKEN if os.environ.get(TOKEN) else str(token_path())
+
+
 def ensure_token() -> None:
     """There is a token, and nobody else can read its file: whoever has it may run code here.
 
@@ -94,10 +99,9 @@ def use_token_of(address: str) -> None:
             f"{TOKEN}"
         )
     if ask(address, token) == "refused":
-        where = TOKEN if os.environ.get(TOKEN) else str(token_path())
         raise EnvironmentProblem(
-            f"the cluster at {address} asks for a token and refuses the one in {where}; take the "
-            "one that `ray get-auth-token` prints on its head node"
+            f"the cluster at {address} asks for a token and refuses the one in {token_place()}; "
+            "take the one that `ray get-auth-token` prints on its head node"
         )
     if mode not in ("", "token"):
         raise EnvironmentProblem(

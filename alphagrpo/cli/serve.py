@@ -97,7 +97,7 @@ def _wait_for_the_end(session: RaySession, narrator: Narrator) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     narrator.say(
-        f"serving; dashboard {session.dashboard}; Ctrl-C or SIGTERM takes all down",
+        f"serving; {session.dashboard_line}; Ctrl-C or SIGTERM takes all down",
         dashboard=session.dashboard,
     )
     ended.wait()

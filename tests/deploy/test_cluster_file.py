@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from alphagrpo.capacity import Node, Role
 from alphagrpo.config import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +66,12 @@ def test_the_gateways_token_is_set_where_the_gateway_runs(cluster: dict) -> None
     raw = yaml.safe_load((ROOT / "deploy/serve/bagel-7b.yaml").read_text(encoding="utf-8"))
     (gateway,) = [app for app in raw["applications"] if app["name"] == "gateway"]
     (deployment,) = gateway["deployments"]
-    assert deployment["ray_actor_options"]["label_selector"] == {"mesh.pool": "head"}
+    selector = deployment["ray_actor_options"]["label_selector"]
+    head = Node(cpus=8, gpus=0, labels=cluster["available_node_types"]["head"]["labels"])
+    worker = Node(cpus=8, gpus=0, labels={"mesh.pool": "verifier"})
+    role = Role(name="gateway", count=1, cpus=1, gpus=0, selector=selector)
+    assert head.admits(role)
+    assert not worker.admits(role)
     variable = gateway["args"]["token_variable"]
     (start,) = [line for line in cluster["head_start_ray_commands"] if "ray start" in line]
     assert f"{variable}=$(cat ~/.alphagrpo/gateway_token)" in start
@@ -92,3 +98,14 @@ def test_nodes_run_an_image_and_install_nothing(cluster: dict) -> None:
         "version"
     ]
     assert image.endswith(f"alphagrpo-mesh:{version}-gpu")
+
+
+def test_the_pool_of_the_judges_holds_what_they_may_scale_to(cluster: dict) -> None:
+    from alphagrpo.cli.placement import serve_roles
+    from services.serve_config import read_serve_file
+
+    roles = serve_roles(read_serve_file(ROOT / "deploy/serve/bagel-7b.yaml"))
+    kinds = cluster["available_node_types"]
+    pool = kinds["verifier"]["max_workers"] * kinds["verifier"]["resources"]["GPU"]
+    assert pool >= sum(role.largest * role.gpus for role in roles) + 1, "one is replaced by surging"
+    assert cluster["max_workers"] >= sum(kind["max_workers"] for kind in kinds.values())

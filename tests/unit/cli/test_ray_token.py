@@ -200,4 +200,7 @@ def test_the_dashboards_line_says_how_to_get_in(
     session = RaySession(private=True, dashboard="http://127.0.0.1:8265")
     assert session.dashboard_line == "dashboard: http://127.0.0.1:8265"
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    assert "`ray get-auth-token` prints it" in session.dashboard_line
+    assert f"the token in {home}/.ray/auth_token" in session.dashboard_line
+    monkeypatch.setenv("RAY_AUTH_TOKEN", GOOD)
+    assert "the token in RAY_AUTH_TOKEN" in session.dashboard_line
+    assert GOOD not in session.dashboard_line
