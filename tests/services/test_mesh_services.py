@@ -167,7 +167,7 @@ async def test_the_engines_own_metrics_are_there_while_they_are_idle(config):
 
     def complete(series: dict[Series, float]) -> bool:
         shown = ("ray_vllm_num_requests_running", "ray_vllm_request_success_total")
-        return all(engines(series, name) == judges for name in shown)
+        return all(judges <= engines(series, name) for name in shown)
 
     url = metrics_url()
     first = scrape_until(url, complete, 60.0)

@@ -64,9 +64,10 @@ def test_closing_ends_the_thread_and_values_are_still_set_once() -> None:
 
 
 def test_a_forgotten_keeper_ends_by_itself() -> None:
+    others = keepers()
     keeper = GaugeKeeper(period_s=0.01)
     keeper.set(FakeGauge(), 1.0, {})
-    (thread,) = [thread for thread in keepers() if thread.is_alive()]
+    (thread,) = [thread for thread in keepers() if thread not in others]
     forgotten = weakref.ref(keeper)
     del keeper
     gc.collect()

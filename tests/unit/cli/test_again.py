@@ -61,7 +61,7 @@ def test_through_make_it_is_makes_own_command(monkeypatch: pytest.MonkeyPatch) -
 def test_make_demo_says_that_make_asked() -> None:
     """By make's own account of what it would run; the recipe's variable is the one that is read."""
     recipe = subprocess.run(
-        ["make", "-n", "-o", "setup", "demo", "DEMO_ARGS=--resume"],
+        ["make", "-n", "--no-print-directory", "-o", "setup", "demo", "DEMO_ARGS=--resume"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     words = shlex.split(recipe.strip().splitlines()[-1])
