@@ -53,7 +53,7 @@ def test_the_shipped_cluster_file_grows_by_what_is_left_of_each_kind() -> None:
     pools = {node.labels["mesh.pool"]: node for node in kinds if node.labels}
     assert set(pools) == {"learner", "rollout", "verifier"}
     assert {pool: node.count for pool, node in pools.items()} == {
-        "learner": 0, "rollout": 13, "verifier": 6,
+        "learner": 0, "rollout": 13, "verifier": 10,
     }  # fmt: skip
     assert (pools["rollout"].cpus, pools["rollout"].gpus) == (16, 1)
 
