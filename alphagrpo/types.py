@@ -264,7 +264,7 @@ class WeightsManifest:
 
     version: int
     checksum: str
-    """sha256 over all chunks in order, hex."""
+    """BLAKE3 over all chunks in order, hex."""
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[str, ...]

@@ -16,6 +16,7 @@ BENCHMARKS = {
     "kernels": "kernels against eager torch and Liger: milliseconds, error, memory",
     "metrics": "series there at a first scrape and a minute later",
     "rounds": "one pass against one and two inference rounds: seconds, pictures per second",
+    "weights": "publish, fetch and apply of 323 MB against put, get and one copy",
     "verification": "questions per second: one call per picture against one request per question",
 }
 

@@ -102,7 +102,7 @@ async def train(steps: int, overrides: Sequence[str]) -> list[StepReport]:
     for group in reports[-1].groups[:3]:
         print(f"\nprompt   {group.job.prompt.text}\nthought  {group.samples[0].thought}")
     weights = await loop.ensure_published()
-    print(f"\nweights  version {weights.version}, sha256 {weights.checksum}")
+    print(f"\nweights  version {weights.version}, checksum {weights.checksum}")
     await loop.close()
     return reports
 

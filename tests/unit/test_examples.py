@@ -44,5 +44,5 @@ def test_one_process_takes_a_step_with_exact_parity(
     assert f"step   1   reward {report.metrics['reward/mean']:.3f}" in printed
     assert "parity 0 " in printed
     assert report.groups[0].job.prompt.text in printed
-    assert re.search(r"weights  version 1, sha256 [0-9a-f]{64}\n", printed)
+    assert re.search(r"weights  version 1, checksum [0-9a-f]{64}\n", printed)
     assert not list(tmp_path.iterdir())
