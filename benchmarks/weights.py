@@ -24,7 +24,7 @@ from benchmarks.tables import markdown
 RUNNERS = (1, 4, 8)
 ROUNDS = 5
 TENSORS, VALUES = 784, 103_000
-"""323 MB in float32: as many bytes as the 161.5 M adapter weights of rank 32 have in bfloat16."""
+"""323 MB in float32: as many bytes as 161.5 M adapter weights of rank 32 have in bfloat16."""
 STORE_BYTES = 3 << 30
 COLUMNS = ("runners", "published to applied, s", "put, get, one copy, s", "ratio")
 NOTE = """Printed by `python -m benchmarks.weights`: medians of five rounds, both ways by turns in one
