@@ -27,8 +27,8 @@ TENSORS, VALUES = 784, 103_000
 """323 MB in float32: as many bytes as 161.5 M adapter weights of rank 32 have in bfloat16."""
 STORE_BYTES = 3 << 30
 COLUMNS = ("runners", "published to applied, s", "put, get, one copy, s", "ratio")
-NOTE = """Printed by `python -m benchmarks.weights`: medians of five rounds, both ways by turns in one
-session, on two cores that publisher and runners share. From the call of `publish` to the last
+NOTE = """Printed by `python -m benchmarks.weights`: medians of five rounds, both ways by turns in
+one session, on two cores that publisher and runners share. From the call of `publish` to the last
 runner's applied parameters, by the caller's clock; 323 MB."""
 
 
