@@ -65,10 +65,7 @@ class Node:
 
     def admits(self, role: Role) -> bool:
         """Whether its labels are those the role's processes need."""
-        if self.labels is None:
-            return True
-        conditions = ((key, *parse_condition(text)) for key, text in role.selector.items())
-        return all((self.labels.get(key) in values) == must for key, must, values in conditions)
+        return self.labels is None or has_labels(self.labels, role.selector)
 
     def room(self, role: Role) -> float:
         """How many of the role's processes such nodes take; without bound where they need none."""
@@ -155,6 +152,12 @@ def waiting_for(role: Role, number: int, free: Sequence[Node]) -> str:
         f"{asks}: of {len(able)} {_nodes(len(able))}{labelled} the freest has "
         f"{amount(freest.cpus, freest.gpus)} free"
     )
+
+
+def has_labels(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
+    """Whether a node's labels fulfil every condition of a Ray label selector."""
+    conditions = ((key, *parse_condition(text)) for key, text in selector.items())
+    return all((labels.get(key) in values) == must for key, must, values in conditions)
 
 
 def parse_condition(text: str) -> tuple[bool, frozenset[str]]:

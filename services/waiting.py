@@ -8,6 +8,8 @@ from typing import Any
 
 import ray
 
+from alphagrpo.capacity import has_labels
+
 NOT_STARTED = "NOT_STARTED"
 """Status of an application that Serve does not know yet."""
 
@@ -92,16 +94,11 @@ def _missing(deployment: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) 
         node
         for node in nodes
         if all(node["Resources"].get(key, 0) >= value for key, value in needs.items())
-        and all(_fits(node.get("Labels") or {}, key, value) for key, value in labels.items())
+        and has_labels(node.get("Labels") or {}, labels)
     ]
     if able:
         return f"its process, on a node with {need} free"
     return f"resources: it needs {need}; no node has them (ray status shows what there is)"
-
-
-def _fits(labels: Mapping[str, str], key: str, value: str) -> bool:
-    """Whether a node's labels fit one condition; conditions with operators count as fitting."""
-    return any(sign in value for sign in "!(") or labels.get(key) == value
 
 
 def _word(resource: str) -> str:

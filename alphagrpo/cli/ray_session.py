@@ -11,7 +11,7 @@ from typing import Any
 from alphagrpo.cli import prechecks
 from alphagrpo.cli.prechecks import check_port
 from alphagrpo.cli.ray_start import set_environment, start_ray
-from alphagrpo.cli.ray_token import ensure_token, token_place, use_token_of
+from alphagrpo.cli.ray_token import ensure_token, token_mode, token_place, use_token_of
 from alphagrpo.errors import EnvironmentProblem
 
 NAMESPACE = "alphagrpo"
@@ -34,7 +34,7 @@ class RaySession:
     @property
     def dashboard_line(self) -> str:
         """Where the dashboard is, and where the token is that its first page asks for."""
-        if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        if not token_mode():
             return f"dashboard: {self.dashboard}"
         return f"dashboard: {self.dashboard} (its page asks for the token in {token_place()})"
 
@@ -112,7 +112,7 @@ def ray_session(
     if address is None:
         # It has done its work; processes of the private cluster would take it for an address.
         os.environ.pop("RAY_ADDRESS", None)
-        if os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
+        if token_mode():
             ensure_token()
     import ray
 

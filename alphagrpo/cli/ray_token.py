@@ -23,6 +23,11 @@ CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 Access = Literal["granted", "refused", "silent"]
 
 
+def token_mode() -> bool:
+    """Whether Ray's processes that start here ask each other for the token."""
+    return os.environ.get(MODE, "").lower() == "token"
+
+
 def token_path() -> Path:
     """The file that Ray reads the token from where ``RAY_AUTH_TOKEN`` is not set."""
     named = os.environ.get(TOKEN_PATH)

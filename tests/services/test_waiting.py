@@ -72,3 +72,17 @@ def test_an_application_without_deployments_is_being_imported() -> None:
 def test_labels_are_resources_too(selector: dict[str, str], words: str) -> None:
     asked = details(UNPLACED, label_selector=selector)
     assert words in state_of("verifier", asked, [LAPTOP, GPU_NODE]).waits_for
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        ("verifier", "no node has them"),
+        ("in(verifier,all)", "no node has them"),
+        ("in(rollout,all)", "free"),
+        ("!rollout", "no node has them"),
+    ],
+)
+def test_conditions_on_labels_mean_what_they_mean_to_ray(condition: str, words: str) -> None:
+    asked = details(UNPLACED, needs={"CPU": 4.0}, label_selector={"mesh.pool": condition})
+    assert words in state_of("verifier", asked, [LAPTOP]).waits_for

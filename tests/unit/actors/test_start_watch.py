@@ -39,6 +39,14 @@ async def late(answer: Any, seconds: float) -> Any:
     return answer
 
 
+async def never(gone: asyncio.Event) -> None:
+    """An answer that does not come; ``gone`` once nobody waits for it any more."""
+    try:
+        await asyncio.sleep(60)
+    finally:
+        gone.set()
+
+
 async def test_answers_in_time_come_without_a_word() -> None:
     told: list[Any] = []
     assert await watch(told).wait(late("yes", 0), lambda: ACTORS) == "yes"
@@ -63,15 +71,8 @@ async def test_what_is_waited_for_is_told_at_doubling_intervals() -> None:
 
 async def test_the_deadline_ends_the_wait_and_what_was_awaited() -> None:
     gone = asyncio.Event()
-
-    async def never() -> None:
-        try:
-            await asyncio.sleep(60)
-        finally:
-            gone.set()
-
     with pytest.raises(EnvironmentProblem, match=r"deadline_s, after 0\.05 s .* learner"):
-        await watch([], deadline_s=0.05).wait(never(), lambda: ACTORS)
+        await watch([], deadline_s=0.05).wait(never(gone), lambda: ACTORS)
     await asyncio.wait_for(gone.wait(), 5)
 
 
@@ -82,14 +83,7 @@ async def test_what_an_actor_could_not_do_is_raised() -> None:
 
 async def test_a_wait_that_is_cancelled_cancels_what_it_awaits() -> None:
     gone = asyncio.Event()
-
-    async def never() -> None:
-        try:
-            await asyncio.sleep(60)
-        finally:
-            gone.set()
-
-    task = asyncio.create_task(watch([]).wait(never(), lambda: ACTORS))
+    task = asyncio.create_task(watch([]).wait(never(gone), lambda: ACTORS))
     await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.wait([task])
