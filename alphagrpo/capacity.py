@@ -17,7 +17,7 @@ RUNNER, LEARNER, REGISTRY = "rollout runner", "learner", "weight registry"
 REMEDIES = {
     RUNNER: "lower rollout.num_runners, rollout.cpus_per_runner or rollout.gpus_per_runner, change "
     "placement.rollout",
-    LEARNER: "lower learner.cpus or learner.gpus, change placement.learner",
+    LEARNER: "lower learner.ranks, learner.cpus or learner.gpus, change placement.learner",
     REGISTRY: "change placement.weights, which is placement.learner where nothing is said",
 }
 """What of the run config a role's needs come from."""
@@ -90,7 +90,7 @@ def run_roles(config: RunConfig) -> tuple[Role, ...]:
         ),
         Role(
             name=LEARNER,
-            count=1,
+            count=learner.ranks,
             cpus=learner.cpus,
             gpus=learner.gpus,
             selector=placement.learner,

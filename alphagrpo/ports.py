@@ -6,6 +6,7 @@ they are the groups themselves. The loop only ever reads :class:`GroupReport`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -34,6 +35,8 @@ class Timings:
     """Thinking and denoising."""
     verify_s: float = 0.0
     """From the first verification call of the group to its last answer."""
+    tail_s: float = 0.0
+    """From the end of its sampling to its last answer."""
     pull_s: float = 0.0
     """Fetching and checking newer weights before the group was sampled."""
 
@@ -72,6 +75,8 @@ class GroupReport:
     """
     draft: int | None = None
     """Which of ``drafts`` all samples began from."""
+    slices: tuple[GroupReport, ...] = ()
+    """Of a group that was split over runners: the reports of its parts."""
 
     @property
     def num_valid(self) -> int:
@@ -95,19 +100,44 @@ class SampleWeights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingGroup:
-    """One group of an optimizer step."""
+class GroupWeights:
+    """What is trained on of one group."""
 
-    reference: Any
-    """The :class:`alphagrpo.types.Group`, or an object-store reference to it."""
     samples: SampleWeights
     drafts: SampleWeights | None = None
     """Of the drafts a refinement began from, where they are trained on too."""
 
+    @property
+    def total(self) -> float:
+        """Samples that are trained on, drafts included."""
+        parts = (self.samples,) if self.drafts is None else (self.drafts, self.samples)
+        return math.fsum(weight for part in parts for weight in part.weights)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingGroup(GroupWeights):
+    """Samples of an optimizer step that are replayed together."""
+
+    reference: Any
+    """The :class:`alphagrpo.types.Group`, or an object-store reference to it."""
+    place: int = 0
+    """Where its gradient stands in the step's sum, which is taken in this order."""
+    rank: int = 0
+    """Which of the learner's ranks replays it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingBlock:
+    """Groups of one step whose advantages are known: what a learner is handed at a time."""
+
+    groups: tuple[TrainingGroup, ...]
+    settled: int
+    """All groups at places below this one were handed over, or will never come."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBatch:
-    """The groups of one optimizer step, in prompt order."""
+    """All groups of one optimizer step, in prompt order: for a learner that is handed it whole."""
 
     groups: tuple[TrainingGroup, ...]
     denominator: float
@@ -147,6 +177,15 @@ class Picture:
         return GivenImage(latents=self.latents, pixels=self.pixels)
 
 
+@dataclass(frozen=True, slots=True)
+class RankSeconds:
+    """What the learner's ranks spent on a step: replaying, summing and stepping."""
+
+    total: float = 0.0
+    longest: float = 0.0
+    """Of the rank that spent most."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateReport:
     """What one optimizer step did."""
@@ -155,6 +194,7 @@ class UpdateReport:
     """Optimizer steps taken so far, this one included."""
     skipped: bool = False
     """True where every advantage was zero, so that no step was taken."""
+    seconds: RankSeconds = RankSeconds()
     metrics: Mapping[str, float] = field(default_factory=dict)
     """``area/name`` to value: losses, ratios, clip shares, gradient norm, seconds."""
 
@@ -203,8 +243,20 @@ class RolloutPool(Protocol):
 class Learner(Protocol):
     """Owns the policy's trainable parameters."""
 
-    async def update(self, batch: TrainingBatch) -> UpdateReport:
-        """One GRPO step on the groups behind the batch's references, with its advantages."""
+    async def begin(self) -> None:
+        """Begin an optimizer step; what was summed for one that was abandoned is forgotten."""
+        ...
+
+    async def accumulate(self, block: TrainingBlock) -> None:
+        """Replay the groups behind the block's references and add up their gradients.
+
+        Blocks of a step may come in any order and while others are still replayed: sums are taken
+        in the order of the groups' places. Nothing of the learner changes.
+        """
+        ...
+
+    async def finish(self, denominator: float) -> UpdateReport:
+        """The optimizer step on what was summed, divided by ``denominator`` samples."""
         ...
 
     async def publish(self) -> WeightsManifest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -38,20 +38,18 @@ class MasterAdamW:
             weight_decay=config.weight_decay,
         )
 
-    def zero_grad(self) -> None:
-        """Forget all gradients."""
-        for parameter in self._parameters.values():
-            parameter.grad = None
-
-    def step(self, index: int) -> float:
+    def step(self, index: int, gradients: Sequence[Tensor | None]) -> float:
         """Clip and apply the gradients of step ``index`` (from 0); returns the unclipped norm.
 
         The parameters stay as they are if the norm is not finite, which the caller must look at.
+
+        Args:
+            index: of the step.
+            gradients: float32, one per parameter in order; None leaves a parameter as it is. They
+                are changed.
         """
-        for name, parameter in self._parameters.items():
-            master = self._masters[name]
-            if master is not parameter:
-                master.grad = None if parameter.grad is None else parameter.grad.float()
+        for master, gradient in zip(self._masters.values(), gradients, strict=True):
+            master.grad = gradient
         norm = float(torch.nn.utils.clip_grad_norm_(self._masters.values(), self._config.grad_clip))
         if norm != norm or norm == float("inf"):
             return norm
@@ -59,6 +57,7 @@ class MasterAdamW:
         for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         self._adam.step()
+        self._adam.zero_grad()
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 if self._masters[name] is not parameter:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from blake3 import blake3
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from alphagrpo.errors import WeightsError
 from alphagrpo.types import WeightsKind, WeightsManifest
@@ -106,6 +106,15 @@ def checksum(chunks: Sequence[Chunk]) -> str:
     digest = blake3(max_threads=blake3.AUTO)
     for chunk in chunks:
         digest.update(chunk.data)
+    return digest.hexdigest()
+
+
+def fingerprint(module: nn.Module) -> str:
+    """BLAKE3 over the names and bytes of all parameters and buffers, hex."""
+    digest = blake3(max_threads=blake3.AUTO)
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().reshape(-1).cpu().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Protocol, TypeVar
 
@@ -118,11 +118,18 @@ class _Order:
     sample_s: float = 0.0
     verify_s: float = 0.0
     pull_s: float = 0.0
+    sampled: float = field(default_factory=perf_counter)
+    """When the last of it was sampled; when it came, where nothing was."""
 
     @property
     def timings(self) -> Timings:
-        """As the report tells them."""
-        return Timings(sample_s=self.sample_s, verify_s=self.verify_s, pull_s=self.pull_s)
+        """As the report tells them, once the last answer is there."""
+        return Timings(
+            sample_s=self.sample_s,
+            verify_s=self.verify_s,
+            pull_s=self.pull_s,
+            tail_s=perf_counter() - self.sampled,
+        )
 
 
 class GroupRunner:
@@ -255,8 +262,9 @@ class GroupRunner:
             await self._use(order.job.policy_version)
             pulled = perf_counter()
             result = await self._in_thread(sample, *args)
+            order.sampled = perf_counter()
             order.pull_s += pulled - started
-            order.sample_s += perf_counter() - pulled
+            order.sample_s += order.sampled - pulled
         return result
 
     async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
