@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,12 +14,12 @@ import ray
 from ray.exceptions import ActorDiedError, ObjectLostError, RayActorError
 
 from actors.parts import Handle, Part, answer
-from actors.rollout import start_runner, with_reference
+from actors.rollout import start_runner
 from actors.waiting import StartWatch
 from alphagrpo.capacity import RUNNER
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import EnvironmentProblem
-from alphagrpo.ports import GroupReport, Picture, PictureRequest
+from alphagrpo.ports import Draft, DraftReport, GroupReport, Picture, PictureRequest
 from alphagrpo.types import QuestionSet, RolloutJob
 
 log = logging.getLogger(__name__)
@@ -81,14 +81,34 @@ class RayRolloutPool:
             ) from error
 
     async def roll_out(
-        self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
+        self,
+        job: RolloutJob,
+        questions: QuestionSet,
+        *,
+        keep_pictures: int = 0,
+        draft: Draft | None = None,
     ) -> GroupReport:
-        """Sample and score one group on whichever runner has room."""
+        """Sample and score one group, or a slice of one, on whichever runner has room."""
+        source = None if draft is None else draft.source
+        chosen = None if draft is None else replace(draft, source=None)
 
         async def call(handle: Handle) -> GroupReport:
             method = handle.roll_out.options(num_returns=2)
-            report, group = method.remote(job, questions, keep_pictures)
-            return with_reference(await answer(report), group)
+            # An argument by itself is fetched by the runner; inside a record it would not be.
+            report, group = method.remote(job, questions, keep_pictures, chosen, source)
+            return replace(await answer(report), reference=group)
+
+        return await self._anywhere(call)
+
+    async def draw_drafts(
+        self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
+    ) -> DraftReport:
+        """Draw and score untrained drafts on whichever runner has room."""
+
+        async def call(handle: Handle) -> DraftReport:
+            method = handle.draw_drafts.options(num_returns=2)
+            report, picture = method.remote(job, questions, keep_pictures)
+            return replace(await answer(report), reference=picture)
 
         return await self._anywhere(call)
 

@@ -15,8 +15,8 @@ from actors.parts import Handle, Part, actor_options
 from actors.storage import answer_probe
 from actors.weights import connect_weights
 from alphagrpo.config import RunConfig
-from alphagrpo.ports import GroupReport, Picture, PictureRequest
-from alphagrpo.types import Group, QuestionSet, RolloutJob
+from alphagrpo.ports import Draft, DraftReport, GroupReport, Picture, PictureRequest
+from alphagrpo.types import GivenImage, Group, QuestionSet, RolloutJob
 
 MAX_RESTARTS = 20
 """Restarts after a death; one that dies more often has a cause that no restart removes."""
@@ -41,13 +41,32 @@ class RolloutActor:
         self._gauges = RunnerGauges(config.name, self._name)
 
     async def roll_out(
-        self, job: RolloutJob, questions: QuestionSet, keep_pictures: int
+        self,
+        job: RolloutJob,
+        questions: QuestionSet,
+        keep_pictures: int,
+        draft: Draft | None,
+        source: Group | GivenImage | None,
     ) -> tuple[GroupReport, Group]:
         """Two returns: the caller owns both, so that a group outlives its runner."""
-        result = await self._runner.roll_out(job, questions, keep_pictures=keep_pictures)
+        result = await self._runner.roll_out(
+            job,
+            questions,
+            keep_pictures=keep_pictures,
+            draft=None if draft is None else replace(draft, source=source),
+        )
         report = result.report(questions, self._name, None)
         self._gauges.observe(result, self._runner.version)
         return report, result.group
+
+    async def draw_drafts(
+        self, job: RolloutJob, questions: QuestionSet, keep_pictures: int
+    ) -> tuple[DraftReport, GivenImage | None]:
+        """Two returns, likewise: what is said of the drafts, and the one that is refined."""
+        report, picture = await self._runner.draw_drafts(
+            job, questions, keep_pictures=keep_pictures
+        )
+        return replace(report, runner=self._name), picture
 
     async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
         """Pictures for evaluation."""
@@ -85,8 +104,3 @@ def start_runner(config: RunConfig, index: int, verifier: Part) -> Handle:
     return actor.options(
         **options, max_restarts=MAX_RESTARTS, max_task_retries=0, max_concurrency=100
     ).remote(config, index, verifier)
-
-
-def with_reference(report: GroupReport, reference: Any) -> GroupReport:
-    """The report as the loop sees it, with its group behind ``reference``."""
-    return replace(report, reference=reference)

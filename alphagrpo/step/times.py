@@ -88,9 +88,10 @@ def _per_runner(arrivals: Sequence[Arrival]) -> tuple[dict[str, float], dict[str
     drawing: defaultdict[str, float] = defaultdict(float)
     pulling: defaultdict[str, float] = defaultdict(float)
     for arrival in arrivals:
-        for report in arrival.report.slices or (arrival.report,):
-            drawing[report.runner] += report.timings.sample_s
-            pulling[report.runner] += report.timings.pull_s
+        report = arrival.report
+        for runner, timings in report.spent or ((report.runner, report.timings),):
+            drawing[runner] += timings.sample_s
+            pulling[runner] += timings.pull_s
     return drawing, pulling
 
 
