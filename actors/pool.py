@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import ActorDiedError, ObjectLostError, RayActorError
 
 from actors.parts import Handle, Part, answer
+from actors.ranks import rank_lost, runner_role
 from actors.rollout import start_runner
 from actors.waiting import StartWatch
 from alphagrpo.capacity import RUNNER
@@ -49,6 +50,7 @@ class RayRolloutPool:
         self._runners = [
             _Runner(i, start_runner(config, i, verifier)) for i in range(rollout.num_runners)
         ]
+        self._in_flight = rollout.groups_in_flight
         self._changed = asyncio.Condition()
         self._reviving: set[asyncio.Task[None]] = set()
         self._cause: Exception | None = None
@@ -98,6 +100,8 @@ class RayRolloutPool:
             report, group = method.remote(job, questions, keep_pictures, chosen, source)
             return replace(await answer(report), reference=group)
 
+        if self._config.learner.on_runners:
+            return await self._there(self._runners[job.ranks[0]], call)
         return await self._anywhere(call)
 
     async def draw_drafts(
@@ -122,6 +126,22 @@ class RayRolloutPool:
 
         results = await asyncio.gather(*(self._anywhere(partial(call, batch)) for batch in batches))
         return tuple(picture for batch in results for picture in batch)
+
+    async def _there(self, runner: _Runner, call: Callable[[Handle], Awaitable[T]]) -> T:
+        """Run ``call`` on the one runner that is to learn what it draws.
+
+        Raises:
+            LearnerLost: if its process is lost, which is a rank of the learner.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: runner.jobs < self._in_flight)
+            runner.jobs += 1
+        try:
+            return await call(runner.handle)
+        except RayActorError as error:
+            raise rank_lost(runner_role(runner.index), error) from error
+        finally:
+            await self._give_back(runner)
 
     async def _anywhere(self, call: Callable[[Handle], Awaitable[T]]) -> T:
         """Run ``call`` on a runner; again on another where the process was lost on the way."""
@@ -158,8 +178,7 @@ class RayRolloutPool:
             return runner
 
     def _free(self) -> _Runner | None:
-        room = self._config.rollout.groups_in_flight
-        free = [runner for runner in self._runners if runner.up and runner.jobs < room]
+        free = [r for r in self._runners if r.up and r.jobs < self._in_flight]
         return min(free, key=lambda runner: (runner.jobs, runner.index), default=None)
 
     def _hope(self) -> bool:
@@ -215,6 +234,15 @@ class RayRolloutPool:
         """What each runner that is up says of itself."""
         up = [runner for runner in self._runners if runner.up]
         return list(await asyncio.gather(*(answer(r.handle.status.remote()) for r in up)))
+
+    def restart(self) -> None:
+        """Other processes for all runners, which nobody waits for any more."""
+        self.close()
+        for runner in self._runners:
+            runner.handle, runner.up = (
+                start_runner(self._config, runner.index, self._verifier),
+                True,
+            )
 
     def close(self) -> None:
         """End all runners."""

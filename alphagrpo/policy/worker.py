@@ -73,6 +73,12 @@ class RolloutWorker:
         weights.apply(self.parameters, manifest, chunks)
         self.manifest = manifest
 
+    def adopt(self, manifest: WeightsManifest) -> None:
+        """The model's parameters are those of ``manifest`` already: it shares them with a learner
+        that has proved so.
+        """
+        self.manifest = manifest
+
     # -- groups, for training
 
     @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Protocol, TypeVar
@@ -144,12 +144,18 @@ class GroupRunner:
     """Runs jobs over a worker, a verifier and a weight store. Belongs to one event loop."""
 
     def __init__(
-        self, worker: Worker, verifier: Verifier, store: WeightStore, config: RunConfig
+        self,
+        worker: Worker,
+        verifier: Verifier,
+        store: WeightStore,
+        config: RunConfig,
+        thread: Executor | None = None,
     ) -> None:
+        """``thread``, of one worker, computes; it is given where others use the model too."""
         self._worker, self._verifier, self._store = worker, verifier, store
         self._config = config
         self._program = configured_program(config.reward)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker")
+        self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="worker")
         self._worker_lock = asyncio.Lock()
         self._unscored: dict[tuple[object, ...], _Order] = {}
         self.groups_done = 0

@@ -75,7 +75,7 @@ def step_times(
 
 def _stages(drawing_s: float, learning: RankSeconds, config: RunConfig) -> dict[str, float]:
     runners = config.rollout.num_runners
-    if config.learner.placement == "runners":
+    if config.learner.on_runners:
         return {"stage/shared_s": (drawing_s + learning.total) / runners}
     return {
         "stage/draw_s": drawing_s / runners,
