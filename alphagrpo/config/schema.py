@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from alphagrpo.config.learning import LearnerConfig
 from alphagrpo.config.optimization import OptimizerConfig
 from alphagrpo.config.placement import PlacementConfig
 from alphagrpo.config.programs import ASKING_THE_SET, BUILT_IN_PROGRAMS, check_program_name
@@ -84,6 +85,10 @@ class RolloutConfig(Section):
     """torch threads in each runner and in the learner: the same in both, or bits differ."""
     groups_in_flight: int = Field(2, ge=1)
     """Groups per runner at once: one is sampled while the others are being scored."""
+    slices: int = Field(1, ge=1)
+    """Runners that a group's samples are split over, for steps of fewer groups than there are
+    runners. Statistics stay the group's; a slice is replayed as it was sampled.
+    """
     max_lag: int = Field(0, ge=0)
     """How many versions a group's policy may be behind the learner's."""
     max_retries: int = Field(3, ge=0)
@@ -96,19 +101,6 @@ class RolloutConfig(Section):
         still be fetching; with lag as many more.
         """
         return 2 + self.max_lag
-
-
-class LearnerConfig(Section):
-    """What the central learner reserves of the cluster, and how it trades time for memory."""
-
-    cpus: float = Field(1.0, ge=0)
-    gpus: float = Field(0.0, ge=0)
-    recompute: bool = False
-    """Recompute each layer in the backward pass (gradient checkpointing): a third more arithmetic,
-    and one layer's activations at a time instead of all layers'."""
-    groups_at_once: int = Field(1, ge=1)
-    """Groups whose gradients are computed at a time, each on a thread of its own: on a CPU, as many
-    as the learner has cores. On a GPU one group fills it."""
 
 
 class TextLossConfig(Section):
@@ -252,13 +244,6 @@ class RunConfig(Section):
             raise ValueError(
                 "nothing would train with task.think and algorithm.image.enabled both false; "
                 "turn one of them on"
-            )
-        kl = max(self.algorithm.text.kl_weight, self.algorithm.image.kl_weight)
-        if kl > 0 and self.learner.groups_at_once > 1:
-            raise ValueError(
-                "a KL term's reference switches the adapters off, for all groups at once; got "
-                f"kl_weight {kl} with learner.groups_at_once {self.learner.groups_at_once}: set "
-                "one of them to 0 or 1"
             )
         return self
 
