@@ -44,3 +44,21 @@ class LearnerConfig(Section):
                 "learner.ranks to the number of devices"
             )
         return gpus
+
+    def check_on_runners(self, max_lag: int) -> None:
+        """Raise ValueError for what cannot be where the runners learn."""
+        if self.ranks > 1:
+            raise ValueError(
+                "with learner.placement runners every runner is a rank, got learner.ranks "
+                f"{self.ranks}; leave it at 1 and set rollout.num_runners"
+            )
+        if self.gpus:
+            raise ValueError(
+                "with learner.placement runners the learner has no device of its own, got "
+                f"learner.gpus {self.gpus:g}; set it to 0"
+            )
+        if max_lag:
+            raise ValueError(
+                "with learner.placement runners a card has one copy of the weights, which cannot "
+                f"be of two versions, got rollout.max_lag {max_lag}; set it to 0"
+            )

@@ -136,6 +136,11 @@ class AlgorithmConfig(Section):
     text: TextLossConfig = TextLossConfig()
     image: ImageLossConfig = ImageLossConfig()
 
+    @property
+    def has_kl(self) -> bool:
+        """Whether the objective holds a KL term to the model without its adapters."""
+        return self.text.kl_weight > 0 or self.image.kl_weight > 0
+
 
 class RewardConfig(Section):
     """From verdicts to rewards."""
@@ -245,7 +250,25 @@ class RunConfig(Section):
                 "nothing would train with task.think and algorithm.image.enabled both false; "
                 "turn one of them on"
             )
+        self._check_parallel()
         return self
+
+    def _check_parallel(self) -> None:
+        rollout, learner = self.rollout, self.learner
+        if rollout.slices > rollout.group_size:
+            raise ValueError(
+                "a slice holds at least one sample, got rollout.slices "
+                f"{rollout.slices} with rollout.group_size {rollout.group_size}; ask for fewer"
+            )
+        if learner.placement == "runners":
+            learner.check_on_runners(rollout.max_lag)
+        slices = rollout.prompts_per_step * rollout.slices
+        if self.num_ranks > slices:
+            raise ValueError(
+                f"every rank needs a share of a step's {slices} slices (rollout.prompts_per_step "
+                f"{rollout.prompts_per_step} x rollout.slices {rollout.slices}), got "
+                f"{self.num_ranks} ranks; raise rollout.slices or lower the number of ranks"
+            )
 
     def _check_refinement(self) -> None:
         refinement, kind, rounds = self.refinement, self.task.kind, self.evaluation.rounds
@@ -269,6 +292,12 @@ class RunConfig(Section):
                 "refinement.format_bonus rewards a well-formed reflection, got "
                 f"{refinement.format_bonus} with task.think false; set refinement.format_bonus to 0"
             )
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes that learn: ``learner.ranks``, or every runner where these learn."""
+        on_runners = self.learner.placement == "runners"
+        return self.rollout.num_runners if on_runners else self.learner.ranks
 
     @property
     def min_valid(self) -> int:

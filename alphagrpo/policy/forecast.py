@@ -6,7 +6,6 @@ order, judges answer in the order of arrival, ranks learn what is ready. Free of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +14,7 @@ from itertools import accumulate
 from alphagrpo.config import RunConfig
 from alphagrpo.policy.cards import Card
 from alphagrpo.policy.family import PolicyShape
-from alphagrpo.policy.memory import MASTER_BYTES, ModelSize, num_ranks
+from alphagrpo.policy.memory import MASTER_BYTES, ModelSize
 from alphagrpo.policy.timing import (
     QUESTIONS_PER_S,
     THOUGHT_TOKENS,
@@ -52,9 +51,9 @@ class Mesh:
         rollout, learner = config.rollout, config.learner
         return cls(
             runners=rollout.num_runners,
-            ranks=num_ranks(config),
+            ranks=config.num_ranks,
             judges=judges,
-            slices=min(rollout.slices, rollout.group_size),
+            slices=rollout.slices,
             shared=learner.placement == "runners",
             streamed=learner.streamed,
             max_lag=rollout.max_lag,
@@ -66,10 +65,15 @@ class Stage:
     """One role's part of a step."""
 
     work_s: float
-    """W: seconds of one card or judge that all of it takes."""
-    busiest_s: float
-    """Seconds of the one that has most of it; with lag, its share of a step of many."""
+    """W: seconds of one process that all of it takes."""
     processes: float
+    busiest_s: float
+    """Seconds of the process that has most of it; with lag, of its share of several steps."""
+
+    @property
+    def even_s(self) -> float:
+        """Seconds of each process if all had the same share."""
+        return self.work_s / self.processes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,20 +81,18 @@ class Forecast:
     """A step's time, in seconds."""
 
     stages: dict[str, Stage]
-    """``draw``, ``verify``, ``learn``; with shared cards ``draw and learn`` and ``verify``."""
+    """``draw``, ``verify`` and ``learn``; ``shared`` is drawing and learning on shared cards."""
     draw_work_s: float
     learn_work_s: float
     sync_s: float
     """Optimizer, and weights on their way to the runners."""
-    idle_runners: int
-    """That have nothing to draw in a step."""
     step_s: float
     """T."""
 
     @property
     def bound_s(self) -> float:
-        """T*: no order of the work is quicker than its longest stage."""
-        return max(stage.busiest_s for stage in self.stages.values())
+        """T*: the longest stage, its work spread evenly; no order of the work is quicker."""
+        return max(stage.even_s for stage in self.stages.values())
 
     @property
     def efficiency(self) -> float:
@@ -99,8 +101,7 @@ class Forecast:
 
     def busy(self, name: str) -> float:
         """Share of the step in which a stage's processes work, on average."""
-        stage = self.stages[name]
-        return stage.work_s / (stage.processes * self.step_s)
+        return self.stages[name].even_s / self.step_s
 
 
 class StepModel:
@@ -139,17 +140,15 @@ class StepModel:
     def forecast(self, mesh: Mesh) -> Forecast:
         """Play a step through on ``mesh``."""
         schedule = _Schedule(self, mesh)
-        latency_s = schedule.finish_s() + schedule.sync_s
-        stages = schedule.stages()
+        stages, sync_s = schedule.stages(), self.sync_s(mesh)
         # As many steps as lag allows, and the newest one, are under way at the same time.
-        step_s = max(latency_s / (1 + mesh.max_lag), *(s.busiest_s for s in stages.values()))
+        latency_s = (schedule.finish_s() + sync_s) / (1 + mesh.max_lag)
         return Forecast(
             stages=stages,
             draw_work_s=sum(schedule.draws),
             learn_work_s=sum(schedule.learns),
-            sync_s=schedule.sync_s,
-            idle_runners=max(0, mesh.runners - len(schedule.draws)),
-            step_s=step_s,
+            sync_s=sync_s,
+            step_s=max(latency_s, *(stage.busiest_s for stage in stages.values())),
         )
 
     def verdict_s(self, samples: int, judges: float | None) -> float:
@@ -180,42 +179,36 @@ class _Schedule:
         self.draws = [work(n).draw_s(card) / draw_share for n in samples]
         self.learns = [work(n).learn_s(card) / learn_share for n in samples]
         self._verdicts = [model.verdict_s(n, mesh.judges) for n in samples]
-        self.sync_s = model.sync_s(mesh)
 
     def finish_s(self) -> float:
         """When the last gradient of the step is there."""
-        drawn, drawers, free = _assign(self.draws, [0.0] * self._mesh.runners)
-        ready = self._ready(drawn)
+        runners, free = _deal(self.draws, self._mesh.runners)
+        drawn = _ends(self.draws, runners, [0.0] * len(free))
         if self._mesh.shared:
             # A card draws all of its part before it learns: verdicts come meanwhile.
-            for learn_s, ready_s, card in zip(self.learns, ready, drawers, strict=True):
-                free[card] = max(free[card], ready_s) + learn_s
-            return max(free)
-        return max(_assign(self.learns, [0.0] * self._mesh.ranks, ready)[0])
+            ranks = runners
+        else:
+            ranks, loads = _deal(self.learns, self._mesh.ranks)
+            free = [0.0] * len(loads)
+        return max(_ends(self.learns, ranks, free, self._ready(drawn)))
 
     def stages(self) -> dict[str, Stage]:
         """Work, and the part of the busiest."""
-        mesh, learning = self._mesh, sum(self.learns)
-        drawing = self._stage(self.draws, mesh.runners)
-        judging = Stage(
-            work_s=sum(self._verdicts) * (mesh.judges or 0),
-            busiest_s=sum(self._verdicts),
+        mesh = self._mesh
+        verify = Stage(
+            work_s=sum(self._verdicts) * (mesh.judges or 1),
             processes=mesh.judges or 1,
+            busiest_s=sum(self._verdicts),
         )
         if mesh.shared:
-            both = self._stage(
-                [a + b for a, b in zip(self.draws, self.learns, strict=True)], mesh.runners
-            )
-            return {"draw and learn": both, "verify": judging}
-        ends = _assign(self.learns, [0.0] * mesh.ranks)[0]
-        learn = Stage(work_s=learning, busiest_s=max(ends), processes=mesh.ranks)
-        return {"draw": drawing, "verify": judging, "learn": learn}
-
-    def _stage(self, costs: list[float], processes: int) -> Stage:
-        """Of runners. With lag they go on to the next step's groups, as many steps as may be."""
-        steps = 1 + self._mesh.max_lag
-        ends = _assign(costs * steps, [0.0] * processes)[0]
-        return Stage(work_s=sum(costs), busiest_s=max(ends) / steps, processes=processes)
+            both = [draw + learn for draw, learn in zip(self.draws, self.learns, strict=True)]
+            return {"shared": _stage(both, mesh.runners), "verify": verify}
+        # With lag runners go on to the next step's groups; one update never overlaps another.
+        return {
+            "draw": _stage(self.draws, mesh.runners, 1 + mesh.max_lag),
+            "verify": verify,
+            "learn": _stage(self.learns, mesh.ranks),
+        }
 
     def _ready(self, drawn: Sequence[float]) -> list[float]:
         """When each slice may be learnt: with the last reward of its block, or of the step."""
@@ -250,18 +243,37 @@ def _share_of_card(gpus: float) -> float:
     return min(gpus, 1.0) or 1.0
 
 
-def _assign(
-    costs: Sequence[float], free: list[float], ready: Sequence[float] | None = None
-) -> tuple[list[float], list[int], list[float]]:
-    """Give each piece of work, in order, to the process that is free first.
+def _stage(costs: Sequence[float], processes: int, steps: int = 1) -> Stage:
+    """The stage of ``processes`` that share the work of ``steps`` steps like these ``costs``."""
+    _, loads = _deal(list(costs) * steps, processes)
+    return Stage(work_s=sum(costs), processes=processes, busiest_s=max(loads) / steps)
 
-    Returns when each piece ends, who does it, and when each process is free again.
+
+def _deal(costs: Sequence[float], processes: int) -> tuple[list[int], list[float]]:
+    """Each piece of work, in order, to the process with least to do so far.
+
+    Returns whose each piece is, and what each process has to do.
     """
-    free, ends, workers = list(free), [], []
-    for index, cost in enumerate(costs):
-        worker = min(range(len(free)), key=free.__getitem__)
-        start = free[worker] if ready is None else max(free[worker], ready[index])
-        free[worker] = start + cost
-        ends.append(free[worker])
-        workers.append(worker)
-    return ends, workers, free
+    owners, loads = [], [0.0] * processes
+    for cost in costs:
+        owner = min(range(processes), key=loads.__getitem__)
+        loads[owner] += cost
+        owners.append(owner)
+    return owners, loads
+
+
+def _ends(
+    costs: Sequence[float],
+    owners: Sequence[int],
+    free: Sequence[float],
+    ready: Sequence[float] | None = None,
+) -> list[float]:
+    """When each piece of work ends; ``free`` is when each process may begin, ``ready`` each piece.
+
+    A process takes its pieces in order.
+    """
+    now, ends = list(free), []
+    for index, (cost, owner) in enumerate(zip(costs, owners, strict=True)):
+        now[owner] = max(now[owner], ready[index] if ready else 0.0) + cost
+        ends.append(now[owner])
+    return ends

@@ -131,7 +131,7 @@ def memory_estimate(config: RunConfig, shape: PolicyShape, size: ModelSize) -> M
     experts = size.understanding + size.generation
     trainable = size.lora if lora else experts
     # Adapters are small, and every rank has them whole.
-    parts = 1 if lora else num_ranks(config)
+    parts = 1 if lora else config.num_ranks
     part = math.ceil(trainable / parts)
     layer = experts // shape.num_layers if parts > 1 else 0
     # In float32 the trained weights are their own masters.
@@ -162,12 +162,6 @@ def memory_estimate(config: RunConfig, shape: PolicyShape, size: ModelSize) -> M
         * config.rollout.group_size
         * config.rollout.prompts_per_step,
     )
-
-
-def num_ranks(config: RunConfig) -> int:
-    """Processes that learn: the learner's own, or all runners where they learn what they drew."""
-    shared = config.learner.placement == "runners"
-    return config.rollout.num_runners if shared else config.learner.ranks
 
 
 def largest_slice(config: RunConfig) -> int:

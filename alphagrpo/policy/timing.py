@@ -151,7 +151,10 @@ class _Prompt:
     def trained(self, task: TaskName) -> GroupWork:
         """A group that is drawn, judged and learnt."""
         config, recipe = self.config, Recipe.of(self.config, task)
-        prefix, thought = task_load(config, self.shape, task).prefix, self._thought(config.task.think)
+        prefix, thought = (
+            task_load(config, self.shape, task).prefix,
+            self._thought(config.task.think),
+        )
         branches = self._branches(recipe.flow, task, guided=recipe.guided)
         forwards = self.samples * recipe.rounds
         image = self._image_forward(prefix + thought) * forwards

@@ -20,7 +20,7 @@ from alphagrpo.models.bagel.resize import ResizeRule
 
 @dataclass(frozen=True, slots=True)
 class BagelShape:
-    """What checks and arithmetic ask of a config: numbers of weights, values, tokens, operations."""
+    """What checks and arithmetic ask of a config: weights, values, tokens and operations."""
 
     config: BagelConfig
 
