@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alphagrpo.config import RunConfig
 from alphagrpo.policy.cards import CARDS, Card
-from alphagrpo.policy.fit import Case
+from alphagrpo.policy.fit import SHARED_CARD, Case
 from alphagrpo.policy.memory import MemoryEstimate, ModelSize, object_store_bytes
 
 GB = 1e9
@@ -109,7 +109,7 @@ def _remedies(config: RunConfig, case: Case) -> str:
         if not config.learner.recompute:
             remedies.insert(0, "set learner.recompute")
         if config.model.trainable == "experts":
-            shared = config.learner.placement == "runners"
+            shared = case.name.startswith(SHARED_CARD)
             remedies.insert(0, f"raise {'rollout.num_runners' if shared else 'learner.ranks'}")
     return ", ".join(remedies[:-1]) + f" or {remedies[-1]}"
 

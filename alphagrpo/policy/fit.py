@@ -30,6 +30,7 @@ ROOM = 0.9
 SHARDED_RANKS = (1, 4, 8)
 """Numbers of ranks that are told where the experts train: a card, half a machine, a machine."""
 
+SHARED_CARD = "shared card"
 Verdict = Literal["fits", "tight", "does not fit"]
 
 
@@ -89,7 +90,7 @@ def learner_case(
     replay = ACTIVATION_FACTOR * estimate.activations
     if config.learner.placement == "runners":
         held = estimate.shared - estimate.activations
-        name, peak_bytes = "shared card", held + max(replay, _decoding(config))
+        name, peak_bytes = SHARED_CARD, held + max(replay, _decoding(config))
     else:
         name, peak_bytes = "learner", estimate.learner - estimate.activations + replay
     name = name if ranks == 1 else f"{name}, 1 of {ranks}"

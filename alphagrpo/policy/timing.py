@@ -30,7 +30,7 @@ QUESTIONS_PER_S = 400.0
 MARKERS = 2
 """Tokens around a piece of text or a picture."""
 TIME_EPSILON = 1e-6
-"""The model's side compares times as float32; a point of the schedule may lie on a bound."""
+"""How near two times are the same: the model's side has them as float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +117,9 @@ def questions_per_picture(config: RunConfig) -> int:
 def num_branches(
     guidance: GuidanceConfig, num_points: int, shift: float, *, guided: bool, has_image: bool
 ) -> list[int]:
-    """Guidance branches of each denoising step: those of ``FlowPlan.num_branches``."""
+    """Guidance branches of each denoising step: those of ``FlowPlan.num_branches``, but that a point
+    of the schedule on the interval's lower bound is outside.
+    """
     low, high = guidance.interval
     most = 1
     if guided and guidance.text_scale > 1:
