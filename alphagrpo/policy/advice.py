@@ -97,14 +97,18 @@ def _more(model: StepModel, mesh: Mesh) -> Iterator[Change]:
 
 
 def _slices(model: StepModel, mesh: Mesh) -> Iterator[Change]:
-    """The best other number of slices; none where a group cannot be split so that all learn."""
+    """The fewest slices that are about as good as any other number of them; none where a group
+    cannot be split so that all learn.
+    """
     rollout = model.config.rollout
     others = [
         _change(model, replace(mesh, slices=slices), "slices", f"rollout.slices {slices}")
         for slices in range(1, rollout.group_size + 1)
         if slices != mesh.slices and rollout.prompts_per_step * slices >= mesh.ranks
     ]
-    yield from sorted(others, key=lambda change: change.forecast.step_s)[:1]
+    best_s = min((change.forecast.step_s for change in others), default=0.0)
+    good = [change for change in others if change.forecast.step_s <= (1 + WORTH_IT) * best_s]
+    yield from good[:1]
 
 
 def _same_cards(model: StepModel, mesh: Mesh) -> Iterator[Change]:

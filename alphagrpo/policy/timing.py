@@ -117,8 +117,9 @@ def questions_per_picture(config: RunConfig) -> int:
 def num_branches(
     guidance: GuidanceConfig, num_points: int, shift: float, *, guided: bool, has_image: bool
 ) -> list[int]:
-    """Guidance branches of each denoising step: those of ``FlowPlan.num_branches``, but that a point
-    of the schedule on the interval's lower bound is outside.
+    """Guidance branches of each denoising step: those of ``FlowPlan.num_branches``.
+
+    A point of the schedule on the interval's lower bound is outside here; there float32 decides.
     """
     low, high = guidance.interval
     most = 1

@@ -176,9 +176,7 @@ def test_a_window_counts_the_branches_of_the_places_where_it_may_start() -> None
         ({"algorithm": {"image": {"enabled": False}}}, 0, 2),
     ],
 )
-def test_what_a_trained_forward_costs(
-    sections: dict[str, Any], image: int, text: int
-) -> None:
+def test_what_a_trained_forward_costs(sections: dict[str, Any], image: int, text: int) -> None:
     work, forward = flat_work(**sections), flat_work()
     assert work.image_learning == pytest.approx(forward.image_learning / 2 * image)
     read = forward.text_learning - forward.reading
