@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
 
 from alphagrpo.config import RunConfig
 from alphagrpo.policy.cards import Card
@@ -220,9 +219,7 @@ class _Schedule:
             return [max(judged)] * len(judged)
         block = self._block_prompts() * self._mesh.slices
         whole = [max(judged[i : i + block]) for i in range(0, len(judged), block)]
-        # Gradients are summed in prompt order: no block overtakes an earlier one.
-        in_order = list(accumulate(whole, max))
-        return [in_order[i // block] for i in range(len(judged))]
+        return [whole[i // block] for i in range(len(judged))]
 
     def _block_prompts(self) -> int:
         """Prompts whose advantages are computed together."""

@@ -206,6 +206,10 @@ def test_refining_draws_drafts_first_and_repeats_its_rounds() -> None:
     assert twice.denoising - drafts == pytest.approx(2 * (once.denoising - drafts))
     assert twice.image_learning == pytest.approx(2 * once.image_learning)
     assert twice.pictures == once.pictures, "the last round's are judged"
+    # The second round's prefix holds another picture for each of the four samples.
+    prefix = 2 + 128 + 5 + FLAT.picture_tokens(32, 32)
+    text = 4 * ((6 + 2) + 6 * SIZE.embeddings)
+    assert twice.reading - once.reading == pytest.approx(4 * prefix + text)
 
 
 def test_trained_drafts_are_a_group_that_is_learnt_too() -> None:
