@@ -9,16 +9,14 @@ from typing import Any
 import pytest
 
 from alphagrpo.config import load_config
-from alphagrpo.models.bagel.config import tiny_config
-from alphagrpo.models.bagel.sizes import BagelShape
 from alphagrpo.policy.cards import H200
 from alphagrpo.policy.forecast import Forecast, Mesh, StepModel
 from alphagrpo.policy.memory import model_size
 from alphagrpo.policy.timing import QUESTIONS, QUESTIONS_PER_S, GroupWork
 from tests.fakes import make_config
-from tests.unit.policy.test_memory_estimate import SIZE
 
-BAGEL = Path(__file__).parents[3] / "deploy/configs/bagel-7b-rt2i.yaml"
+RECIPE = load_config(Path(__file__).parents[3] / "deploy/configs/bagel-7b-rt2i.yaml")
+SHAPE_AND_SIZE = model_size(RECIPE)
 CLOCK = replace(
     H200, matmul_tflops=1.0, denoising_share=1.0, learning_share=1.0, reading_share=1.0, token_s=1.0
 )
@@ -38,8 +36,8 @@ def step_model(
     algorithm = {"advantage_std": "group", **kw.pop("algorithm", {})}
     config = make_config(rollout=rollout, algorithm=algorithm, **kw)
     # Weights that cost no time to update and to move.
-    size = replace(SIZE, lora=0)
-    model = StepModel(config, BagelShape(tiny_config()), size, CLOCK)
+    size = replace(SHAPE_AND_SIZE[1], lora=0)
+    model = StepModel(config, SHAPE_AND_SIZE[0], size, CLOCK)
     model.work = lambda samples: GroupWork(
         denoising=(draw - thinking) * samples / 4,
         token_steps=thinking,
@@ -185,9 +183,6 @@ def test_the_mesh_is_the_configs() -> None:
 
 
 # -- the released recipe, against the measured figures: minutes of a step, strictly on policy
-
-RECIPE = load_config(BAGEL)
-SHAPE_AND_SIZE = model_size(RECIPE)
 
 
 @pytest.mark.parametrize(

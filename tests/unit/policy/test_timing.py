@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from alphagrpo.models.bagel.config import tiny_config
 from alphagrpo.models.bagel.sizes import BagelShape
 from alphagrpo.policy.cards import CARDS, H200, card_of
 from alphagrpo.policy.denoising import FlowPlan
-from alphagrpo.policy.memory import ModelSize, model_size
+from alphagrpo.policy.memory import model_size
 from alphagrpo.policy.timing import (
     GroupWork,
     group_work,
@@ -36,17 +37,7 @@ REFINEMENT: dict[str, Any] = {
     },
     "drafts": {"num": 3, "num_points": 4},
 }
-SIZE = ModelSize(
-    understanding=1000,
-    generation=2000,
-    embeddings=300,
-    vision=40,
-    autoencoder=5,
-    other=6,
-    lora=70,
-    kv_bytes_per_token=10,
-    assumed=False,
-)
+SIZE = replace(model_size(load_config(CONFIGS / "bagel-7b-rt2i.yaml"))[1], embeddings=300)
 
 
 class FlatShape(BagelShape):
