@@ -35,9 +35,9 @@ def memory_rows(config: RunConfig, size: ModelSize, memory: MemoryEstimate) -> l
     """Memory by part, of a rank of the learner and of a runner."""
     shared = config.learner.placement == "runners"
     batch = "a group" if config.rollout.slices == 1 else "a slice"
-    dtype = config.model.dtype
+    dtype, holders = config.model.dtype, "" if shared else " and the learner"
     rows = [
-        ("weights", _size(memory.weights), f"{dtype}, in every runner and the learner"),
+        ("weights", _size(memory.weights), f"{dtype}, in every runner{holders}"),
         ("float32 masters", _size(memory.masters), "learner"),
         ("gradients", _size(memory.gradients), "learner"),
         ("AdamW moments", _size(memory.optimizer), "learner"),
@@ -49,10 +49,14 @@ def memory_rows(config: RunConfig, size: ModelSize, memory: MemoryEstimate) -> l
             f"estimate: {batch}, one window step, all branches",
         ),
     ]
-    if memory.gathered:
+    if memory.gathered and not shared:
         rows[:1] = [
             ("weights", _size(memory.weights), f"{dtype}, in every runner"),
-            ("weights of a rank", _size(memory.rank_weights), "its share of the experts; the rest"),
+            (
+                "weights of a rank",
+                _size(memory.rank_weights),
+                "a share of the experts, and all else",
+            ),
             ("gathered", _size(memory.gathered), "two layers whole, gradients of one"),
         ]
     if shared:
