@@ -133,11 +133,14 @@ def test_too_little_memory_is_said_with_both_numbers(monkeypatch: pytest.MonkeyP
 
 def test_what_lies_on_a_gpu_takes_no_main_memory() -> None:
     """Eight cards on one machine: their 470 GB were once asked of its main memory."""
-    config = load_config(ROOT / "deploy/configs/bagel-7b-rt2i.yaml", ["rollout.num_runners=7"])
+    config = load_config(
+        ROOT / "deploy/configs/bagel-7b-rt2i.yaml", ["rollout.num_runners=7", "learner.ranks=1"]
+    )
     placement, sizes = placement_of(config, None), estimate_of(config)
     on_gpus = prechecks.host_bytes(config, placement, sizes)
     assert 8 * prechecks.GPU_PROCESS_BYTES < on_gpus < 40 * GIB
-    overrides = ["rollout.gpus_per_runner=0", "learner.gpus=0"]
+    overrides = ["rollout.gpus_per_runner=0", "learner.gpus=0", "rollout.num_runners=7"]
+    overrides += ["learner.ranks=1"]
     on_cpu = load_config(ROOT / "deploy/configs/bagel-7b-rt2i.yaml", overrides)
     held = prechecks.host_bytes(on_cpu, placement_of(on_cpu, None), sizes)
     assert held > sizes.learner + 7 * sizes.runner

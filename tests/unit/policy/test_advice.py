@@ -13,7 +13,10 @@ from alphagrpo.policy.cards import H200
 from alphagrpo.policy.forecast import Mesh, StepModel
 from alphagrpo.policy.memory import model_size
 
-RECIPE = load_config(Path(__file__).parents[3] / "deploy/configs/bagel-7b-rt2i.yaml")
+RECIPE = load_config(
+    Path(__file__).parents[3] / "deploy/configs/bagel-7b-rt2i.yaml",
+    ["rollout.num_runners=7", "learner.ranks=1"],
+)
 MODEL = StepModel(RECIPE, *model_size(RECIPE), H200)
 RELEASED = Mesh.of(RECIPE, 2)
 SHARED = replace(RELEASED, shared=True, runners=8, ranks=8)
