@@ -185,5 +185,5 @@ def test_the_gate_compares_with_what_was_recorded_whatever_is_done_about_lag(lag
     image = replace(first.image, log_probs=first.image.log_probs + 1e-5)
     wrong = replace(first, segments=(*first.segments[:3], image))
     groups[0] = replace(groups[0], trajectories=(wrong, *groups[0].trajectories[1:]))
-    with pytest.raises(ParityError, match="the image part has 1.0e-05"):
+    with pytest.raises(ParityError, match=r"the image part has 1\.0e-05"):
         run.update(groups)
