@@ -47,15 +47,16 @@ def measured_lag(metrics: Sequence[Mapping[str, Any]]) -> str | None:
     )
     if shares := _median_shares(late, "capped_share"):
         return f"{what}; importance weights reached their cap at {shares} (median step)."
-    shares = _median_shares(late, "clip_share")
-    return f"{what}; the clips took the gradient from {shares} (median step)."
+    if shares := _median_shares(late, "clip_share"):
+        return f"{what}; the clips took the gradient from {shares} (median step)."
+    return f"{what}, which taught nothing."
 
 
 def _median_shares(lines: Sequence[Mapping[str, Any]], figure: str) -> str:
-    """Of the parts that have the figure; empty where none has."""
+    """Of the parts that have the figure; empty where none has, as of steps without an update."""
     shares = []
     for part in ("image", "text"):
         values = [line[key] for line in lines if line.get(key := f"{part}/{figure}") is not None]
         if values:
-            shares.append(f"{statistics.median(values):.0%} of the {part} terms")
+            shares.append(f"{100 * statistics.median(values):.0f} % of the {part} terms")
     return " and ".join(shares)

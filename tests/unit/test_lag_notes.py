@@ -46,10 +46,11 @@ def test_a_finished_run_says_how_many_terms_its_lag_cost() -> None:
     assert measured_lag([on_policy, {}]) is None
     assert measured_lag([on_policy, *steps]) == (
         "3 of 4 steps learnt from samples that were up to 1 optimizer step old; the clips took the "
-        "gradient from 46% of the image terms and 0% of the text terms (median step)."
+        "gradient from 46 % of the image terms and 0 % of the text terms (median step)."
     )
     weighted = line(2.0, image_clip_share=0.0, image_capped_share=0.25)
     assert measured_lag([weighted]) == (
         "1 of 1 steps learnt from samples that were up to 2 optimizer steps old; importance "
-        "weights reached their cap at 25% of the image terms (median step)."
+        "weights reached their cap at 25 % of the image terms (median step)."
     )
+    assert str(measured_lag([line(1.0)])).endswith("1 optimizer step old, which taught nothing.")
