@@ -60,9 +60,9 @@ def median_range(values: Sequence[float | None], *, digits: int = 3, sign: str =
     known = sorted(value for value in values if value is not None)
     if not known:
         return ABSENT
-    median, low, high = (
-        f"{value:{sign}.{digits}f}" for value in (statistics.median(known), known[0], known[-1])
-    )
+    figures = (statistics.median(known), known[0], known[-1])
+    # Zero is added because a small negative number rounds to -0.
+    median, low, high = (f"{round(value, digits) + 0.0:{sign}.{digits}f}" for value in figures)
     return median if len(known) == 1 else f"{median} ({low} to {high})"
 
 

@@ -14,7 +14,7 @@ from alphagrpo.eval.paired import PairedDifference
 from benchmarks import experiments, lag, learning, method, running
 from benchmarks.claims import verdict
 from benchmarks.running import Bench, Experiment, RunFailed, settings
-from benchmarks.tables import spread
+from benchmarks.tables import median_range, spread
 
 CONFIGS = Path(__file__).parents[3] / "deploy" / "configs"
 
@@ -96,6 +96,12 @@ def test_lag_is_compared_with_none_seed_by_seed() -> None:
     assert differences in page
     assert "| lag-1-clip | - | 45.0 (45.0 to 45.0) | - |" in page, "the first step never lags"
     assert "1.50 (1.50 to 1.50) |" in page, "seconds per step"
+
+
+def test_a_range_has_no_negative_zero_and_one_seed_none() -> None:
+    assert median_range([-0.0001, None, 0.02, -0.3], sign="+") == "+0.000 (-0.300 to +0.020)"
+    assert median_range([1.25], digits=1) == "1.2"
+    assert median_range([None]) == "-"
 
 
 def test_claims_are_differences_of_the_same_seed() -> None:
