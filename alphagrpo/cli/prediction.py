@@ -7,6 +7,7 @@ from typing import Any
 
 from alphagrpo.cli.placement import Placement
 from alphagrpo.config import RunConfig
+from alphagrpo.lag import announced_lag
 from alphagrpo.policy.advice import WORTH_IT, Change, changes
 from alphagrpo.policy.cards import Card
 from alphagrpo.policy.family import PolicyShape
@@ -201,13 +202,8 @@ def mesh_notes(config: RunConfig) -> list[str]:
             f"{rollout.prompts_per_step} x rollout.slices {rollout.slices}); raise rollout.slices "
             "or lower rollout.num_runners"
         )
-    if rollout.max_lag and getattr(config.algorithm, "lag", "clip") == "clip":
-        notes.append(
-            f"rollout.max_lag {rollout.max_lag} lets the image clip of "
-            f"{config.algorithm.image.clip:g} drop what it should train: 43 to 49 % of the image "
-            "terms were clipped after one step, measured in miniature at 1e-5; set it to 0, or "
-            "have lagged samples weighted by their ratio"
-        )
+    if lag := announced_lag(config):
+        notes.append(lag)
     return notes
 
 

@@ -261,7 +261,9 @@ def test_runners_without_work_and_the_price_of_lag_are_told(
         note.startswith("24 of 56 runners have nothing to draw in a step of 32 batches")
         for note in found["notes"]
     )
-    assert any(note.startswith("rollout.max_lag 1 lets the image clip") for note in found["notes"])
+    assert any(
+        note.startswith("rollout.max_lag 1: samples are learnt up to 1") for note in found["notes"]
+    )
     sliced = dry_run(capsys, "rollout.num_runners=56", "rollout.slices=2")
     assert not any("nothing to draw" in note for note in sliced["notes"])
 
