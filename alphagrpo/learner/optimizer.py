@@ -78,7 +78,7 @@ class MasterAdamW:
         return norm
 
     def _clip(self) -> float:
-        """Scale all gradients so that their norm, over all shards, is allowed; returns it before."""
+        """Clip the gradients by their norm over all shards; returns it unclipped."""
         masters = self._masters.values()
         norm = get_total_norm([master.grad for master in masters if master.grad is not None])
         if self.shards is not None:
