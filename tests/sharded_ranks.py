@@ -105,6 +105,8 @@ def _join(rank: int, ranks: int, task: Callable[..., dict[str, Any]], folder: Pa
         (folder / f"{task.__name__}-{rank}.json").write_text(json.dumps(found))
     finally:
         dist.destroy_process_group()
+    # Not by way of the interpreter's end, in which a process was once aborted ("terminate called").
+    os._exit(0)
 
 
 def invented_gradients(parameters: dict[str, Any], index: int) -> dict[str, Tensor]:

@@ -47,6 +47,8 @@ class MasterAdamW:
             betas=config.betas,
             eps=config.eps,
             weight_decay=config.weight_decay,
+            # All tensors at once would need as much memory again as the masters.
+            foreach=None if shards is None else False,
         )
 
     def zero_grad(self) -> None:
