@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,33 @@ from alphagrpo.learner.sharding import Shards, form_of, shard_layers
 from alphagrpo.learner.state import load_learner, save_learner
 from alphagrpo.models import weights
 from alphagrpo.policy.checkpoint import SavedTensors
+from alphagrpo.policy.recipe import Recipe
 from alphagrpo.policy.replay import replay_group
 from alphagrpo.policy.trainable import trainable_parameters
 from alphagrpo.policy.worker import RolloutWorker
-from alphagrpo.types import Group, WeightsManifest
+from alphagrpo.types import GivenImage, Group, WeightsManifest
 from tests.fakes import FakeTokenizer, make_config, make_job, make_model, make_prompts
 
-CONFIG = make_config(model={"trainable": "experts"})
+FLOW = {
+    "num_points": 6,
+    "window": {"length": 2, "allowed": (0, 4)},
+    "guidance": {"text_scale": 2.0, "image_scale": 1.5, "interval": (0.0, 1.0)},
+}
+CONFIG = make_config(
+    model={"trainable": "experts"},
+    task={"kind": "srr", "max_think_tokens": 6},
+    refinement={
+        "prompt": "it should be {prompt}",
+        "rounds": 2,
+        "drafts": {"trained": True},
+        "flow": FLOW,
+    },
+)
+"""Drafts and refinements: parts of two forms, with passes for keys and values only."""
 STEPS = OptimizerConfig(lr=1e-3, generation_lr=3e-4, warmup_steps=0, grad_clip=1e9)
 """No clipping, whose factor would differ in the last digit with the number of ranks."""
 CLIPPED = OptimizerConfig(lr=1e-3, warmup_steps=0, grad_clip=0.5)
-TIMEOUT = timedelta(seconds=120)
+TIMEOUT = timedelta(seconds=240)
 
 
 @dataclass
@@ -136,25 +152,32 @@ def lowered(model: Any, dtype: torch.dtype) -> Any:
     return model
 
 
-def drawn_groups(model: Any, count: int) -> list[Group]:
-    """Groups by the policy as it is."""
+def drawn_parts(model: Any) -> list[Group]:
+    """Two drafts, and between them a refinement of the first, by the policy as it is."""
     worker = RolloutWorker(model, FakeTokenizer(), CONFIG)
     worker.apply_weights(*weights.flatten(worker.parameters, version=0))
-    return [worker.sample_group(make_job(prompt, CONFIG)) for prompt in make_prompts(count)]
+    jobs = [make_job(prompt, CONFIG) for prompt in make_prompts(2)]
+    drafts = [worker.sample_group(job) for job in jobs]
+    image = drafts[0].trajectories[1].image
+    start = GivenImage(latents=image.final_latents, pixels=image.pixels)
+    refined = worker.sample_refinements(replace(jobs[0], task="srr"), start)
+    return [drafts[0], refined, drafts[1]]
 
 
 def scores(model: Any, group: Group) -> Iterator[Tensor]:
-    """Log-probabilities of the thoughts, then of each trained step, each from its own forward."""
-    replay = replay_group(model, group, CONFIG)
-    yield replay.thoughts.log_probs
-    for k in range(replay.num_steps):
-        yield replay.image_step(model, k).log_prob
+    """Of each round log-probabilities of the thoughts, then of each trained step by itself."""
+    for index in range(Recipe.of(CONFIG, group.job.task).rounds):
+        replay = replay_group(model, group, CONFIG, index)
+        assert replay.thoughts is not None
+        yield replay.thoughts.log_probs
+        for k in range(replay.num_steps):
+            yield replay.image_step(model, k).log_prob
 
 
 def same_bits(dtype: torch.dtype, recompute: bool) -> bool:
     """Whether a sharded model scores a group as the whole one does, in every bit."""
     plain, model = (lowered(make_model(), dtype) for _ in range(2))
-    (group,) = drawn_groups(plain, 1)
+    group = drawn_parts(plain)[1]
     shard_layers(model)
     model.set_recompute(recompute)
     pairs = zip(scores(model, group), scores(plain, group), strict=True)
@@ -178,9 +201,9 @@ def replay_rounds(rank: Rank, groups: Sequence[Group]) -> list[int]:
 
 
 def gradients_of_two(folder: Path) -> dict[str, Any]:
-    """Two ranks, three groups: what their gradients are beside one plain backward's."""
+    """Two ranks, three parts: what their gradients are beside one plain backward's."""
     plain = make_model()
-    groups = drawn_groups(plain, 3)
+    groups = drawn_parts(plain)
     rank = Rank.of(make_model(), CLIPPED)
     for _ in scores(rank.model, groups[0]):
         pass  # forwards without a backward leave nothing behind
