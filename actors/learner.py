@@ -1,127 +1,207 @@
-"""The learner actor: the one process that changes weights."""
+"""The learner's actors: ranks in processes of their own, the first of which leads."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import replace
+from contextlib import suppress
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
 
-from actors.parts import CONTROL, Handle, actor_options, answer
+from actors.parts import Handle, actor_options, answer
+from actors.ranks import RayRank, fetched, rank_role
 from actors.storage import answer_probe
 from actors.weights import connect_weights
 from alphagrpo.config import RunConfig
-from alphagrpo.errors import EnvironmentProblem
-from alphagrpo.ports import TrainingBatch, UpdateReport
+from alphagrpo.errors import LearnerLost
+from alphagrpo.ports import TrainingBlock, UpdateReport
 from alphagrpo.types import WeightsManifest
 
-
-class LearnerDied(EnvironmentProblem):
-    """The learner's process is gone, and with it every step since the last checkpoint."""
+PING_SECONDS = 60.0
+"""How long a learner that has been silent for ``learner.deadline_s`` may take to say that it
+lives."""
 
 
 class LearnerActor:
-    """A :class:`alphagrpo.learner.learner.GRPOLearner` that takes groups by reference."""
+    """A rank of the learner. Rank 0 is the central learner: the loop talks to it alone, and it
+    hands the others their groups.
+    """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, rank: int) -> None:
         # Imported here, so that the driver that describes this actor needs no torch.
         import torch
 
         from alphagrpo.learner.learner import GRPOLearner
+        from alphagrpo.learner.rank import LocalRank
+        from alphagrpo.learner.ranked import RankedLearner
         from alphagrpo.policy.loading import load_policy
 
         torch.set_num_threads(config.rollout.threads)
+        self._config = config
         self._learner = GRPOLearner(load_policy(config).model, config)
-        self._store = connect_weights(config)
+        self._rank = LocalRank(
+            self._learner,
+            connect_weights(config),
+            fetch=fetched,
+            host=ray.util.get_node_ip_address(),
+        )
+        others = () if rank else (RayRank(config, rank_role(i)) for i in range(1, config.num_ranks))
+        self._front = RankedLearner([self._rank, *others], config)
 
-    def update(self, batch: TrainingBatch) -> UpdateReport:
-        """One GRPO step on the groups behind the references, fetched one after the other."""
-        groups = tuple(replace(g, reference=ray.get(g.reference)) for g in batch.groups)
-        return self._learner.update(replace(batch, groups=groups))
+    # -- as a rank
 
-    def publish(self) -> WeightsManifest:
+    async def rank(self, method: str, *arguments: Any) -> Any:
+        """Call a method of :class:`alphagrpo.learner.rank.LocalRank`."""
+        return await getattr(self._rank, method)(*arguments)
+
+    # -- as the central learner
+
+    async def start(self) -> None:
+        """Bring the ranks together, all of which run."""
+        await self._front.start()
+
+    async def begin(self) -> None:
+        """Begin an optimizer step."""
+        await self._front.begin()
+
+    async def accumulate(self, block: TrainingBlock) -> None:
+        """Have the groups behind the references replayed."""
+        await self._front.accumulate(block)
+
+    async def finish(self, denominator: float) -> UpdateReport:
+        """The optimizer step."""
+        return await self._front.finish(denominator)
+
+    async def publish(self) -> WeightsManifest:
         """Make the current parameters available to the runners under a version."""
-        manifest, chunks = self._learner.export()
-        # A loop of its own: this method runs on a thread that may not wait on another's.
-        asyncio.run(self._store.publish(chunks, manifest))
-        return manifest
+        return await self._front.publish()
 
-    def save(self, folder: str) -> None:
+    async def save(self, folder: str) -> None:
         """Write the learner's state; ``folder`` must be reachable from this node."""
-        from alphagrpo.learner.state import save_learner
+        await self._front.save(folder)
 
-        save_learner(self._learner, folder)
-
-    def load(self, folder: str) -> int:
+    async def load(self, folder: str) -> int:
         """Restore the learner's state; returns the step."""
-        from alphagrpo.learner.state import load_learner
+        return await self._front.load(folder)
 
-        return load_learner(self._learner, folder)
-
-    @ray.method(concurrency_group=CONTROL)
-    def probe(self, folder: str, role: str) -> str:
+    async def probe(self, folder: str, role: str) -> str:
         """Whether this node sees the driver's ``folder``; see :mod:`actors.storage`."""
-        return answer_probe(folder, role)
+        return await asyncio.to_thread(answer_probe, folder, role)
 
-    @ray.method(concurrency_group=CONTROL)
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """Answered while a step is being computed."""
         learner = self._learner
         return {"pid": os.getpid(), "step": learner.step, "version": learner.version}
 
 
-def start_learner(config: RunConfig) -> Handle:
-    """The run's learner, ``alphagrpo:<run>:learner``; its registry must be there.
+def start_learner(config: RunConfig) -> list[Handle]:
+    """The run's ranks, ``alphagrpo:<run>:learner``, ``...:learner-1`` and so on, the central one
+    first; their registry must be there.
 
-    Ray does not restart it: a fresh process has the weights of step 0. Whoever runs the steps
-    restores it from a checkpoint.
+    Ray does not restart them: a fresh process has the weights of step 0. Whoever runs the steps
+    restores them from a checkpoint.
     """
-    options = actor_options(
-        config,
-        "learner",
-        cpus=config.learner.cpus,
-        gpus=config.learner.gpus,
-        selector=config.placement.learner,
-    )
-    make: Any = ray.remote
-    actor = make(concurrency_groups={CONTROL: 2})(LearnerActor)
-    return actor.options(**options, max_restarts=0).remote(config)
+    actor: Any = ray.remote(LearnerActor)
+    handles = []
+    for rank in range(config.learner.ranks):
+        options = actor_options(
+            config,
+            rank_role(rank),
+            cpus=config.learner.cpus,
+            gpus=config.learner.gpus,
+            selector=config.placement.learner,
+        )
+        handles.append(
+            actor.options(**options, max_restarts=0, max_concurrency=100).remote(config, rank)
+        )
+    return handles
 
 
 class RayLearner:
-    """:class:`alphagrpo.ports.Learner` over the actor. Raises LearnerDied once it is gone."""
+    """:class:`alphagrpo.ports.Learner` over the central actor. Raises LearnerLost once a rank is
+    gone or does not answer.
+    """
 
-    def __init__(self, handle: Handle) -> None:
-        self.handle = handle
+    def __init__(self, config: RunConfig) -> None:
+        """Start the ranks."""
+        self._config, self._deadline_s = config, config.learner.deadline_s
+        self.handles = start_learner(config)
 
-    async def update(self, batch: TrainingBatch) -> UpdateReport:
-        """One GRPO step; the references travel, the groups do not."""
-        return await self._ask(self.handle.update.remote(batch))
+    def restart(self) -> None:
+        """Other processes, with the weights of step 0."""
+        self.kill()
+        self.handles = start_learner(self._config)
+
+    async def start(self) -> None:
+        """Bring the ranks together, all of which run."""
+        await self._ask("start")
+
+    async def begin(self) -> None:
+        """Begin an optimizer step."""
+        await self._ask("begin")
+
+    async def accumulate(self, block: TrainingBlock) -> None:
+        """Have groups replayed; the references travel, the groups do not."""
+        await self._ask("accumulate", block)
+
+    async def finish(self, denominator: float) -> UpdateReport:
+        """The optimizer step."""
+        report: UpdateReport = await self._ask("finish", denominator)
+        return report
 
     async def publish(self) -> WeightsManifest:
         """Publish the current parameters as a new version."""
-        return await self._ask(self.handle.publish.remote())
+        manifest: WeightsManifest = await self._ask("publish")
+        return manifest
 
     async def save(self, folder: str) -> None:
         """Write parameters, optimizer and step into ``folder``."""
-        await self._ask(self.handle.save.remote(folder))
+        await self._ask("save", folder)
 
     async def load(self, folder: str) -> int:
         """Restore what :meth:`save` wrote; returns the step."""
-        return await self._ask(self.handle.load.remote(folder))
+        return int(await self._ask("load", folder))
 
-    async def status(self) -> dict[str, Any]:
-        """Process id, step and version."""
-        return await self._ask(self.handle.status.remote())
+    async def status(self) -> list[dict[str, Any]]:
+        """Process id, step and version of each rank, the central one first."""
+        return list(await asyncio.gather(*(self._answer(h, "status") for h in self.handles)))
 
-    async def _ask(self, reference: Any) -> Any:
+    def kill(self) -> None:
+        """End all ranks."""
+        for handle in self.handles:
+            with suppress(Exception):
+                ray.kill(handle, no_restart=True)
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        """Ask the central learner; as long as it takes, if it says now and then that it lives."""
+        central = self.handles[0]
+        call = asyncio.create_task(self._answer(central, method, *arguments))
         try:
-            return await answer(reference)
+            while True:
+                await asyncio.wait({call}, timeout=self._deadline_s)
+                if call.done():
+                    return call.result()
+                await self._ping(central)
+        finally:
+            call.cancel()
+
+    async def _ping(self, central: Handle) -> None:
+        try:
+            await asyncio.wait_for(self._answer(central, "status"), PING_SECONDS)
+        except TimeoutError:
+            raise LearnerLost(
+                f"the central learner must answer within learner.deadline_s ({self._deadline_s:g} "
+                f"s) or say that it lives, it has said nothing for {PING_SECONDS:g} s more; it is "
+                "started again from the last checkpoint"
+            ) from None
+
+    async def _answer(self, handle: Handle, method: str, *arguments: Any) -> Any:
+        try:
+            return await answer(getattr(handle, method).remote(*arguments))
         except RayActorError as error:
-            raise LearnerDied(
-                f"the learner must stay alive through a step, its process died ({error}); "
+            raise LearnerLost(
+                f"the learner must stay alive through a step, a process of it died ({error}); "
                 "it is restored from the last checkpoint, or resume the run with --resume"
             ) from error

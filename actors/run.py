@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray.exceptions import ObjectLostError, RayTaskError
 
-from actors.learner import LearnerDied
 from actors.mesh import EventLoop, Mesh
 from actors.metrics import StepGauges
 from actors.parts import Part
 from actors.storage import config_for_actors
 from alphagrpo import files
 from alphagrpo.data import load_prompts
-from alphagrpo.errors import CheckpointError, WeightsError
+from alphagrpo.errors import CheckpointError, LearnerLost, WeightsError
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.ports import Picture, PictureRequest, RolloutPool
 
@@ -172,7 +171,7 @@ class MeshRun:
         for attempt in range(1, STEP_ATTEMPTS + 1):
             try:
                 return await self.loop.run_step()
-            except (LearnerDied, WeightsError) as error:
+            except (LearnerLost, WeightsError) as error:
                 if attempt == STEP_ATTEMPTS:
                     raise
                 await self._recover(error)
@@ -184,15 +183,14 @@ class MeshRun:
                 log.warning("a group was lost, the step begins again: %s", error.cause)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _recover(self, error: LearnerDied | WeightsError) -> None:
-        """Another learner for one that died, or the weights again that a registry died with.
+    async def _recover(self, error: LearnerLost | WeightsError) -> None:
+        """Other ranks where one was lost, or the weights again that a registry died with.
 
         A runner may be the first to see either death: as weights that it cannot fetch.
         """
-        try:
-            await self.mesh.learner.status()
-        except LearnerDied as death:
-            await self._revive_learner(death)
+        loss = error if isinstance(error, LearnerLost) else await self._learner_loss()
+        if loss is not None:
+            await self._revive_learner(loss)
             return
         manifest = self.loop.manifest
         if manifest is None or await self.mesh.has_weights(manifest.version):
@@ -200,15 +198,23 @@ class MeshRun:
         log.warning("the weight registry was lost; weights are published again")
         self.loop.manifest = None
 
-    async def _revive_learner(self, error: LearnerDied) -> None:
+    async def _learner_loss(self) -> LearnerLost | None:
+        """Why the learner is lost, if it is."""
+        try:
+            await self.mesh.learner.status()
+        except LearnerLost as loss:
+            return loss
+        return None
+
+    async def _revive_learner(self, error: LearnerLost) -> None:
         """Another learner from the last checkpoint, and the loop back to where that was taken."""
         saved = self._checkpoint
         if saved is None and self.loop.step > 0:
-            raise LearnerDied(
+            raise LearnerLost(
                 f"{error} No checkpoint was written before step {self.loop.step}: "
                 "start the run again, with a smaller training.checkpoint_every"
             ) from error
-        log.warning("the learner died; restoring %s", saved or "its start, no step was lost")
+        log.warning("the learner was lost; restoring %s", saved or "its start, no step was lost")
         await self.mesh.restart_learner()
         if saved is not None:
             await self._load(saved, read_state(saved))

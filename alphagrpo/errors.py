@@ -84,3 +84,9 @@ class EnvironmentProblem(MeshError, RuntimeError):
     """The machine or cluster cannot run this: too little memory, a port in use, a cluster
     already up.
     """
+
+
+class LearnerLost(EnvironmentProblem):
+    """A rank of the learner is gone or does not answer, and with it every step since the last
+    checkpoint.
+    """

@@ -2,13 +2,14 @@
 
 ::
 
-    prompts ──▶ turns ─▶ pool.roll_out ──▶ GroupReport ──▶ learner.update ──▶ learner.publish
-                 │      (think, draw, verify)  by reference   (GRPO step)            │
+    prompts ──▶ turns ─▶ pool.roll_out ──▶ GroupReport ──▶ learner.accumulate ─▶ learner.finish
+                 │      (think, draw, verify)  by reference (gradients of a block)  (GRPO step)
                  │             ▲                                                     │
-                 └ questions   └────────────────── version v + 1 ◀───────────────────┘
+                 └ questions   └────── version v + 1 ◀── learner.publish ◀───────────┘
 
 A step samples ``prompts_per_step`` groups with one version of the weights, ``pool.size`` of them in
-flight, so that one is verified while the next is sampled; it then takes one optimizer step and
+flight, so that one is verified while the next is sampled. The learner replays each group as soon as
+its block's rewards are there, while others are still sampled; then it takes one optimizer step and
 publishes. A group is reasoning text-to-image, or refinements of one of its prompt's drafts, which
 the pool draws and scores first. At zero lag a run's trajectories are a function of its config
 alone. The loop sees references and small reports only; Ray, in-process and fake parts look the
@@ -20,20 +21,32 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import PolicyDataError
-from alphagrpo.ports import Decomposer, GroupReport, Learner, RolloutPool, TrainingGroup
+from alphagrpo.ports import (
+    Decomposer,
+    GroupReport,
+    GroupWeights,
+    Learner,
+    RolloutPool,
+    SlicePool,
+)
 from alphagrpo.prompt_iterator import PromptIterator, Visit
 from alphagrpo.rewards.programs import configured_program
-from alphagrpo.step_metrics import invalid_reasons, step_metrics
+from alphagrpo.rollout.slicing import SlicedPool
+from alphagrpo.step.dealing import Dealer
+from alphagrpo.step.drawing import Arrival, Draw, StepDrawing
+from alphagrpo.step.feed import StepFeed
+from alphagrpo.step.metrics import invalid_reasons, step_metrics
+from alphagrpo.step.times import StepClock
 from alphagrpo.tasks import task_of
-from alphagrpo.training_batch import training_batch
-from alphagrpo.types import Prompt, RolloutJob, WeightsManifest
+from alphagrpo.types import Prompt, QuestionSet, RolloutJob, WeightsManifest
 
 log = logging.getLogger(__name__)
 
@@ -51,17 +64,10 @@ class StepReport:
     """The weights published at its end."""
     groups: tuple[GroupReport, ...]
     """In prompt order; dropped ones included."""
-    training: tuple[TrainingGroup | None, ...]
-    """What the learner was given of each group, without its reference; None of dropped ones."""
+    training: tuple[GroupWeights | None, ...]
+    """What was trained on of each group; None of dropped ones."""
     metrics: Mapping[str, float]
     """``area/name`` to value."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    groups: tuple[GroupReport, ...]
-    next_position: int
-    wall_s: float
 
 
 class TrainingLoop:
@@ -73,10 +79,11 @@ class TrainingLoop:
         prompts: Sequence[Prompt],
         *,
         decomposer: Decomposer,
-        pool: RolloutPool,
+        pool: SlicePool,
         learner: Learner,
     ) -> None:
-        self.config, self.pool, self.learner = config, pool, learner
+        self.config, self.learner = config, learner
+        self.pool: RolloutPool = SlicedPool(pool, config) if config.rollout.slices > 1 else pool
         self.step, self.position = 0, 0
         self.prompts = PromptIterator(
             prompts,
@@ -86,42 +93,43 @@ class TrainingLoop:
             accept=configured_program(config.reward).questions,
         )
         self.manifest: WeightsManifest | None = None
-        self._ahead: deque[asyncio.Task[_Batch]] = deque()
+        self._room = asyncio.Semaphore(self.pool.size)
+        self._ahead: deque[StepDrawing] = deque()
         self._newest = -1
 
     async def run_step(self) -> StepReport:
-        """Sample, score, learn, publish. A step that raises before learning leaves no trace."""
-        started = perf_counter()
+        """Sample, score, learn, publish. A step that raises before the optimizer leaves no trace:
+        groups of later steps that were under way are drawn again too.
+        """
+        clock = StepClock()
         manifest = await self.ensure_published()
-        first_sync_s = perf_counter() - started
-        batch = await self._take_batch(manifest.version)
-        usable = [group for group in batch.groups if self._is_usable(group)]
-        self._refuse_unscored(batch.groups, usable)
-        self._collect_ahead(batch.next_position)
-        learning = perf_counter()
-        training = training_batch(usable, self.config)
-        update = await self.learner.update(training)
-        learned = perf_counter()
-        self.step, self.position, self.manifest = self.step + 1, batch.next_position, None
+        clock.published = perf_counter()
+        drawing = self._ahead.popleft() if self._ahead else self._drawing(self.step, self.position)
+        self._draw_ahead(drawing)
+        feed = StepFeed(self.config, self.learner)
+        try:
+            await self.learner.begin()
+            arrivals = await self._feed(drawing, feed)
+            groups = [arrival.report for arrival in arrivals]
+            usable = [group for group in groups if self._is_usable(group)]
+            self._refuse_unscored(groups, usable)
+            update = await feed.finish()
+            position = await drawing.next_position()
+        except BaseException:
+            await asyncio.gather(feed.abandon(), drawing.close(), self._forget_ahead())
+            raise
+        clock.learned = perf_counter()
+        self.step, self.position, self.manifest = self.step + 1, position, None
         manifest = await self.ensure_published()
-        metrics = step_metrics(
-            batch.groups,
-            usable,
-            collect_s=batch.wall_s,
-            learn_s=learned - learning,
-            sync_s=first_sync_s + perf_counter() - learned,
-        )
+        clock.ended = perf_counter()
+        metrics = step_metrics(arrivals, usable, update, clock, self.config)
         metrics |= {"prompts/set_aside": float(len(self.prompts.set_aside)), **update.metrics}
-        # The bytes behind the references have been trained on and may go.
-        trained = iter(training.groups)
         return StepReport(
             step=self.step,
             version=manifest.version,
-            groups=tuple(replace(group, reference=None) for group in batch.groups),
-            training=tuple(
-                replace(next(trained), reference=None) if self._is_usable(group) else None
-                for group in batch.groups
-            ),
+            # The bytes behind the references have been trained on and may go.
+            groups=tuple(without_references(group) for group in groups),
+            training=tuple(feed.blocks.weights.get(index) for index in range(len(groups))),
             metrics=metrics,
         )
 
@@ -132,68 +140,61 @@ class TrainingLoop:
         self._newest = self.manifest.version
         return self.manifest
 
-    async def _take_batch(self, version: int) -> _Batch:
-        """The groups of this step: sampled now, or (with lag) already under way."""
-        if self._ahead:
-            return await self._ahead.popleft()
-        return await self._collect(self.step, self.position, version)
-
-    def _collect_ahead(self, position: int) -> None:
-        """With lag, keep ``max_lag`` further steps under way, one after another.
+    def _draw_ahead(self, drawing: StepDrawing) -> None:
+        """With lag, keep ``max_lag`` further steps under way, side by side where there is room.
 
         Each is sampled by the newest version there is when its turn comes, so that the last of them
         is at most ``max_lag`` versions old when it is learnt from.
         """
         while len(self._ahead) < self.config.rollout.max_lag:
-            step = self.step + 1 + len(self._ahead)
-            if self._ahead:
-                batch = self._collect_after(self._ahead[-1], step)
-            else:
-                batch = self._collect(step, position, self._newest)
-            self._ahead.append(asyncio.create_task(batch))
+            earlier = self._ahead[-1] if self._ahead else drawing
+            self._ahead.append(self._drawing(self.step + 1 + len(self._ahead), earlier))
 
-    async def _collect_after(self, earlier: asyncio.Task[_Batch], step: int) -> _Batch:
-        position = (await asyncio.shield(earlier)).next_position
-        return await self._collect(step, position, self._newest)
-
-    async def _collect(self, step: int, position: int, version: int) -> _Batch:
-        """All groups of a step, dispatched in prompt order as soon as there is room for them."""
-        started = perf_counter()
-        room = asyncio.Semaphore(self.pool.size)
+    def _drawing(self, step: int, start: int | StepDrawing) -> StepDrawing:
+        """All groups of a step, in prompt order, from now on."""
         count = self.config.rollout.prompts_per_step
-        pictured = REPORT_GROUPS if step % self.config.training.report_groups_every == 0 else 0
-        tasks: list[asyncio.Task[GroupReport]] = []
-        try:
-            async for visit in self.prompts.stream(position, count):
-                await room.acquire()
-                _raise_first_failure(tasks)
-                keep = self.config.rollout.group_size if len(tasks) < pictured else 0
-                task = asyncio.create_task(self._roll_out(visit, version, keep))
-                task.add_done_callback(lambda _: room.release())
-                tasks.append(task)
-                position = visit.next_position
-            groups = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-        return _Batch(tuple(groups), position, perf_counter() - started)
+        turns = partial(self.prompts.stream, count=count)
+        return StepDrawing(turns, start, count, partial(self._draw, step), self._room)
 
-    async def _roll_out(self, visit: Visit, version: int, keep_pictures: int) -> GroupReport:
+    def _draw(self, step: int) -> Draw:
+        """How a step's groups are drawn that are dispatched from now on."""
+        version, dealer = self._newest, Dealer(self.config)
+        pictured = REPORT_GROUPS if step % self.config.training.report_groups_every == 0 else 0
+
+        def draw(place: int, turn: Visit) -> Awaitable[GroupReport]:
+            task = task_of(self.config, turn.prompt.id, turn.visit)
+            job = RolloutJob(
+                run=self.config.name,
+                prompt=turn.prompt,
+                visit=turn.visit,
+                group_size=self.config.rollout.group_size,
+                policy_version=version,
+                seed=self.config.seed,
+                task=task,
+                ranks=dealer.deal(task),
+            )
+            keep = job.group_size if place < pictured else 0
+            return self._roll_out(job, turn.questions, keep)
+
+        return draw
+
+    async def _feed(self, drawing: StepDrawing, feed: StepFeed) -> list[Arrival]:
+        """Hand groups to the learner as they arrive; all of them, in prompt order."""
+        arrivals = []
+        async for arrival in drawing.arrivals():
+            arrivals.append(arrival)
+            feed.add(arrival.place, arrival.report if self._is_usable(arrival.report) else None)
+        return sorted(arrivals, key=lambda arrival: arrival.place)
+
+    async def _roll_out(
+        self, job: RolloutJob, questions: QuestionSet, keep_pictures: int
+    ) -> GroupReport:
         """One group, asked for again while too few of its samples have a score.
 
         The samples are the same each time; what is tried again is their verification.
         """
-        job = RolloutJob(
-            run=self.config.name,
-            prompt=visit.prompt,
-            visit=visit.visit,
-            group_size=self.config.rollout.group_size,
-            policy_version=version,
-            seed=self.config.seed,
-            task=task_of(self.config, visit.prompt.id, visit.visit),
-        )
         for attempt in range(self.config.rollout.max_retries + 1):
-            report = await self.pool.roll_out(job, visit.questions, keep_pictures=keep_pictures)
+            report = await self.pool.roll_out(job, questions, keep_pictures=keep_pictures)
             if self._is_usable(report):
                 break
             log.warning(
@@ -222,12 +223,13 @@ class TrainingLoop:
                 "fix the verifier and resume, or raise reward.max_invalid_share"
             )
 
+    async def _forget_ahead(self) -> None:
+        await asyncio.gather(*(drawing.close() for drawing in self._ahead))
+        self._ahead.clear()
+
     async def close(self) -> None:
         """Abandon what is under way."""
-        for task in self._ahead:
-            task.cancel()
-        await asyncio.gather(*self._ahead, return_exceptions=True)
-        self._ahead.clear()
+        await self._forget_ahead()
         self.prompts.close()
 
     def state_dict(self) -> dict[str, Any]:
@@ -241,7 +243,6 @@ class TrainingLoop:
         self.manifest = None
 
 
-def _raise_first_failure(tasks: Sequence[asyncio.Task[GroupReport]]) -> None:
-    for task in tasks:
-        if task.done():
-            task.result()
+def without_references(report: GroupReport) -> GroupReport:
+    """The report of a group whose bytes are not needed any more."""
+    return replace(report, reference=None, slices=(), draft_slices=())

@@ -6,6 +6,7 @@ they are the groups themselves. The loop only ever reads :class:`GroupReport`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -34,6 +35,8 @@ class Timings:
     """Thinking and denoising."""
     verify_s: float = 0.0
     """From the first verification call of the group to its last answer."""
+    tail_s: float = 0.0
+    """From the end of its sampling to its last answer."""
     pull_s: float = 0.0
     """Fetching and checking newer weights before the group was sampled."""
 
@@ -72,11 +75,43 @@ class GroupReport:
     """
     draft: int | None = None
     """Which of ``drafts`` all samples began from."""
+    slices: tuple[GroupReport, ...] = ()
+    """Of a group that was split over runners: the reports of its parts, in order of samples."""
+    draft_slices: tuple[GroupReport, ...] = ()
+    """The same of its drafts, where they are trained on too."""
+    spent: tuple[tuple[str, Timings], ...] = ()
+    """Which runners spent how long on it, where there were several."""
 
     @property
     def num_valid(self) -> int:
         """Samples that have a reward."""
         return sum(sample.reward is not None for sample in self.samples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """The picture that refinements begin from, as one that was drawn before they were ordered."""
+
+    source: Any
+    """A :class:`alphagrpo.types.GivenImage`, or the :class:`alphagrpo.types.Group` it is of; or an
+    object-store reference to either.
+    """
+    index: int
+    """Of the trajectory that drew it, in its group."""
+    score: Score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftReport:
+    """Untrained drafts of a refinement, drawn and scored."""
+
+    samples: tuple[Sample, ...]
+    chosen: int | None
+    """Which of them is refined; None where none has a score."""
+    reference: Any
+    """The chosen :class:`alphagrpo.types.GivenImage`, or an object-store reference to it."""
+    runner: str
+    timings: Timings = Timings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +123,11 @@ class SampleWeights:
     weights: tuple[float, ...]
     """1 for a sample with a reward, 0 for one without."""
 
+    def part(self, samples: range) -> SampleWeights:
+        """Of consecutive samples alone."""
+        chosen = slice(samples.start, samples.stop)
+        return SampleWeights(self.advantages[chosen], self.weights[chosen])
+
     def trained_advantages(self) -> tuple[float | None, ...]:
         """The advantages of samples that are trained on, None of the others: for the ledger."""
         pairs = zip(self.advantages, self.weights, strict=True)
@@ -95,19 +135,44 @@ class SampleWeights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingGroup:
-    """One group of an optimizer step."""
+class GroupWeights:
+    """What is trained on of one group."""
 
-    reference: Any
-    """The :class:`alphagrpo.types.Group`, or an object-store reference to it."""
     samples: SampleWeights
     drafts: SampleWeights | None = None
     """Of the drafts a refinement began from, where they are trained on too."""
 
+    @property
+    def total(self) -> float:
+        """Samples that are trained on, drafts included."""
+        parts = (self.samples,) if self.drafts is None else (self.drafts, self.samples)
+        return math.fsum(weight for part in parts for weight in part.weights)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingGroup(GroupWeights):
+    """Samples of an optimizer step that are replayed together."""
+
+    reference: Any
+    """The :class:`alphagrpo.types.Group`, or an object-store reference to it."""
+    place: int = 0
+    """Where its gradient stands in the step's sum, which is taken in this order."""
+    rank: int = 0
+    """Which of the learner's ranks replays it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingBlock:
+    """Groups of one step whose advantages are known: what a learner is handed at a time."""
+
+    groups: tuple[TrainingGroup, ...]
+    settled: int
+    """All groups at places below this one were handed over, or will never come."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBatch:
-    """The groups of one optimizer step, in prompt order."""
+    """All groups of one optimizer step, in prompt order: for a learner that is handed it whole."""
 
     groups: tuple[TrainingGroup, ...]
     denominator: float
@@ -147,6 +212,15 @@ class Picture:
         return GivenImage(latents=self.latents, pixels=self.pixels)
 
 
+@dataclass(frozen=True, slots=True)
+class RankSeconds:
+    """What the learner's ranks spent on a step: replaying, summing and stepping."""
+
+    total: float = 0.0
+    longest: float = 0.0
+    """Of the rank that spent most."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateReport:
     """What one optimizer step did."""
@@ -155,6 +229,7 @@ class UpdateReport:
     """Optimizer steps taken so far, this one included."""
     skipped: bool = False
     """True where every advantage was zero, so that no step was taken."""
+    seconds: RankSeconds = RankSeconds()
     metrics: Mapping[str, float] = field(default_factory=dict)
     """``area/name`` to value: losses, ratios, clip shares, gradient norm, seconds."""
 
@@ -200,11 +275,44 @@ class RolloutPool(Protocol):
         ...
 
 
+class SlicePool(RolloutPool, Protocol):
+    """A pool that can be asked for parts of groups, and for drafts alone."""
+
+    async def roll_out(
+        self,
+        job: RolloutJob,
+        questions: QuestionSet,
+        *,
+        keep_pictures: int = 0,
+        draft: Draft | None = None,
+    ) -> GroupReport:
+        """Sample and score a group or a slice of one; refinements begin from ``draft`` if given."""
+        ...
+
+    async def draw_drafts(
+        self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
+    ) -> DraftReport:
+        """Draw and score the untrained drafts of a refinement, and choose one."""
+        ...
+
+
 class Learner(Protocol):
     """Owns the policy's trainable parameters."""
 
-    async def update(self, batch: TrainingBatch) -> UpdateReport:
-        """One GRPO step on the groups behind the batch's references, with its advantages."""
+    async def begin(self) -> None:
+        """Begin an optimizer step; what was summed for one that was abandoned is forgotten."""
+        ...
+
+    async def accumulate(self, block: TrainingBlock) -> None:
+        """Replay the groups behind the block's references and add up their gradients.
+
+        Blocks of a step may come in any order and while others are still replayed: sums are taken
+        in the order of the groups' places. Nothing of the learner changes.
+        """
+        ...
+
+    async def finish(self, denominator: float) -> UpdateReport:
+        """The optimizer step on what was summed, divided by ``denominator`` samples."""
         ...
 
     async def publish(self) -> WeightsManifest:

@@ -227,6 +227,27 @@ class RolloutJob:
     seed: int
     """The run's seed."""
     task: TaskName = "rt2i"
+    ranks: tuple[int, ...] = (0,)
+    """Learner ranks that replay it, one per slice of its samples. With ``learner.placement:
+    runners`` they are the runners that sample it.
+    """
+    slice: tuple[int, int] | None = None
+    """Of a part of a group: its first sample and the one after its last."""
+
+    @property
+    def first(self) -> int:
+        """The first sample that is asked for."""
+        return self.slice[0] if self.slice else 0
+
+    @property
+    def samples(self) -> range:
+        """The samples that are asked for, as places in the group."""
+        return range(*self.slice) if self.slice else range(self.group_size)
+
+    @property
+    def size(self) -> int:
+        """How many samples are asked for."""
+        return len(self.samples)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

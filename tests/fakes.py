@@ -14,8 +14,18 @@ import numpy as np
 from alphagrpo import seeds
 from alphagrpo.config import RunConfig, parse_config
 from alphagrpo.errors import NoQuestions, ServiceUnavailable
-from alphagrpo.ports import GroupReport, Picture, PictureRequest, Sample, Timings, UpdateReport
-from alphagrpo.training_batch import TrainingBatch, training_batch
+from alphagrpo.ports import (
+    GroupReport,
+    Picture,
+    PictureRequest,
+    RankSeconds,
+    Sample,
+    Timings,
+    TrainingBatch,
+    TrainingBlock,
+    UpdateReport,
+)
+from alphagrpo.step.blocks import training_batch
 from alphagrpo.types import (
     Group,
     Prompt,
@@ -180,13 +190,28 @@ class FakeLearner:
 
     def __init__(self) -> None:
         self.updates: list[TrainingBatch] = []
+        self.blocks: list[TrainingBlock] = []
+        """Of the step under way, in the order they came."""
+        self.begun = 0
         self.version = -1
 
-    async def update(self, batch: TrainingBatch) -> UpdateReport:
+    async def begin(self) -> None:
+        self.begun += 1
+        self.blocks.clear()
+
+    async def accumulate(self, block: TrainingBlock) -> None:
+        self.blocks.append(block)
+
+    async def finish(self, denominator: float) -> UpdateReport:
+        groups = sorted((g for b in self.blocks for g in b.groups), key=lambda group: group.place)
+        batch = TrainingBatch(groups=tuple(groups), denominator=denominator)
         self.updates.append(batch)
         flat = not any(value for group in batch.groups for value in group.samples.advantages)
         return UpdateReport(
-            step=len(self.updates), skipped=flat, metrics={"learner/skipped": float(flat)}
+            step=len(self.updates),
+            skipped=flat,
+            seconds=RankSeconds(0.25, 0.25),
+            metrics={"learner/skipped": float(flat)},
         )
 
     async def publish(self) -> WeightsManifest:

@@ -97,7 +97,7 @@ class Story:
         return "it was not refused"
 
     def refused(self) -> None:
-        self.found["refused for GPUs"] = self.refusal("greedy", learner={"gpus": 2.0})
+        self.found["refused for GPUs"] = self.refusal("greedy", learner={"gpus": 1.0, "ranks": 3})
         lost = {"weights": {"mesh.pool": "vault"}}
         self.found["refused for a label"] = self.refusal("lost", placement=lost)
         self.found["started by refused runs"] = list(places())

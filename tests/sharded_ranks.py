@@ -21,6 +21,7 @@ from torch import Tensor
 
 from alphagrpo.config.optimization import OptimizerConfig
 from alphagrpo.errors import PolicyDataError
+from alphagrpo.learner.gradients import taken_gradients
 from alphagrpo.learner.optimizer import MasterAdamW
 from alphagrpo.learner.rounds import deal_rounds
 from alphagrpo.learner.sharding import Shards, form_of, shard_layers
@@ -101,7 +102,7 @@ class Rank:
             first, end = self.shards.rows(len(whole))
             share.to_local().copy_(whole[first:end])
             self.parameters[name].grad = share
-        self.optimizer.step(index)
+        self.optimizer.step(index, taken_gradients(list(self.parameters.values())))
 
 
 def start(task: Callable[..., dict[str, Any]], ranks: int, folder: Path) -> list[dict[str, Any]]:
@@ -130,18 +131,13 @@ def invented_gradients(parameters: dict[str, Any], index: int) -> dict[str, Tens
     generator = torch.Generator().manual_seed(index)
     names = list(parameters)[:-1]
     shapes = {name: tuple(parameters[name].shape) for name in names}
-    # Numbers that a half-precision gradient can hold.
-    return {
-        name: torch.randn(shape, generator=generator).bfloat16().float()
-        for name, shape in shapes.items()
-    }
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
 def take_step(optimizer: MasterAdamW, parameters: dict[str, Any], index: int) -> None:
     """As :meth:`Rank.take_step`, without shards."""
-    for name, gradient in invented_gradients(parameters, index).items():
-        parameters[name].grad = gradient.to(parameters[name].dtype)
-    optimizer.step(index)
+    gradients = invented_gradients(parameters, index)
+    optimizer.step(index, [gradients.get(name) for name in parameters])
 
 
 def lowered(model: Any, dtype: torch.dtype) -> Any:
@@ -221,9 +217,9 @@ def gradients_of_two(folder: Path) -> dict[str, Any]:
             shares += gradient.to_local().numel()
             error += float((gradient.full_tensor() - expected.grad).double().square().sum())
             total += float(expected.grad.double().square().sum())
-    norm = rank.optimizer.step(0)
-    whole = MasterAdamW(trainable_parameters(plain, "experts"), CLIPPED)
-    plain_norm = whole.step(0)
+    norm = rank.optimizer.step(0, taken_gradients(list(rank.parameters.values())))
+    trained = trainable_parameters(plain, "experts")
+    plain_norm = MasterAdamW(trained, CLIPPED).step(0, taken_gradients(list(trained.values())))
     moved = dict(rank.shards.gathered(rank.parameters))
     apart = [float((moved[n] - p).abs().max()) for n, p in plain.named_parameters() if n in moved]
     return {

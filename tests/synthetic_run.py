@@ -27,7 +27,7 @@ from alphagrpo.shapes.questions import reference_questions
 from alphagrpo.shapes.render import render
 from alphagrpo.shapes.specs import sample_scene, sample_spec
 from alphagrpo.shapes.splits import spec_of
-from alphagrpo.training_batch import training_batch
+from alphagrpo.step.blocks import training_batch
 from alphagrpo.types import (
     Prompt,
     Question,

@@ -57,39 +57,6 @@ def group_advantages(
     return advantages
 
 
-def step_advantages(
-    rewards: Sequence[Rewards],
-    tasks: Sequence[str],
-    *,
-    std: StdMode,
-    prompts: int | None = None,
-    epsilon: float = 1e-4,
-) -> list[tuple[float, ...]]:
-    """:func:`group_advantages` of a whole optimizer step, whose groups may be of several tasks.
-
-    With ``std="batch"`` a spread is taken over groups of one task only, since rewards of different
-    tasks have different scales (the format bonus), and over ``prompts`` groups at a time in their
-    order: the release has 8, which is its micro-rollout (method: section 1.2).
-
-    Args:
-        rewards: P groups.
-        tasks: P names.
-        std: whose spread to divide by.
-        prompts: groups per spread; None for all of a task.
-        epsilon: added to the standard deviation.
-    """
-    advantages: list[tuple[float, ...]] = [()] * len(rewards)
-    for task in dict.fromkeys(tasks):
-        of_task = [index for index, name in enumerate(tasks) if name == task]
-        size = prompts or len(of_task)
-        for start in range(0, len(of_task), size):
-            block = of_task[start : start + size]
-            values = group_advantages([rewards[i] for i in block], std=std, epsilon=epsilon)
-            for index, group in zip(block, values, strict=True):
-                advantages[index] = group
-    return advantages
-
-
 def _population_std(values: Sequence[float]) -> float:
     if not values:
         return 0.0

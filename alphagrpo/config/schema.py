@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from alphagrpo.config.learning import LearnerConfig
 from alphagrpo.config.optimization import OptimizerConfig
 from alphagrpo.config.placement import PlacementConfig
 from alphagrpo.config.programs import ASKING_THE_SET, BUILT_IN_PROGRAMS, check_program_name
@@ -84,6 +85,10 @@ class RolloutConfig(Section):
     """torch threads in each runner and in the learner: the same in both, or bits differ."""
     groups_in_flight: int = Field(2, ge=1)
     """Groups per runner at once: one is sampled while the others are being scored."""
+    slices: int = Field(1, ge=1)
+    """Runners that a group's samples are split over, for steps of fewer groups than there are
+    runners. Statistics stay the group's; a slice is replayed as it was sampled.
+    """
     max_lag: int = Field(0, ge=0)
     """How many versions a group's policy may be behind the learner's."""
     max_retries: int = Field(3, ge=0)
@@ -96,19 +101,6 @@ class RolloutConfig(Section):
         still be fetching; with lag as many more.
         """
         return 2 + self.max_lag
-
-
-class LearnerConfig(Section):
-    """What the central learner reserves of the cluster, and how it trades time for memory."""
-
-    cpus: float = Field(1.0, ge=0)
-    gpus: float = Field(0.0, ge=0)
-    recompute: bool = False
-    """Recompute each layer in the backward pass (gradient checkpointing): a third more arithmetic,
-    and one layer's activations at a time instead of all layers'."""
-    groups_at_once: int = Field(1, ge=1)
-    """Groups whose gradients are computed at a time, each on a thread of its own: on a CPU, as many
-    as the learner has cores. On a GPU one group fills it."""
 
 
 class TextLossConfig(Section):
@@ -143,6 +135,11 @@ class AlgorithmConfig(Section):
     advantage_epsilon: float = Field(1e-4, gt=0)
     text: TextLossConfig = TextLossConfig()
     image: ImageLossConfig = ImageLossConfig()
+
+    @property
+    def has_kl(self) -> bool:
+        """Whether the objective holds a KL term to the model without its adapters."""
+        return self.text.kl_weight > 0 or self.image.kl_weight > 0
 
 
 class RewardConfig(Section):
@@ -253,14 +250,25 @@ class RunConfig(Section):
                 "nothing would train with task.think and algorithm.image.enabled both false; "
                 "turn one of them on"
             )
-        kl = max(self.algorithm.text.kl_weight, self.algorithm.image.kl_weight)
-        if kl > 0 and self.learner.groups_at_once > 1:
-            raise ValueError(
-                "a KL term's reference switches the adapters off, for all groups at once; got "
-                f"kl_weight {kl} with learner.groups_at_once {self.learner.groups_at_once}: set "
-                "one of them to 0 or 1"
-            )
+        self._check_parallel()
         return self
+
+    def _check_parallel(self) -> None:
+        rollout, learner = self.rollout, self.learner
+        if rollout.slices > rollout.group_size:
+            raise ValueError(
+                "a slice holds at least one sample, got rollout.slices "
+                f"{rollout.slices} with rollout.group_size {rollout.group_size}; ask for fewer"
+            )
+        if learner.on_runners:
+            learner.check_on_runners(rollout.max_lag)
+        slices = rollout.prompts_per_step * rollout.slices
+        if self.num_ranks > slices:
+            raise ValueError(
+                f"every rank needs a share of a step's {slices} slices (rollout.prompts_per_step "
+                f"{rollout.prompts_per_step} x rollout.slices {rollout.slices}), got "
+                f"{self.num_ranks} ranks; raise rollout.slices or lower the number of ranks"
+            )
 
     def _check_refinement(self) -> None:
         refinement, kind, rounds = self.refinement, self.task.kind, self.evaluation.rounds
@@ -284,6 +292,11 @@ class RunConfig(Section):
                 "refinement.format_bonus rewards a well-formed reflection, got "
                 f"{refinement.format_bonus} with task.think false; set refinement.format_bonus to 0"
             )
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes that learn: ``learner.ranks``, or every runner where these learn."""
+        return self.rollout.num_runners if self.learner.on_runners else self.learner.ranks
 
     @property
     def min_valid(self) -> int:

@@ -1,71 +1,58 @@
-"""What the learner refuses: unfit trajectories, and a replay that disagrees with the rollout."""
+"""What the learner refuses to train on."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import numpy as np
 
 from alphagrpo.config import RunConfig
-from alphagrpo.errors import ParityError, PolicyDataError
-from alphagrpo.learner.diagnostics import Diagnostics
-from alphagrpo.ports import TrainingBatch, TrainingGroup
+from alphagrpo.errors import PolicyDataError
+from alphagrpo.ports import TrainingGroup
 from alphagrpo.types import Group, Trajectory
+
+Turn = tuple[str, int, str, int]
+"""What a group is known by: prompt, visit, task, first sample."""
 
 
 def refuse_unfit(
-    batch: TrainingBatch, version: int, config: RunConfig, visits: Mapping[str, int]
+    training: TrainingGroup,
+    version: int,
+    config: RunConfig,
+    visits: Mapping[str, int],
+    taken: Set[Turn],
 ) -> None:
-    """Raise PolicyDataError for groups that may not be trained on.
+    """Raise PolicyDataError for a group that may not be trained on.
 
     Args:
-        batch: of one optimizer step, each group itself in the place of its reference.
+        training: with the group itself in the place of its reference.
         version: the newest published version.
         config: group size and the lag allowed.
-        visits: last visit of each prompt that was trained on.
+        visits: last visit of each prompt that earlier steps trained on.
+        taken: the turns that this step has replayed already.
     """
-    groups: list[Group] = [group.reference for group in batch.groups]
-    if not groups:
-        raise PolicyDataError("an optimizer step needs at least one group, got none")
-    for training in batch.groups:
-        _refuse_weights(training)
-    turns = [(group.job.prompt.id, group.job.visit) for group in groups]
-    for group, (prompt, visit) in zip(groups, turns, strict=True):
-        if visit <= visits.get(prompt, -1) or turns.count((prompt, visit)) > 1:
-            raise PolicyDataError(
-                f"a group is trained on once, prompt {prompt} at visit {visit} came again; "
-                "resume loop and learner from the same checkpoint"
-            )
-        for part in (group, group.draft_group):
-            if part is not None:
-                _refuse_version(part, version, config.rollout.max_lag)
-                _refuse_form(part, config.rollout.group_size)
-                for trajectory in part.trajectories:
-                    _refuse_numbers(trajectory)
+    group: Group = training.reference
+    _refuse_weights(training)
+    turn = turn_of(group)
+    prompt, visit, *_ = turn
+    if visit <= visits.get(prompt, -1) or turn in taken:
+        raise PolicyDataError(
+            f"a group is trained on once, prompt {prompt} at visit {visit} came again; "
+            "resume loop and learner from the same checkpoint"
+        )
+    for part in (group, group.draft_group):
+        if part is not None:
+            _refuse_version(part, version, config.rollout.max_lag)
+            _refuse_form(part)
+            for trajectory in part.trajectories:
+                _refuse_numbers(trajectory)
 
 
-def parity_gate(diagnostics: Diagnostics, config: RunConfig) -> None:
-    """Raise ParityError where replay differs from rollout by more than a share of the clip range.
-
-    Before the first step the policy is the one that sampled, so that every |log ratio| is an error
-    of computation (method: section 1.2, "On-policy exactness").
-    """
-    share, algorithm = config.training.parity_limit_share, config.algorithm
-    clips = {
-        "text": min(algorithm.text.clip_low, algorithm.text.clip_high),
-        "image": algorithm.image.clip,
-    }
-    for part, clip in clips.items():
-        largest = diagnostics.max_abs_log_ratio(part)
-        diagnostics.parity[part] = largest
-        if largest > share * clip:
-            raise ParityError(
-                f"before the first step |log ratio| must be at most {share:g} of the clip range, "
-                f"{share * clip:.1e}; the {part} part has {largest:.1e}. Rollout and replay "
-                "compute different numbers: give both the same dtype, device, attention kernel and "
-                "rollout.threads, or raise training.parity_limit_share if you accept the drift"
-            )
+def turn_of(group: Group) -> Turn:
+    """What the group is known by."""
+    job = group.job
+    return (job.prompt.id, job.visit, job.task, job.first)
 
 
 def _refuse_version(group: Group, version: int, max_lag: int) -> None:
@@ -84,11 +71,11 @@ def _refuse_version(group: Group, version: int, max_lag: int) -> None:
         )
 
 
-def _refuse_form(group: Group, group_size: int) -> None:
+def _refuse_form(group: Group) -> None:
     size = len(group.trajectories)
-    if size != group_size or len(group.rewards) != size:
+    if size != group.job.size or len(group.rewards) != size:
         raise PolicyDataError(
-            f"a group must hold {group_size} samples with a reward or None each, "
+            f"a group must hold {group.job.size} samples with a reward or None each, "
             f"prompt {group.job.prompt.id} has {size} and {len(group.rewards)} rewards; "
             "score it first"
         )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from alphagrpo.errors import WeightsError
 from alphagrpo.learner.learner import GRPOLearner
-from alphagrpo.learner.state import load_learner, save_learner
+from alphagrpo.learner.rank import LocalRank
+from alphagrpo.learner.ranked import RankedLearner
 from alphagrpo.models.weights import Chunk
-from alphagrpo.ports import TrainingBatch, UpdateReport
 from alphagrpo.types import WeightsManifest
 
 
@@ -37,26 +36,8 @@ class LocalStore:
         return self._kept
 
 
-class LocalLearner:
+class LocalLearner(RankedLearner):
     """:class:`alphagrpo.ports.Learner` over a learner here; groups are passed as they are."""
 
     def __init__(self, learner: GRPOLearner, store: LocalStore) -> None:
-        self._learner, self._store = learner, store
-
-    async def update(self, batch: TrainingBatch) -> UpdateReport:
-        """One GRPO step, in a thread, so that verdicts can arrive meanwhile."""
-        return await asyncio.to_thread(self._learner.update, batch)
-
-    async def publish(self) -> WeightsManifest:
-        """Publish the current parameters."""
-        manifest, chunks = self._learner.export()
-        await self._store.publish(chunks, manifest)
-        return manifest
-
-    async def save(self, folder: str) -> None:
-        """Write the learner's state into ``folder``."""
-        await asyncio.to_thread(save_learner, self._learner, folder)
-
-    async def load(self, folder: str) -> int:
-        """Restore the learner's state; returns the step."""
-        return await asyncio.to_thread(load_learner, self._learner, folder)
+        super().__init__([LocalRank(learner, store)], learner.config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,22 +51,19 @@ class MasterAdamW:
             foreach=None if shards is None else False,
         )
 
-    def zero_grad(self) -> None:
-        """Forget all gradients."""
-        for tensor in (*self._parameters.values(), *self._masters.values()):
-            tensor.grad = None
-
-    def step(self, index: int) -> float:
+    def step(self, index: int, gradients: Sequence[Tensor | None]) -> float:
         """Clip and apply the gradients of step ``index`` (from 0); returns the unclipped norm.
 
         The parameters stay as they are if the norm is not finite, which the caller must look at.
+
+        Args:
+            index: of the step.
+            gradients: float32, one per parameter in order; None leaves a parameter as it is. They
+                are changed. With shards as FSDP2 leaves them, summed over the ranks.
         """
-        for name, parameter in self._parameters.items():
-            master, gradient = self._masters[name], parameter.grad
-            if gradient is not None and self.shards is not None:
-                gradient = _rows_of(gradient)
-            if master is not parameter:
-                master.grad = None if gradient is None else gradient.float()
+        for master, gradient in zip(self._masters.values(), gradients, strict=True):
+            sharded = gradient is not None and self.shards is not None
+            master.grad = _rows_of(gradient) if sharded else gradient
         norm = self._clip()
         if norm != norm or norm == float("inf"):
             return norm
@@ -74,6 +71,7 @@ class MasterAdamW:
         for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         self._adam.step()
+        self._adam.zero_grad()
         with torch.no_grad():
             for name in self._rounded:
                 self._parameters[name].copy_(self._masters[name])

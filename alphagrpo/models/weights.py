@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from blake3 import blake3
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from alphagrpo.errors import WeightsError
 from alphagrpo.types import WeightsKind, WeightsManifest
@@ -173,6 +173,15 @@ def _broken(manifest: WeightsManifest, chunks: Sequence[Chunk]) -> str:
         broken += [name] if got != own else []
     more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
     return f" ({broken[0]}{more} broken)" if broken else ""
+
+
+def fingerprint(module: nn.Module) -> str:
+    """BLAKE3 over the names and bytes of all parameters and buffers, hex."""
+    digest = blake3(max_threads=blake3.AUTO)
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().reshape(-1).cpu().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _bytes_of(parameter: Tensor) -> Chunk | None:

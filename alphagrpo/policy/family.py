@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class PolicyShape(Protocol):
-    """What checks and memory arithmetic ask of a model that is not loaded."""
+    """What checks and the arithmetic of memory and time ask of a model that is not loaded."""
 
     @property
     def pixels_per_token(self) -> int:
@@ -62,6 +62,17 @@ class PolicyShape(Protocol):
 
     def picture_tokens(self, height: int, width: int) -> int:
         """Tokens of a picture of so many pixels that is read."""
+        ...
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the decoder, among which the experts' weights are split evenly."""
+        ...
+
+    def forward_flops(self, tokens: int, keys: float) -> float:
+        """Floating-point operations of one forward of so many tokens, each of which sees ``keys``
+        keys on average; a product and its addition are two. Without the text head.
+        """
         ...
 
 

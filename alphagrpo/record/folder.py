@@ -36,7 +36,7 @@ from alphagrpo.record.versions import package_versions
 
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig
-    from alphagrpo.ports import GroupReport, TrainingGroup
+    from alphagrpo.ports import GroupReport, GroupWeights
 
 STEP_PREFIX = "step-"
 COMPLETE = "complete.json"
@@ -172,7 +172,7 @@ class RunFolder:
         self,
         step: int,
         reports: Sequence[GroupReport],
-        training: Sequence[TrainingGroup | None],
+        training: Sequence[GroupWeights | None],
     ) -> Path:
         """Write the ledger rows and the kept pictures of one step's groups.
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from alphagrpo.files import replacing
 
 if TYPE_CHECKING:
-    from alphagrpo.ports import GroupReport, Sample, SampleWeights, TrainingGroup
+    from alphagrpo.ports import GroupReport, GroupWeights, Sample, SampleWeights
     from alphagrpo.types import Question
 
 _NAMES = pa.dictionary(pa.int32(), pa.string())
@@ -67,7 +67,7 @@ def rows_of_group(
     step: int,
     index: int,
     report: GroupReport,
-    training: TrainingGroup | None,
+    training: GroupWeights | None,
 ) -> list[dict[str, Any]]:
     """Rows of one group: drafts, then samples in order, each with its questions in order.
 

@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 
-from actors.learner import LearnerDied
 from actors.mesh import Mesh
 from actors.parts import Part, actor_name
 from actors.run import decomposer_client, verifier_client
 from alphagrpo.config import RunConfig
-from alphagrpo.errors import CheckpointError, ConfigError, EnvironmentProblem
+from alphagrpo.errors import CheckpointError, ConfigError, EnvironmentProblem, LearnerLost
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.ports import PictureRequest
 from alphagrpo.types import Prompt
@@ -102,8 +101,8 @@ async def test_runner_killed_in_a_step_changes_nothing(mesh_of, model_folder, pr
     assert [p.prompt.id for p in pictures] == [r.prompt.id for r in requests]
     assert {p.policy_version for p in pictures} == {2}
 
-    os.kill((await mesh.learner.status())["pid"], signal.SIGKILL)
-    with pytest.raises(LearnerDied, match="--resume"):
+    os.kill((await mesh.learner.status())[0]["pid"], signal.SIGKILL)
+    with pytest.raises(LearnerLost, match="--resume"):
         await loop.run_step()
 
 
@@ -148,7 +147,7 @@ def test_algorithm_trains_saves_restores_and_survives_its_learner(
         checksum = algo.ask(algo.run.loop.ensure_published()).checksum
 
         # The learner dies: the next train() goes back to the checkpoint and repeats step 2.
-        os.kill(algo.ask(algo.run.mesh.learner.status())["pid"], signal.SIGKILL)
+        os.kill(algo.ask(algo.run.mesh.learner.status())[0]["pid"], signal.SIGKILL)
         algo.train()
         assert algo.run.loop.step == 2
         assert drawn(algo.last_report) == expected

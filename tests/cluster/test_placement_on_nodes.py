@@ -47,7 +47,7 @@ def test_a_registry_without_a_selector_is_beside_the_driver(found) -> None:
 
 def test_a_run_that_can_never_be_placed_is_refused_and_starts_nothing(found) -> None:
     assert (
-        "room for 0 of 1 learner (1 CPU, 2 GPU on mesh.pool: learner)"
+        "room for 1 of 3 learners (1 CPU, 1 GPU each on mesh.pool: learner)"
         in (found["refused for GPUs"])
     )
     assert (

@@ -111,19 +111,19 @@ def test_a_cluster_with_room_lacks_nothing() -> None:
             {"learner": (17, 1)},
             CLUSTER,
             "room for 0 of 1 learner (17 CPU, 1 GPU on mesh.pool: learner): 1 node has these "
-            "labels, of at most 16 CPU, 1 GPU, and none can be added; lower learner.cpus",
+            "labels, of at most 16 CPU, 1 GPU, and none can be added; lower learner.ranks, ",
         ),
         (
             {},
             (HEAD, CLUSTER[2]),
             "0 of 1 learner (8 CPU, 1 GPU on mesh.pool: learner): no node has these labels (there "
-            "are mesh.pool: head, rollout), and none can be added; lower learner.cpus or "
-            "learner.gpus, change placement.learner, or start such nodes",
+            "are mesh.pool: head, rollout), and none can be added; lower learner.ranks, "
+            "learner.cpus or learner.gpus, change placement.learner, or start such nodes",
         ),
         (
-            {"selected": False, "learner": (8, 2)},
+            {"selected": False, "learner": (24, 1)},
             (node(16, 1), node(16, 1)),
-            "0 of 1 learner (8 CPU, 2 GPU): 2 nodes, of at most 16 CPU, 1 GPU, and none",
+            "0 of 1 learner (24 CPU, 1 GPU): 2 nodes, of at most 16 CPU, 1 GPU, and none",
         ),
         (
             {"selected": False},

@@ -50,7 +50,7 @@ async def test_the_bytes_of_a_step_may_go_once_it_is_learnt() -> None:
     assert [group.reference for group in report.groups] == [None] * 3
     dropped, *trained = report.training
     assert dropped is None
-    assert [group.reference for group in trained] == [None] * 2
+    assert not any(hasattr(group, "reference") for group in trained)
     assert [group.samples for group in trained] == [g.samples for g in learner.updates[0].groups]
     assert all(group.reference is not None for group in learner.updates[0].groups)
 

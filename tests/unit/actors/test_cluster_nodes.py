@@ -114,7 +114,7 @@ def test_nothing_is_refused_where_growth_is_not_known(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     FakeRay(HEAD, record(1, "workers", CPU=1)).put_in(monkeypatch)
-    check_room(make_config(learner={"gpus": 8}))
+    check_room(make_config(rollout={"gpus_per_runner": 8}))
     assert "not known" in caplog.text
 
 

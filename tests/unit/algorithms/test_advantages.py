@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alphagrpo.algorithms.advantages import group_advantages, step_advantages
+from alphagrpo.algorithms.advantages import group_advantages
 
 REWARDS = [[0.0, 1.0, 2.0, 1.0], [5.0, 5.0, 7.0, 7.0]]
 
@@ -83,19 +83,3 @@ def test_misuse_is_refused():
         group_advantages([[math.nan, 1.0]], std="group")
     with pytest.raises(ValueError, match="'batch' or 'group'"):
         group_advantages(REWARDS, std="global")
-
-
-def test_a_step_spreads_over_one_task_and_so_many_prompts_at_a_time():
-    """Rewards of one task are ten times those of the other; three prompts in parts of two."""
-    first, second = REWARDS
-    rewards = [first, [10 * r for r in second], second, [r * r for r in first]]
-    tasks = ["rt2i", "srr", "rt2i", "rt2i"]
-    values = step_advantages(rewards, tasks, std="batch", prompts=2)
-    assert [values[0], values[2]] == group_advantages([rewards[0], rewards[2]], std="batch")
-    for alone in (1, 3):
-        assert [values[alone]] == group_advantages([rewards[alone]], std="batch")
-    together = step_advantages(rewards, ["rt2i"] * 4, std="batch")
-    assert together == group_advantages(rewards, std="batch")
-    # With the group's own spread neither the tasks nor the parts matter.
-    grouped = step_advantages(rewards, tasks, std="group", prompts=2)
-    assert grouped == group_advantages(rewards, std="group")

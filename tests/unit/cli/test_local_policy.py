@@ -48,9 +48,8 @@ def trained(config: RunConfig, folder: Path) -> GRPOLearner:
     """A learner after one step along random gradients, saved."""
     learner = GRPOLearner(load_policy(config).model, config)
     generator = torch.Generator().manual_seed(3)
-    for parameter in learner.parameters.values():
-        parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
-    learner.optimizer.step(0)
+    gradients = [torch.randn(p.shape, generator=generator) for p in learner.parameters.values()]
+    learner.optimizer.step(0, gradients)
     learner.version = 5
     save_learner(learner, folder)
     return learner

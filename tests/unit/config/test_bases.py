@@ -182,7 +182,7 @@ def test_the_smoke_run_differs_from_the_demo_in_what_it_says() -> None:
         "rollout.group_size": 4, "rollout.prompts_per_step": 4, "rollout.num_runners": 1,
         "rollout.cpus_per_runner": 0.5, "rollout.flow.num_points": 12,
         "rollout.flow.window.length": 4, "rollout.flow.window.allowed": [0, 6],
-        "learner.groups_at_once": 1, "optimizer.lr": 6e-5, "optimizer.warmup_steps": 5,
+        "optimizer.lr": 6e-5, "optimizer.warmup_steps": 5,
         "training.num_steps": 3, "training.max_minutes": 5.0, "training.checkpoint_every": 2,
         "training.report_every": 1, "training.report_groups_every": 1,
         "evaluation.num_plain": 8, "evaluation.num_thought": 8, "evaluation.batch_size": 8,

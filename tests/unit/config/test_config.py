@@ -64,10 +64,7 @@ def test_the_released_recipe_is_the_default_of_every_section() -> None:
             },
             "nothing would train",
         ),
-        (
-            {"learner": {"groups_at_once": 2}, "algorithm": {"text": {"kl_weight": 0.1}}},
-            "groups_at_once 2",
-        ),
+        ({"learner": {"gpus": 2.0}}, "learner.ranks to the number of devices"),
         ({"name": "no spaces here"}, "name"),
         ({"training": {"max_minutes": 0}}, "training.max_minutes"),
         ({"optimizer": {"decay_steps": 3}, "training": {"num_steps": 4}}, "decay_steps .* 3 and 4"),

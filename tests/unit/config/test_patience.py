@@ -49,10 +49,11 @@ def test_the_defaults_stand_in_one_place() -> None:
     assert owners == {
         *(f"alphagrpo/config/services.py: Patience.{name}" for name in NAMES),
         *(f"services/settings.py: GatewaySettings.{name}" for name in NAMES),
-        # Other things of the same name: questions asked of the model, a whole request, a start.
+        # Others of the same name: questions asked of the model, a whole request, a start, a step.
         "services/settings.py: DecomposerSettings.max_attempts",
         "services/settings.py: GeneratorSettings.deadline_s",
         "alphagrpo/config/placement.py: PlacementConfig.deadline_s",
+        "alphagrpo/config/learning.py: LearnerConfig.deadline_s",
     }
 
 

@@ -67,13 +67,35 @@ RULES = [
         r"placement\.weights\.mesh\.pool.*valid string.*got 1",
         "",
     ),
-    *(
-        (
-            {"learner": {"groups_at_once": 2}, "algorithm": {half: {"kl_weight": 0.1}}},
-            r"got kl_weight 0\.1 with learner\.groups_at_once 2",
-            "set one of them to 0 or 1",
-        )
-        for half in ("text", "image")
+    (
+        {"learner": {"gpus": 2}},
+        r"learner\.gpus.*one device, got learner\.gpus 2",
+        r"learner\.ranks to the number of devices",
+    ),
+    (
+        {"rollout": {"slices": 5}},
+        r"got rollout\.slices 5 with rollout\.group_size 4",
+        "ask for fewer",
+    ),
+    (
+        {"rollout": {"prompts_per_step": 3}, "learner": {"ranks": 4}},
+        r"3 slices .*prompts_per_step 3 x rollout\.slices 1\), got 4 ranks",
+        r"raise rollout\.slices",
+    ),
+    (
+        {"learner": {"placement": "runners", "ranks": 2}},
+        r"every runner is a rank, got learner\.ranks 2",
+        r"set rollout\.num_runners",
+    ),
+    (
+        {"learner": {"placement": "runners", "gpus": 1}},
+        r"no device of its own, got learner\.gpus 1",
+        "set it to 0",
+    ),
+    (
+        {"learner": {"placement": "runners"}, "rollout": {"max_lag": 1}},
+        r"of two versions, got rollout\.max_lag 1",
+        "set it to 0",
     ),
     *(
         (
@@ -151,7 +173,9 @@ def test_an_impossible_combination_is_refused_with_rule_value_and_remedy(
     [
         {"optimizer": {"decay_steps": 100}},
         {"rollout": {"flow": {"num_points": 4, "window": {"length": 3, "allowed": [0, 3]}}}},
-        {"learner": {"groups_at_once": 2}, "model": {"path": "x", "trainable": "experts"}},
+        {"learner": {"ranks": 2, "gpus": 1}, "model": {"path": "x", "trainable": "experts"}},
+        {"learner": {"ranks": 6}, "rollout": {"slices": 2, "prompts_per_step": 3}},
+        {"learner": {"placement": "runners"}, "rollout": {"num_runners": 3}},
         {"algorithm": {"text": {"kl_weight": 0.1}}},
         SILENT,
         {"algorithm": {"image": {"enabled": False}}},

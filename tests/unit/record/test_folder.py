@@ -11,9 +11,8 @@ from alphagrpo.config import RunConfig, load_config
 from alphagrpo.errors import ConfigError
 from alphagrpo.eval.lines import HeldOutLine, Opinion
 from alphagrpo.files import write_atomically
-from alphagrpo.ports import GroupReport, Sample
+from alphagrpo.ports import GroupReport, GroupWeights, Sample, SampleWeights
 from alphagrpo.record.folder import RunFolder
-from alphagrpo.training_batch import SampleWeights, TrainingGroup
 from alphagrpo.types import Prompt, RolloutJob, Score, Verdict
 from tests.fakes import make_config, make_questions
 
@@ -43,8 +42,8 @@ def group(reward: float | None) -> GroupReport:
     )  # fmt: skip
 
 
-def trained(advantages: tuple[float, ...], weights: tuple[float, ...]) -> TrainingGroup:
-    return TrainingGroup(reference=None, samples=SampleWeights(advantages, weights))
+def trained(advantages: tuple[float, ...], weights: tuple[float, ...]) -> GroupWeights:
+    return GroupWeights(samples=SampleWeights(advantages, weights))
 
 
 def test_a_new_folder_holds_a_config_that_can_be_run_again(tmp_path: Path) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alphagrpo.ports import GroupReport, Sample
+from alphagrpo.ports import GroupReport, GroupWeights, Sample, SampleWeights
 from alphagrpo.record.ledger import read_ledger, rows_of_group, write_ledger
 from alphagrpo.rewards.programs import RewardProgram, configure, reward_program
-from alphagrpo.training_batch import SampleWeights, TrainingGroup
 from alphagrpo.types import Score, Verdict
 from tests.fakes import FakeVerifier, make_config, make_job, make_prompts, make_questions
 
@@ -38,7 +37,7 @@ async def ledger(program: RewardProgram, path: Path) -> list[dict]:
         runner="r",
     )
     weights = SampleWeights((0.0, 0.5), (0.0, 1.0))
-    training = TrainingGroup(reference=None, samples=weights)
+    training = GroupWeights(samples=weights)
     write_ledger(path, rows_of_group(3, 0, report, training))
     return read_ledger(path)
 
@@ -114,8 +113,7 @@ def test_a_dropped_group_has_rewards_and_no_advantages() -> None:
 
 
 def test_trained_drafts_have_their_own_advantages_and_stand_before_the_samples() -> None:
-    training = TrainingGroup(
-        reference=None,
+    training = GroupWeights(
         samples=SampleWeights((1.5, 0.0), (1.0, 0.0)),
         drafts=SampleWeights((-0.5, 0.5), (1.0, 1.0)),
     )
@@ -136,7 +134,7 @@ def test_trained_drafts_have_their_own_advantages_and_stand_before_the_samples()
 
 
 def test_drafts_that_are_not_trained_on_have_no_advantages() -> None:
-    training = TrainingGroup(reference=None, samples=SampleWeights((0.0,), (1.0,)))
+    training = GroupWeights(samples=SampleWeights((0.0,), (1.0,)))
     rows = rows_of_group(3, 0, refinement([0.25, 0.5], [0.75]), training)[::2]
     assert [row["advantage"] for row in rows] == [None, None, 0.0], "zero is an advantage"
 

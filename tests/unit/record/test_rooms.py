@@ -28,7 +28,7 @@ def imported(folder: str) -> set[str]:
     [
         ("eval", ("alphagrpo.record", "alphagrpo.report", "alphagrpo.cli")),
         ("record", ("alphagrpo.report", "alphagrpo.cli")),
-        ("report", ("alphagrpo.cli", "alphagrpo.loop", "alphagrpo.step_metrics")),
+        ("report", ("alphagrpo.cli", "alphagrpo.loop", "alphagrpo.step.metrics")),
     ],
 )
 def test_a_room_imports_none_of_those_that_stand_on_it(

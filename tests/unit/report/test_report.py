@@ -15,7 +15,7 @@ import pytest
 
 from alphagrpo.eval.figures import RefinedFigures
 from alphagrpo.eval.lines import HeldOutLine, Opinion
-from alphagrpo.ports import GroupReport, Sample
+from alphagrpo.ports import GroupReport, GroupWeights, Sample, SampleWeights
 from alphagrpo.record.curve import HeldOutCurve, heldout_curve, probed_ids
 from alphagrpo.record.folder import RunFolder
 from alphagrpo.record.summary import RunSummary
@@ -30,7 +30,6 @@ from alphagrpo.report.view import (
     sample_groups,
     state,
 )
-from alphagrpo.training_batch import SampleWeights, TrainingGroup
 from alphagrpo.types import Prompt, Score, Verdict
 from tests.fakes import make_config, make_job, make_questions
 from tests.synthetic_run import make_run, synthetic_config
@@ -323,7 +322,7 @@ def test_a_folder_of_an_earlier_version_has_a_report_with_what_it_knows(tmp_path
 def test_the_group_that_teaches_the_most_is_shown_and_drafts_are_apart(tmp_path: Path) -> None:
     folder = RunFolder.create(synthetic_config(tmp_path))
     groups = [refined_group("narrow", (0.5, 0.6)), refined_group("wide", (0.2, None, 0.9))]
-    training = [None, TrainingGroup(reference=None, samples=WIDE)]
+    training = [None, GroupWeights(samples=WIDE)]
     folder.record_step(1, groups, training)
     ((step, rows),) = sample_groups(folder)
     table = group_view(folder, step, rows)

@@ -16,11 +16,11 @@ from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.models import weights
 from alphagrpo.policy.trainable import trainable_parameters
 from alphagrpo.policy.worker import RolloutWorker
+from alphagrpo.ports import GroupWeights, SampleWeights, TrainingBlock
 from alphagrpo.record.ledger import read_ledger, rows_of_group, write_ledger
 from alphagrpo.rewards.rectification import rectify
 from alphagrpo.rollout.inprocess import LocalPool
 from alphagrpo.rollout.runner import GroupRunner
-from alphagrpo.training_batch import SampleWeights, TrainingBatch, TrainingGroup
 from tests.fakes import (
     FakeDecomposer,
     FakeTokenizer,
@@ -217,22 +217,22 @@ async def test_the_loop_trains_refinements_at_exact_parity(
 async def test_the_ledger_has_the_numbers_that_the_learner_was_given() -> None:
     config = refining(drafts={"num": 3, "num_points": 5, "trained": True}, rectification="off")
     loop = make_loop(config, FakeVerifier(fail_calls=[1]))
-    batches = []
+    handed = []
 
-    async def noting(batch: TrainingBatch, update=loop.learner.update) -> Any:
-        batches.append(batch)
-        return await update(batch)
+    async def noting(block: TrainingBlock, accumulate=loop.learner.accumulate) -> None:
+        handed.extend(block.groups)
+        await accumulate(block)
 
-    loop.learner.update = noting  # type: ignore[method-assign]
+    loop.learner.accumulate = noting  # type: ignore[method-assign]
     report = await loop.run_step()
-    (batch,) = batches
-    for index, group in enumerate(batch.groups):
+    handed.sort(key=lambda group: group.place)
+    for index, group in enumerate(handed):
         rows = rows_of_group(1, index, report.groups[index], report.training[index])
         for stage, numbers in (("draft", group.drafts), ("sample", group.samples)):
             per_sample = [r for r in rows if r["stage"] == stage and r["question_id"] == "s0"]
             expected = zip(numbers.advantages, numbers.weights, strict=True)
             assert [r["advantage"] for r in per_sample] == [a if w else None for a, w in expected]
-    assert sum(sum(group.drafts.weights) for group in batch.groups) == 3 * 4 - 1, "one has no score"
+    assert sum(sum(group.drafts.weights) for group in handed) == 3 * 4 - 1, "one has no score"
     await loop.close()
 
 
@@ -270,7 +270,7 @@ async def test_the_ledger_traces_a_refinement_to_its_draft(tmp_path: Any) -> Non
     report = done.report(QUESTIONS, "runner", None)
     size = len(report.samples)
     weights = SampleWeights((0.5,) * size, (1.0,) * size)
-    rows = rows_of_group(4, 0, report, TrainingGroup(reference=None, samples=weights))
+    rows = rows_of_group(4, 0, report, GroupWeights(samples=weights))
     write_ledger(tmp_path / "ledger.parquet", rows)
     read = read_ledger(tmp_path / "ledger.parquet")
     drafts = [row for row in read if row["stage"] == "draft"]

@@ -3,49 +3,48 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from alphagrpo.ports import GroupReport, Sample
+from alphagrpo.ports import GroupReport, Sample, UpdateReport
+from alphagrpo.step.times import StepClock, step_times
+
+if TYPE_CHECKING:
+    from alphagrpo.config import RunConfig
+    from alphagrpo.step.drawing import Arrival
 
 MAX_REASONS = 3
 """Different reasons for a missing score that a message names."""
 
 
 def step_metrics(
-    groups: Sequence[GroupReport],
+    arrivals: Sequence[Arrival],
     usable: Sequence[GroupReport],
-    *,
-    collect_s: float,
-    learn_s: float,
-    sync_s: float,
+    update: UpdateReport,
+    clock: StepClock,
+    config: RunConfig,
 ) -> dict[str, float]:
-    """``samples/*``, ``reward/*`` and ``time/*`` of a step.
+    """``samples/*``, ``reward/*``, ``refine/*`` and :func:`~alphagrpo.step.times.step_times`.
 
-    The four times add up to the step's wall time: ``rollout_s`` is what the busiest runner drew,
-    ``sync_s`` publishing and that runner's pull, ``verify_wait_s`` what is left of the collecting.
+    ``arrivals`` are all groups of the step, ``usable`` those that were trained on.
     """
+    groups = [arrival.report for arrival in arrivals]
     samples = [sample for group in groups for sample in group.samples]
     scored = sum(group.num_valid for group in groups)
-    trained = sum(group.num_valid for group in usable)
-    drawing, pulling = _busiest(groups, collect_s)
+    times = step_times(arrivals, clock, update.seconds, config)
     metrics = {
         "samples/drawn": float(len(samples)),
         "samples/scored": float(scored),
         "samples/invalid": float(len(samples) - scored),
-        "samples/trained": float(trained),
+        "samples/trained": float(sum(group.num_valid for group in usable)),
         "samples/valid_share": scored / len(samples),
         "groups/drawn": float(len(groups)),
         "groups/dropped": float(len(groups) - len(usable)),
-        "time/rollout_s": drawing,
-        "time/verify_wait_s": max(0.0, collect_s - drawing - pulling),
-        "time/learn_s": learn_s,
-        "time/sync_s": sync_s + pulling,
     }
-    step_s = collect_s + learn_s + sync_s
-    metrics["time/step_s"] = step_s
+    step_s = times["time/step_s"]
     metrics["samples/per_second"] = len(samples) / step_s if step_s else 0.0
-    return metrics | reward_metrics(samples) | refinement_metrics(groups)
+    return metrics | times | reward_metrics(samples) | refinement_metrics(groups)
 
 
 def reward_metrics(samples: Sequence[Sample]) -> dict[str, float]:
@@ -106,15 +105,3 @@ def invalid_reasons(groups: Sequence[GroupReport]) -> list[str]:
         if sample.reward is None
     )
     return [f"{count} x {reason}" for reason, count in reasons.most_common(MAX_REASONS)]
-
-
-def _busiest(groups: Sequence[GroupReport], collect_s: float) -> tuple[float, float]:
-    """Seconds the busiest runner spent drawing and pulling, at most the collecting's wall time."""
-    drawing: defaultdict[str, float] = defaultdict(float)
-    pulling: defaultdict[str, float] = defaultdict(float)
-    for group in groups:
-        drawing[group.runner] += group.timings.sample_s
-        pulling[group.runner] += group.timings.pull_s
-    runner = max(drawing, key=lambda name: drawing[name] + pulling[name])
-    pulled = min(pulling[runner], collect_s)
-    return min(drawing[runner], collect_s - pulled), pulled

@@ -1,4 +1,4 @@
-"""A step's figures: times that add up, the busiest runner, what became of refinements' drafts."""
+"""A step's figures: what was counted, and what became of refinements' drafts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from alphagrpo.ports import GroupReport, Sample, Timings
-from alphagrpo.step_metrics import invalid_reasons, refinement_metrics, step_metrics
+from alphagrpo.ports import GroupReport, Sample, Timings, UpdateReport
+from alphagrpo.step.drawing import Arrival
+from alphagrpo.step.metrics import invalid_reasons, refinement_metrics, step_metrics
+from alphagrpo.step.times import StepClock
 from alphagrpo.types import Score
 from tests.fakes import make_config, make_job, make_prompts, make_questions
-
-TIMES = ("time/rollout_s", "time/verify_wait_s", "time/learn_s", "time/sync_s")
 
 
 def sample(value: float | None, *, bonus: float = 0.0, quality: float | None = 0.5) -> Sample:
@@ -39,44 +39,19 @@ def group(
 
 
 def metrics_of(
-    groups: Sequence[GroupReport],
-    usable: Sequence[GroupReport] | None = None,
-    *,
-    collect_s: float = 10.0,
-    learn_s: float = 3.0,
-    sync_s: float = 1.0,
+    groups: Sequence[GroupReport], usable: Sequence[GroupReport] | None = None
 ) -> dict[str, float]:
+    """Of a step of 14 seconds, of which the first ten are drawing."""
+    arrivals = [Arrival(place, group, 10.0) for place, group in enumerate(groups)]
+    clock = StepClock(begun=0.0, published=0.0, learned=13.0, ended=14.0)
     usable = groups if usable is None else usable
-    return step_metrics(groups, usable, collect_s=collect_s, learn_s=learn_s, sync_s=sync_s)
+    return step_metrics(arrivals, usable, UpdateReport(step=1), clock, make_config())
 
 
-def test_times_are_the_busiest_runners_and_add_up_to_the_steps() -> None:
-    groups = [
-        group([sample(0.5)], runner="r0", times=Timings(sample_s=2.0, pull_s=0.5)),
-        group([sample(0.5)], runner="r1", times=Timings(sample_s=4.0, pull_s=0.25)),
-        group([sample(0.5)], runner="r0", times=Timings(sample_s=3.0, verify_s=9.0)),
-    ]
-    metrics = metrics_of(groups)
-    assert [metrics[key] for key in TIMES] == [5.0, 10.0 - 5.0 - 0.5, 3.0, 1.0 + 0.5]
-    assert sum(metrics[key] for key in TIMES) == metrics["time/step_s"] == 14.0
+def test_samples_per_second_are_those_of_the_wall_clock() -> None:
+    metrics = metrics_of([group([sample(0.5)]), group([sample(0.5), sample(None)])])
+    assert metrics["time/step_s"] == 14.0
     assert metrics["samples/per_second"] == pytest.approx(3 / 14)
-
-
-def test_the_busiest_runner_is_the_one_that_drew_and_pulled_longest() -> None:
-    groups = [
-        group([sample(0.5)], runner="r0", times=Timings(sample_s=3.0)),
-        group([sample(0.5)], runner="r1", times=Timings(sample_s=2.5, pull_s=1.5)),
-    ]
-    assert [metrics_of(groups)[key] for key in TIMES] == [2.5, 6.0, 3.0, 2.5]
-
-
-def test_times_add_up_where_a_runner_says_more_than_the_clock() -> None:
-    times = Timings(sample_s=30.0, pull_s=2.0)
-    metrics = metrics_of([group([sample(0.5)], times=times)])
-    assert [metrics[key] for key in TIMES] == [8.0, 0.0, 3.0, 3.0]
-    assert sum(metrics[key] for key in TIMES) == metrics["time/step_s"]
-    late = metrics_of([group([sample(0.5)], times=Timings(sample_s=1.0, pull_s=20.0))])
-    assert [late[key] for key in TIMES] == [0.0, 0.0, 3.0, 11.0]
 
 
 def test_samples_are_counted_over_all_groups_and_trained_ones_over_usable_groups() -> None:

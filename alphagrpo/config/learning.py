@@ -1,0 +1,69 @@
+"""Where the learner's processes are, how many they are, and what they trade."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from alphagrpo.config.sampling import Section
+
+
+class LearnerConfig(Section):
+    """The central learner: one process, or several ranks whose gradients are summed."""
+
+    placement: Literal["own", "runners"] = "own"
+    """``own``: the ranks have devices of their own. ``runners``: every rollout runner is a rank and
+    learns what it drew; trajectories stay where they are, and no weights are pulled.
+    """
+    ranks: int = Field(1, ge=1)
+    """Processes, each on a device of its own. Each replays its share of a step's groups, and all
+    take the same optimizer step."""
+    cpus: float = Field(1.0, ge=0)
+    """Of each rank."""
+    gpus: float = Field(0.0, ge=0)
+    """Of each rank: one device, or a share of one."""
+    streamed: bool = True
+    """Replay groups while others of their step are still drawn. The sums are the same either way,
+    bit for bit."""
+    recompute: bool = False
+    """Recompute each layer in the backward pass (gradient checkpointing): a third more arithmetic,
+    and one layer's activations at a time instead of all layers'."""
+    deadline_s: float = Field(1800.0, gt=0)
+    """Seconds a rank may take to answer, or to arrive where the others wait for it; then the ranks
+    are started again from the last checkpoint."""
+    check_every: int = Field(20, ge=1)
+    """Steps between proofs, by checksum, that all ranks hold the same parameters."""
+
+    @field_validator("gpus")
+    @classmethod
+    def _one_device(cls, gpus: float) -> float:
+        if gpus > 1:
+            raise ValueError(
+                f"a rank computes on one device, got learner.gpus {gpus:g}: set it to 1 and "
+                "learner.ranks to the number of devices"
+            )
+        return gpus
+
+    @property
+    def on_runners(self) -> bool:
+        """Whether the rollout runners are the ranks."""
+        return self.placement == "runners"
+
+    def check_on_runners(self, max_lag: int) -> None:
+        """Raise ValueError for what cannot be where the runners learn."""
+        if self.ranks > 1:
+            raise ValueError(
+                "with learner.placement runners every runner is a rank, got learner.ranks "
+                f"{self.ranks}; leave it at 1 and set rollout.num_runners"
+            )
+        if self.gpus:
+            raise ValueError(
+                "with learner.placement runners the learner has no device of its own, got "
+                f"learner.gpus {self.gpus:g}; set it to 0"
+            )
+        if max_lag:
+            raise ValueError(
+                "with learner.placement runners a card has one copy of the weights, which cannot "
+                f"be of two versions, got rollout.max_lag {max_lag}; set it to 0"
+            )

@@ -1,0 +1,124 @@
+"""A rank of the learner in this process: a plain learner, its thread, and its lines out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from alphagrpo.learner.exchange import TorchExchange, find_store, open_store
+from alphagrpo.learner.learner import GRPOLearner
+from alphagrpo.learner.notes import GroupNotes
+from alphagrpo.learner.state import load_learner, save_learner
+from alphagrpo.learner.steps import LearnerState, StepEnd, StepTaken
+from alphagrpo.models.weights import fingerprint
+from alphagrpo.ports import TrainingGroup, WeightStore
+from alphagrpo.types import Group, WeightsManifest
+
+T = TypeVar("T")
+
+
+async def as_it_is(reference: Any) -> Group:
+    """A reference that is the group itself."""
+    group: Group = reference
+    return group
+
+
+class LocalRank:
+    """:class:`alphagrpo.learner.ranked.Rank` over a learner here.
+
+    Everything is computed in one thread, in the order it was asked for, so that the event loop can
+    answer meanwhile.
+    """
+
+    def __init__(
+        self,
+        learner: GRPOLearner,
+        store: WeightStore,
+        *,
+        fetch: Callable[[Any], Awaitable[Group]] = as_it_is,
+        thread: Executor | None = None,
+        host: str = "127.0.0.1",
+        adopt: Callable[[WeightsManifest], None] = lambda manifest: None,
+    ) -> None:
+        """Wrap ``learner``.
+
+        Args:
+            learner: owned by this rank.
+            store: where rank 0 publishes.
+            fetch: gets the group behind a reference.
+            thread: of one worker, where the model is used by others too; default one of its own.
+            host: the address at which other ranks reach this process.
+            adopt: is told, in the thread, of which version the parameters are now.
+        """
+        self.learner = learner
+        self._store, self._fetch, self._host = store, fetch, host
+        self._adopt = adopt
+        self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="learner")
+        self._meeting: Any = None
+
+    async def open(self) -> tuple[str, int]:
+        """Serve what ranks find one another by, for as long as this process lives."""
+        config = self.learner.config
+        store = await self._compute(
+            open_store, self._host, config.num_ranks, config.learner.deadline_s
+        )
+        self._meeting = store
+        return self._host, store.port
+
+    async def join(self, host: str, port: int, rank: int) -> None:
+        """Be one of the config's ranks from now on."""
+        await self._compute(self._join, host, port, rank)
+
+    async def fingerprint(self) -> str:
+        """Checksum of all parameters and buffers."""
+        return await self._compute(fingerprint, self.learner.module)
+
+    async def begin(self) -> LearnerState:
+        """Forget what was summed for a step that was not taken."""
+        return await self._compute(self.learner.begin)
+
+    async def accumulate(
+        self, groups: Sequence[TrainingGroup], settled: int
+    ) -> Sequence[GroupNotes]:
+        """Replay the groups behind the references, one after the other."""
+        notes = []
+        for group in groups:
+            whole = replace(group, reference=await self._fetch(group.reference))
+            notes += await self._compute(self.learner.accumulate, [whole], settled)
+        return notes
+
+    async def finish(self, end: StepEnd) -> StepTaken:
+        """The optimizer step."""
+        return await self._compute(self.learner.finish, end)
+
+    async def publish(self) -> WeightsManifest:
+        """Publish the current parameters as a new version."""
+        manifest, chunks = await self._compute(self.learner.export)
+        await self._store.publish(chunks, manifest)
+        await self._compute(self._adopt, manifest)
+        return manifest
+
+    async def follow(self, manifest: WeightsManifest, check: bool) -> None:
+        """Have the published version too."""
+        await self._compute(self.learner.follow, manifest, check)
+        await self._compute(self._adopt, manifest)
+
+    async def save(self, folder: str) -> None:
+        """Write the learner's state into ``folder``."""
+        await self._compute(save_learner, self.learner, folder)
+
+    async def load(self, folder: str) -> int:
+        """Restore it; returns the step."""
+        return await self._compute(load_learner, self.learner, folder)
+
+    def _join(self, host: str, port: int, rank: int) -> None:
+        config = self.learner.config
+        size, deadline_s = config.num_ranks, config.learner.deadline_s
+        store = self._meeting if rank == 0 else find_store(host, port, size, deadline_s)
+        self.learner.exchange = TorchExchange(store, rank, size, deadline_s)
+
+    async def _compute(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

@@ -1,0 +1,164 @@
+"""The learner that a training loop talks to: one rank, or several behind one front.
+
+The front hands each rank its own groups, ends a step when all have replayed theirs, publishes and
+saves through rank 0, and proves that all hold the same parameters. It knows nothing of Ray: ranks
+are here, in a thread, or behind actor handles.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
+
+from alphagrpo.config import RunConfig
+from alphagrpo.errors import EnvironmentProblem, LearnerLost
+from alphagrpo.learner.notes import GroupNotes
+from alphagrpo.learner.steps import LearnerState, StepEnd, StepTaken, step_end, update_report
+from alphagrpo.ports import TrainingBlock, TrainingGroup, UpdateReport
+from alphagrpo.types import WeightsManifest
+
+T = TypeVar("T")
+
+
+class Rank(Protocol):
+    """One process that learns. Its calls are answered in the order they were made."""
+
+    async def open(self) -> tuple[str, int]:
+        """Serve, as rank 0, what ranks find one another by: host and port."""
+        ...
+
+    async def join(self, host: str, port: int, rank: int) -> None:
+        """Be rank ``rank`` from now on; returns once all ranks have joined."""
+        ...
+
+    async def fingerprint(self) -> str:
+        """Checksum of all parameters and buffers, frozen ones included."""
+        ...
+
+    async def begin(self) -> LearnerState:
+        """See :meth:`alphagrpo.learner.learner.GRPOLearner.begin`."""
+        ...
+
+    async def accumulate(
+        self, groups: Sequence[TrainingGroup], settled: int
+    ) -> Sequence[GroupNotes]:
+        """Replay the groups behind the references."""
+        ...
+
+    async def finish(self, end: StepEnd) -> StepTaken:
+        """The optimizer step on what all ranks summed."""
+        ...
+
+    async def publish(self) -> WeightsManifest:
+        """Publish the current parameters as a new version."""
+        ...
+
+    async def follow(self, manifest: WeightsManifest, check: bool) -> None:
+        """Have the published version too; LearnerLost where ``check`` finds other bytes."""
+        ...
+
+    async def save(self, folder: str) -> None:
+        """Write the learner's state."""
+        ...
+
+    async def load(self, folder: str) -> int:
+        """Restore it; returns the step."""
+        ...
+
+
+class RankedLearner:
+    """:class:`alphagrpo.ports.Learner` over ranks."""
+
+    def __init__(self, ranks: Sequence[Rank], config: RunConfig) -> None:
+        self._ranks, self._config = ranks, config
+        self._turns = [asyncio.Lock() for _ in ranks]
+        self._state = LearnerState(step=0, version=-1)
+        self._notes: list[list[GroupNotes]] = [[] for _ in ranks]
+
+    async def start(self) -> None:
+        """Bring the ranks together, and prove that they have the same model.
+
+        Raises:
+            EnvironmentProblem: where they do not meet in time, or hold other parameters.
+        """
+        if len(self._ranks) == 1:
+            return
+        host, port = await self._call(0, self._ranks[0].open)
+        await self._all(lambda rank, index: rank.join(host, port, index))
+        prints = await self._all(lambda rank, _: rank.fingerprint())
+        for index, own in enumerate(prints):
+            if own != prints[0]:
+                raise EnvironmentProblem(
+                    "all ranks of the learner must have the same parameters at the start, rank "
+                    f"{index} has {own[:12]} and rank 0 {prints[0][:12]}; give all nodes the same "
+                    "model folder"
+                )
+
+    async def begin(self) -> None:
+        """Begin a step; what was summed for one that was abandoned is forgotten."""
+        self._notes = [[] for _ in self._ranks]
+        self._state, *_ = await self._all(lambda rank, _: rank.begin())
+
+    async def accumulate(self, block: TrainingBlock) -> None:
+        """Hand each rank its groups of the block; returns once they are replayed."""
+        notes = self._notes
+        await asyncio.gather(
+            *(
+                self._replay(index, groups, block.settled, notes[index])
+                for index in range(len(self._ranks))
+                if (groups := [group for group in block.groups if group.rank == index])
+            )
+        )
+
+    async def _replay(
+        self, index: int, groups: Sequence[TrainingGroup], settled: int, notes: list[GroupNotes]
+    ) -> None:
+        notes += await self._call(index, self._ranks[index].accumulate, groups, settled)
+
+    async def finish(self, denominator: float) -> UpdateReport:
+        """End the step: the same on every rank."""
+        groups = [group for own in self._notes for group in own]
+        end, figures = step_end(groups, denominator, self._state, self._config)
+        taken = await self._all(lambda rank, _: rank.finish(end))
+        return update_report(self._notes, taken, figures)
+
+    async def publish(self) -> WeightsManifest:
+        """Publish rank 0's parameters; the others prove theirs now and then, and each time where
+        pictures are drawn with them.
+        """
+        manifest = await self._call(0, self._ranks[0].publish)
+        learner = self._config.learner
+        check = learner.on_runners or self._state.step % learner.check_every == 0
+        await self._all(lambda rank, _: rank.follow(manifest, check), first=1)
+        return manifest
+
+    async def save(self, folder: str) -> None:
+        """Write the learner's state into ``folder``."""
+        await self._call(0, self._ranks[0].save, folder)
+
+    async def load(self, folder: str) -> int:
+        """Restore it on every rank; returns the step."""
+        steps = await self._all(lambda rank, _: rank.load(folder))
+        return steps[0]
+
+    async def _all(self, ask: Callable[[Rank, int], Awaitable[T]], *, first: int = 0) -> list[T]:
+        """Ask every rank from ``first`` on, all at once."""
+        calls = (
+            self._call(index, ask, rank, index)
+            for index, rank in enumerate(self._ranks)
+            if index >= first
+        )
+        return list(await asyncio.gather(*calls))
+
+    async def _call(self, index: int, ask: Callable[..., Awaitable[T]], *arguments: object) -> T:
+        """One call of a rank at a time, each within the deadline."""
+        limit_s = self._config.learner.deadline_s
+        async with self._turns[index]:
+            try:
+                return await asyncio.wait_for(ask(*arguments), limit_s)
+            except TimeoutError:
+                raise LearnerLost(
+                    f"a rank of the learner must answer within learner.deadline_s ({limit_s:g} s), "
+                    f"rank {index} did not; the ranks are started again from the last checkpoint"
+                ) from None

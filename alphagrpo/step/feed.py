@@ -1,0 +1,89 @@
+"""Hands a step's groups to the learner: as they arrive, or all at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from alphagrpo.ports import GroupReport, Learner, TrainingBlock, TrainingGroup, UpdateReport
+from alphagrpo.step.blocks import StepBlocks, places_per_group, training_groups
+
+if TYPE_CHECKING:
+    from alphagrpo.config import RunConfig
+
+MOST_AHEAD = 4
+"""Groups per rank that are replayed before one of an earlier place, whose rewards are late: each
+keeps a gradient of its own until that one is summed."""
+
+
+class StepFeed:
+    """One step on its way into the learner.
+
+    Gradients are summed in the order of the groups' places. Where a group is late, later ones are
+    replayed meanwhile, :data:`MOST_AHEAD` of a rank at most, and summed when its turn has come.
+    """
+
+    def __init__(self, config: RunConfig, learner: Learner) -> None:
+        self._config, self._learner = config, learner
+        self._places = places_per_group(config.rollout.slices)
+        self.blocks = StepBlocks(config)
+        self._reports: dict[int, GroupReport | None] = {}
+        self._held: dict[int, tuple[TrainingGroup, ...]] = {}
+        """Ready to be handed over, by position."""
+        self._handed: set[int] = set()
+        self._settled = 0
+        self._calls: list[asyncio.Task[None]] = []
+
+    def add(self, position: int, report: GroupReport | None) -> None:
+        """A group is there; None where it is dropped. Raises what became of earlier ones.
+
+        Groups come in any order, each position of the step once.
+        """
+        for call in self._calls:
+            if call.done():
+                call.result()
+        self._reports[position] = report
+        self._hold(self.blocks.add(position, report))
+        if self._config.learner.streamed:
+            self._hand_over()
+
+    async def finish(self) -> UpdateReport:
+        """All groups have come: the optimizer step."""
+        self._hold(self.blocks.close())
+        self._hand_over(all_of_them=True)
+        await asyncio.gather(*self._calls)
+        return await self._learner.finish(self.blocks.denominator)
+
+    async def abandon(self) -> None:
+        """The step is given up: nobody waits for its replays any more."""
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+
+    def _hold(self, positions: list[int]) -> None:
+        for position in positions:
+            report = self._reports[position]
+            assert report is not None, "a dropped group has no weights"
+            groups = training_groups(position, report, self.blocks.weights[position])
+            self._held[position] = groups
+
+    def _hand_over(self, *, all_of_them: bool = False) -> None:
+        self._settle()
+        for position in sorted(self._held):
+            if all_of_them or self._may_go(position):
+                groups = self._held.pop(position)
+                self._handed.add(position)
+                self._settle()
+                block = TrainingBlock(groups=groups, settled=self._settled * self._places)
+                self._calls.append(asyncio.create_task(self._learner.accumulate(block)))
+
+    def _settle(self) -> None:
+        """All positions below are handed over or dropped."""
+        while self._settled in self._handed or (
+            self._settled in self._reports and self._reports[self._settled] is None
+        ):
+            self._settled += 1
+
+    def _may_go(self, position: int) -> bool:
+        ahead = sum(handed > self._settled for handed in self._handed)
+        return position == self._settled or ahead < MOST_AHEAD * self._config.num_ranks
