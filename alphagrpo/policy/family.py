@@ -7,9 +7,9 @@ sizes. Another family is another object with the members of :class:`PolicyFamily
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from alphagrpo.errors import ConfigError
 from alphagrpo.models.bagel import layout
@@ -18,8 +18,10 @@ from alphagrpo.models.bagel.sizes import BagelShape
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from alphagrpo.config.schema import TaskConfig
+    from alphagrpo.models.bagel import Bagel
     from alphagrpo.models.unified import UnifiedModel
 
 
@@ -118,6 +120,13 @@ class PolicyFamily(Protocol):
         """Whether a parameter or adapter belongs to the expert that denoises pictures."""
         ...
 
+    def decoder_layers(self, model: nn.Module) -> tuple[nn.Module, Sequence[nn.Module]]:
+        """The decoder, and the layers it calls, in their order: they hold all expert weights.
+
+        Where the experts train on several ranks, these are sharded, each as one.
+        """
+        ...
+
 
 class BagelFamily:
     """BAGEL, in the official checkpoint layout."""
@@ -145,6 +154,11 @@ class BagelFamily:
         from alphagrpo.models.bagel import load_bagel
 
         return load_bagel(folder, dtype=dtype, device=device)
+
+    def decoder_layers(self, model: nn.Module) -> tuple[nn.Module, Sequence[nn.Module]]:
+        """BAGEL's decoder and its two-expert layers."""
+        decoder = cast("Bagel", model).language_model.model
+        return decoder, list(decoder.layers)
 
 
 FAMILY: PolicyFamily = BagelFamily()
