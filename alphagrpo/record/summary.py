@@ -7,6 +7,7 @@ summary yet has :class:`RunSummary` without arguments; what older files lack is 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from alphagrpo.eval.figures import SortFigures
 from alphagrpo.eval.lines import Measure
 from alphagrpo.eval.paired import PairedDifference
+from alphagrpo.json_records import LEFT_OUT
 from alphagrpo.types import Sort
 
 Metrics = Sequence[Mapping[str, Any]]
@@ -45,14 +47,31 @@ class SampleCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSeconds:
-    """Seconds over all steps by stage; they add up to the steps' wall time."""
+    """Seconds that all steps waited, by what for; they add up to the steps' wall time.
+
+    What went on behind something else is in none of them.
+    """
 
     rollout_s: float = 0.0
+    """Until a step's last group was sampled."""
     verify_wait_s: float = 0.0
-    """Waiting for verdicts that drawing did not hide."""
+    """From there until its last verdict."""
     learn_s: float = 0.0
+    """From there until the optimizer had stepped."""
     sync_s: float = 0.0
-    """Publishing and pulling weights."""
+    """Publishing weights, and the busiest runner's pull."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPace:
+    """Medians over the steps."""
+
+    step_s: float
+    """T: wall time of a step."""
+    bound_s: float
+    """T*: its longest stage, which no step can beat."""
+    efficiency: float
+    """T* / T of a step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +102,12 @@ class RunSummary:
     wall_s: float | None = None
     """Seconds of all parts of the run, evaluations and starts included."""
     training_s: float | None = None
-    """Seconds of the steps."""
+    """Wall seconds of the steps of all parts of the run."""
     evaluation: EvaluationSummary = field(default_factory=EvaluationSummary)
     samples: SampleCounts = field(default_factory=SampleCounts)
     time: StageSeconds = field(default_factory=StageSeconds)
+    pace: StepPace | None = field(default=None, metadata=LEFT_OUT)
+    """None of a run without a step, or whose steps did not measure it."""
     parity: Parity = field(default_factory=Parity)
     weights: PublishedWeights = field(default_factory=PublishedWeights)
     prompts_set_aside: Mapping[str, str] = field(default_factory=dict)
@@ -102,8 +123,19 @@ def total(metrics: Metrics, key: str) -> float:
     return math.fsum(line.get(key) or 0.0 for line in metrics)
 
 
+def values_of(metrics: Metrics, key: str) -> list[float]:
+    """A figure of the steps that have it."""
+    return [line[key] for line in metrics if line.get(key) is not None]
+
+
+def median(metrics: Metrics, key: str) -> float | None:
+    """Median of a figure over the steps that have it; None where none has."""
+    values = values_of(metrics, key)
+    return statistics.median(values) if values else None
+
+
 def trained_s(metrics: Metrics) -> float:
-    """Seconds that all steps took by the clock; of older lines, the sum of their stages."""
+    """Wall seconds of all steps: as whoever drove them saw it, else as the steps themselves did."""
     return math.fsum(line.get("time/wall_s") or line.get("time/step_s") or 0.0 for line in metrics)
 
 
@@ -124,6 +156,23 @@ def stage_seconds(metrics: Metrics) -> StageSeconds:
         verify_wait_s=round(total(metrics, "time/verify_wait_s"), 3),
         learn_s=round(total(metrics, "time/learn_s"), 3),
         sync_s=round(total(metrics, "time/sync_s"), 3),
+    )
+
+
+def timed_steps(metrics: Metrics) -> Metrics:
+    """The steps that measured their longest stage; runs of earlier versions have none."""
+    return [line for line in metrics if line.get("time/efficiency") is not None]
+
+
+def step_pace(metrics: Metrics) -> StepPace | None:
+    """T, T* and T* / T over :func:`timed_steps`; None where there are none."""
+    lines = timed_steps(metrics)
+    step_s, bound_s = median(lines, "time/step_s"), median(lines, "time/bound_s")
+    efficiency = median(lines, "time/efficiency")
+    if step_s is None or bound_s is None or efficiency is None:
+        return None
+    return StepPace(
+        step_s=round(step_s, 3), bound_s=round(bound_s, 3), efficiency=round(efficiency, 4)
     )
 
 

@@ -20,9 +20,12 @@ from alphagrpo.record.summary import (
     RunSummary,
     SampleCounts,
     StageSeconds,
+    StepPace,
     dropped_groups,
     skipped_updates,
     step0_parity,
+    step_pace,
+    trained_s,
 )
 from alphagrpo.types import QuestionSet, RolloutJob, Score
 from tests.fakes import FakeDecomposer, FakeLearner, FakePool, make_config, make_prompts
@@ -155,11 +158,42 @@ async def test_the_summary_sums_over_the_steps_of_all_parts_of_a_run(tmp_path: P
     assert summary.time == StageSeconds(
         rollout_s=0.375, verify_wait_s=2.375, learn_s=4.375, sync_s=6.375
     )
+    assert summary.pace is None
     assert summary.weights == PublishedWeights()
     assert summary.evaluation.before == summary.evaluation.difference == {}
     assert Recorder(folder, config).earlier_wall_s() == 0.0
     folder.write_summary(summary)
     assert Recorder(folder, config).earlier_wall_s() == 7.0
+
+
+def test_training_takes_the_wall_seconds_of_its_steps_each_once(tmp_path: Path) -> None:
+    lines = [
+        {"time/step_s": 3.0, "time/wall_s": 4.0},
+        {"time/step_s": 5.0, "time/wall_s": None},
+        {"step": 3},
+    ]
+    assert trained_s(lines) == 9.0
+    config = config_in(tmp_path)
+    folder = RunFolder.create(config)
+    for step in (1, 2):
+        report = step_report(step, **{"time/step_s": 3.0})
+        Recorder(folder, config).record_step(report, {"time/wall_s": 4.0})
+    assert Recorder(folder, config).summary(wall_s=9.0, weights=None).training_s == 8.0
+
+
+def test_the_pace_is_the_median_of_the_steps_that_measured_it(tmp_path: Path) -> None:
+    names = ("time/step_s", "time/bound_s", "time/efficiency")
+    figures = [(10.0, 4.0, 0.4), (12.0, 9.0, 0.75), (40.0, 10.0, 0.25), (11.0, 5.5, 0.5)]
+    lines = [dict(zip(names, values, strict=True)) for values in figures]
+    assert step_pace([{"time/step_s": 900.0}, *lines]) == StepPace(
+        step_s=11.5, bound_s=7.25, efficiency=0.45
+    )
+    assert step_pace([{"time/step_s": 900.0}]) is step_pace([]) is None
+    config = config_in(tmp_path)
+    folder = RunFolder.create(config)
+    Recorder(folder, config).record_step(step_report(1, **lines[1]))
+    folder.write_summary(Recorder(folder, config).summary(wall_s=13.0, weights=None))
+    assert folder.summary().pace == StepPace(step_s=12.0, bound_s=9.0, efficiency=0.75)
 
 
 async def test_the_summarys_evaluation_is_that_of_the_lines_on_disk(tmp_path: Path) -> None:
