@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from alphagrpo.record.summary import timed_steps
 from alphagrpo.report.charts import Series, line_chart, stacked_chart
 from alphagrpo.report.figures import SORT_NAMES
+from alphagrpo.report.pace import PARTS, WAITS, role_names, shares_cards
 
 if TYPE_CHECKING:
     from alphagrpo.eval.lines import Measure
@@ -17,19 +19,14 @@ HELDOUT_TITLES: Mapping[Measure, str] = {
     "all_right": "Held-out prompts all right",
     "dvreward": "DVReward of held-out prompts",
 }
-STAGES = {
-    "time/rollout_s": "think and draw",
-    "time/verify_wait_s": "wait for verdicts",
-    "time/learn_s": "learn",
-    "time/sync_s": "move weights",
-}
 
 
 def charts(
     metrics: Metrics, heldout: HeldOutCurve, config: Mapping[str, Any]
 ) -> list[dict[str, str]]:
-    """Titles, notes and SVG of the curves that have data."""
-    curves = [
+    """Titles, notes and SVG of the curves that have data: what the run learnt, and how fast."""
+    replayed = "a newer policy" if config["rollout"]["max_lag"] else "the same policy"
+    return _drawn(
         {
             "title": "Reward",
             "note": "DVReward plus the bonus for a well-formed thought; mean of each step",
@@ -58,7 +55,7 @@ def charts(
         },
         {
             "title": "Largest |log ratio|, picture",
-            "note": "between rollout and replay of the same policy; above the line it is clipped",
+            "note": f"between rollout and replay of {replayed}; above the line it is clipped",
             "svg": line_chart(
                 [_series(metrics, "image/max_abs_log_ratio", "|log ratio|")],
                 from_zero=True,
@@ -67,17 +64,58 @@ def charts(
         },
         {
             "title": "Samples per second",
-            "note": "thought, drawn, verified and trained on",
+            "note": "thought, drawn, verified and trained on, by the wall clock",
             "svg": line_chart(
                 [_series(metrics, "samples/per_second", "samples", smooth=True)], from_zero=True
             ),
         },
-        {
-            "title": "Where a step's seconds go",
-            "note": "per step; waiting for verdicts is only what drawing did not hide",
-            "svg": stage_chart(metrics),
-        },
+    )
+
+
+def pace_charts(metrics: Metrics, config: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The same of where the time went, and with lag of what it cost."""
+    lags = config["rollout"]["max_lag"] > 0
+    # Before steps measured their stages, the four times of one with lag were no waits.
+    waits = timed_steps(metrics) if lags else metrics
+    clipped = [
+        _series(metrics, f"{part}/clip_share", f"{part} terms", smooth=True)
+        for part in PARTS
+        if lags
     ]
+    return _drawn(
+        {
+            "title": "What a step waited for",
+            "note": "seconds of each step; together they are its wall time",
+            "svg": wait_chart(waits),
+        },
+        busy_chart(metrics),
+        {
+            "title": "Terms that the clip removed",
+            "note": "share of each step's; they teach nothing, and at lag 0 there are none",
+            "svg": line_chart(clipped, percent=True, from_zero=True),
+        },
+    )
+
+
+def busy_chart(metrics: Metrics) -> dict[str, str]:
+    """Of each role; T* / T apart from them only where the roles share their processes."""
+    drawing, learning = role_names(metrics)
+    series = [
+        _series(metrics, "busy/draw", drawing, smooth=True),
+        _series(metrics, "busy/learn", learning, smooth=True),
+    ]
+    largest = "the larger one is T* / T, the efficiency"
+    if shares_cards(metrics):
+        series.append(_series(metrics, "time/efficiency", "both", smooth=True))
+        largest = "both together are T* / T, the efficiency"
+    return {
+        "title": "Busy shares",
+        "note": f"of a step's time, what each role's processes worked; {largest}",
+        "svg": line_chart(series, percent=True, from_zero=True, up_to=1.0),
+    }
+
+
+def _drawn(*curves: dict[str, str]) -> list[dict[str, str]]:
     return [curve for curve in curves if curve["svg"]]
 
 
@@ -101,11 +139,13 @@ def heldout_note(curve: HeldOutCurve) -> str:
     return f"{judge}; every point is of the same {' and '.join(counts)}"
 
 
-def stage_chart(metrics: Metrics) -> str:
-    """Stacked seconds per stage and step."""
-    lines = [line for line in metrics if all(key in line for key in STAGES)]
-    columns = [[float(line[key]) for line in lines] for key in STAGES]
-    return stacked_chart(list(STAGES.values()), [float(line["step"]) for line in lines], columns)
+def wait_chart(metrics: Metrics) -> str:
+    """Stacked seconds that each step waited, by what for."""
+    keys = [waited for waited, _ in WAITS.values()]
+    lines = [line for line in metrics if all(key in line for key in keys)]
+    columns = [[float(line[key]) for line in lines] for key in keys]
+    names = [f"waiting for {name}" for name in WAITS]
+    return stacked_chart(names, [float(line["step"]) for line in lines], columns)
 
 
 def _series(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from alphagrpo.record.curve import heldout_curve, probed_ids
-from alphagrpo.report.curves import charts
+from alphagrpo.report.curves import charts, pace_charts
 from alphagrpo.report.figures import (
     REFINEMENT_COLUMNS,
     SORT_NAMES,
@@ -23,6 +23,7 @@ from alphagrpo.report.figures import (
     notes,
     refinement_rows,
 )
+from alphagrpo.report.pace import WAIT_COLUMNS, lag_cost, pace_facts, reading, wait_rows
 
 if TYPE_CHECKING:
     from alphagrpo.eval.lines import HeldOutLine
@@ -65,6 +66,15 @@ def build_view(folder: RunFolder, progress: Progress | None = None) -> dict[str,
         "headlines": headlines(summary, heldout),
         "facts": facts(summary, metrics),
         "charts": charts(metrics, heldout, config),
+        "pace": {
+            "facts": pace_facts(metrics),
+            "readings": [
+                text for text in (reading(metrics, config), lag_cost(metrics, config)) if text
+            ],
+            "wait_columns": WAIT_COLUMNS,
+            "waits": wait_rows(metrics),
+            "charts": pace_charts(metrics, config),
+        },
         "groups": [group_view(folder, step, rows) for step, rows in sample_groups(folder)],
         "pairs": {name: pairs(folder, sort, before, after) for sort, name in SORT_NAMES.items()},
         "notes": notes(summary, metrics),
