@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from alphagrpo.eval.figures import differences, summarise
+from alphagrpo.record.pace import step_pace
 from alphagrpo.record.summary import (
     EvaluationSummary,
     PublishedWeights,
@@ -14,7 +15,6 @@ from alphagrpo.record.summary import (
     sample_counts,
     stage_seconds,
     step0_parity,
-    step_pace,
     trained_s,
 )
 
@@ -77,7 +77,7 @@ class Recorder:
             ),
             samples=sample_counts(metrics),
             time=stage_seconds(metrics),
-            pace=step_pace(metrics),
+            pace=step_pace(metrics, self._config.rollout.max_lag),
             parity=step0_parity(metrics),
             weights=PublishedWeights(
                 version=weights.version if weights else None,

@@ -7,7 +7,6 @@ summary yet has :class:`RunSummary` without arguments; what older files lack is 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,7 +63,7 @@ class StageSeconds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPace:
-    """Medians over the steps."""
+    """Medians over the steps (:func:`alphagrpo.record.pace.timed_steps`)."""
 
     step_s: float
     """T: wall time of a step."""
@@ -128,12 +127,6 @@ def values_of(metrics: Metrics, key: str) -> list[float]:
     return [line[key] for line in metrics if line.get(key) is not None]
 
 
-def median(metrics: Metrics, key: str) -> float | None:
-    """Median of a figure over the steps that have it; None where none has."""
-    values = values_of(metrics, key)
-    return statistics.median(values) if values else None
-
-
 def trained_s(metrics: Metrics) -> float:
     """Wall seconds of all steps: as whoever drove them saw it, else as the steps themselves did."""
     return math.fsum(line.get("time/wall_s") or line.get("time/step_s") or 0.0 for line in metrics)
@@ -156,23 +149,6 @@ def stage_seconds(metrics: Metrics) -> StageSeconds:
         verify_wait_s=round(total(metrics, "time/verify_wait_s"), 3),
         learn_s=round(total(metrics, "time/learn_s"), 3),
         sync_s=round(total(metrics, "time/sync_s"), 3),
-    )
-
-
-def timed_steps(metrics: Metrics) -> Metrics:
-    """The steps that measured their longest stage; runs of earlier versions have none."""
-    return [line for line in metrics if line.get("time/efficiency") is not None]
-
-
-def step_pace(metrics: Metrics) -> StepPace | None:
-    """T, T* and T* / T over :func:`timed_steps`; None where there are none."""
-    lines = timed_steps(metrics)
-    step_s, bound_s = median(lines, "time/step_s"), median(lines, "time/bound_s")
-    efficiency = median(lines, "time/efficiency")
-    if step_s is None or bound_s is None or efficiency is None:
-        return None
-    return StepPace(
-        step_s=round(step_s, 3), bound_s=round(bound_s, 3), efficiency=round(efficiency, 4)
     )
 
 

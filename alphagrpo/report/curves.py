@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from alphagrpo.record.summary import timed_steps
+from alphagrpo.record.pace import timed_steps
 from alphagrpo.report.charts import Series, line_chart, stacked_chart
 from alphagrpo.report.figures import SORT_NAMES
 from alphagrpo.report.pace import PARTS, WAITS, role_names, shares_cards
@@ -74,13 +74,14 @@ def charts(
 
 def pace_charts(metrics: Metrics, config: Mapping[str, Any]) -> list[dict[str, str]]:
     """The same of where the time went, and with lag of what it cost."""
-    lags = config["rollout"]["max_lag"] > 0
+    max_lag = config["rollout"]["max_lag"]
+    steps = timed_steps(metrics, max_lag)
     # Before steps measured their stages, the four times of one with lag were no waits.
-    waits = timed_steps(metrics) if lags else metrics
+    waits = timed_steps(metrics, 0) if max_lag else metrics
     clipped = [
         _series(metrics, f"{part}/clip_share", f"{part} terms", smooth=True)
         for part in PARTS
-        if lags
+        if max_lag
     ]
     return _drawn(
         {
@@ -88,7 +89,7 @@ def pace_charts(metrics: Metrics, config: Mapping[str, Any]) -> list[dict[str, s
             "note": "seconds of each step; together they are its wall time",
             "svg": wait_chart(waits),
         },
-        busy_chart(metrics),
+        busy_chart(steps),
         {
             "title": "Terms that the clip removed",
             "note": "share of each step's; they teach nothing, and at lag 0 there are none",

@@ -1,6 +1,6 @@
 """Where the time of a run's steps went: medians over steps, who was busy, what would help.
 
-Of runs whose steps measured it (:func:`alphagrpo.record.summary.timed_steps`); of others there is
+Of runs whose steps measured it (:func:`alphagrpo.record.pace.timed_steps`); of others there is
 nothing to tell.
 """
 
@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from alphagrpo.record.summary import Metrics, median, step_pace, timed_steps, values_of
+from alphagrpo.record.pace import median, step_pace, timed_steps
+from alphagrpo.record.summary import Metrics, values_of
 from alphagrpo.report.cells import seconds_cell
 
 WAIT_COLUMNS = ("", "the step waited", "hidden behind other work")
@@ -39,9 +40,9 @@ class Excess(NamedTuple):
     remedy: str
 
 
-def pace_facts(metrics: Metrics) -> list[tuple[str, str]]:
+def pace_facts(metrics: Metrics, max_lag: int) -> list[tuple[str, str]]:
     """T, T*, T* / T and the busy share of each role: name and value; empty where not measured."""
-    lines, pace = timed_steps(metrics), step_pace(metrics)
+    lines, pace = timed_steps(metrics, max_lag), step_pace(metrics, max_lag)
     if pace is None:
         return []
     drawing, learning = role_names(metrics)
@@ -70,9 +71,9 @@ def role_names(metrics: Metrics) -> tuple[str, str]:
     return "runners busy", "ranks busy"
 
 
-def wait_rows(metrics: Metrics) -> list[tuple[str, ...]]:
+def wait_rows(metrics: Metrics, max_lag: int) -> list[tuple[str, ...]]:
     """Cells as :data:`WAIT_COLUMNS`, medians over the steps; empty where not measured."""
-    lines = timed_steps(metrics)
+    lines = timed_steps(metrics, max_lag)
     if not lines:
         return []
     return [
@@ -87,7 +88,8 @@ def wait_rows(metrics: Metrics) -> list[tuple[str, ...]]:
 
 def reading(metrics: Metrics, config: Mapping[str, Any]) -> str:
     """Which stage makes a step long, and what would shorten it; empty where not measured."""
-    lines, pace = timed_steps(metrics), step_pace(metrics)
+    max_lag = config["rollout"]["max_lag"]
+    lines, pace = timed_steps(metrics, max_lag), step_pace(metrics, max_lag)
     if pace is None:
         return ""
     seconds = {

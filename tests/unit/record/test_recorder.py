@@ -24,7 +24,6 @@ from alphagrpo.record.summary import (
     dropped_groups,
     skipped_updates,
     step0_parity,
-    step_pace,
     trained_s,
 )
 from alphagrpo.types import QuestionSet, RolloutJob, Score
@@ -181,19 +180,21 @@ def test_training_takes_the_wall_seconds_of_its_steps_each_once(tmp_path: Path) 
     assert Recorder(folder, config).summary(wall_s=9.0, weights=None).training_s == 8.0
 
 
-def test_the_pace_is_the_median_of_the_steps_that_measured_it(tmp_path: Path) -> None:
-    names = ("time/step_s", "time/bound_s", "time/efficiency")
-    figures = [(10.0, 4.0, 0.4), (12.0, 9.0, 0.75), (40.0, 10.0, 0.25), (11.0, 5.5, 0.5)]
-    lines = [dict(zip(names, values, strict=True)) for values in figures]
-    assert step_pace([{"time/step_s": 900.0}, *lines]) == StepPace(
-        step_s=11.5, bound_s=7.25, efficiency=0.45
-    )
-    assert step_pace([{"time/step_s": 900.0}]) is step_pace([]) is None
+def test_the_summary_has_the_pace_of_steps_that_measured_it(tmp_path: Path) -> None:
+    times = {"time/step_s": 12.0, "time/bound_s": 9.0, "time/efficiency": 0.75}
     config = config_in(tmp_path)
     folder = RunFolder.create(config)
-    Recorder(folder, config).record_step(step_report(1, **lines[1]))
+    Recorder(folder, config).record_step(step_report(1, **times))
     folder.write_summary(Recorder(folder, config).summary(wall_s=13.0, weights=None))
     assert folder.summary().pace == StepPace(step_s=12.0, bound_s=9.0, efficiency=0.75)
+    lagging = make_config(output=str(tmp_path), name="lagging", rollout={"max_lag": 1})
+    folder, each = RunFolder.create(lagging), {"busy/draw": 0.5, "busy/learn": 0.5}
+    for step, (draw_s, learn_s) in enumerate([(9.0, 3.0), (3.0, 9.0)], start=1):
+        stages = {"stage/draw_s": draw_s, "stage/learn_s": learn_s}
+        report = step_report(step, **times, **stages, **each)
+        Recorder(folder, lagging).record_step(report)
+    pace = Recorder(folder, lagging).summary(wall_s=25.0, weights=None).pace
+    assert pace == StepPace(step_s=12.0, bound_s=6.0, efficiency=0.5)
 
 
 async def test_the_summarys_evaluation_is_that_of_the_lines_on_disk(tmp_path: Path) -> None:

@@ -63,14 +63,14 @@ def test_facts_and_waits_are_medians_of_the_steps_that_measured_them() -> None:
         line_of(3, waits=(9.0, 0.5, 2.5, 0.5)),
         line_of(4, waits=(90.0, 0.0, 90.0, 0.0)),
     ]
-    assert pace_facts(lines) == [
+    assert pace_facts(lines, 0) == [
         ("T, a step", "12.5 s"),
         ("T*, its longest stage", "8.00 s"),
         ("T* / T, efficiency", "64%"),
         ("runners busy", "64%"),
         ("ranks busy", "32%"),
     ]
-    assert wait_rows(lines) == [
+    assert wait_rows(lines, 0) == [
         ("drawing", "9.00 s", "-"),
         ("verdicts", "0.50 s", "2.00 s"),
         ("learning", "2.50 s", "3.00 s"),
@@ -80,12 +80,15 @@ def test_facts_and_waits_are_medians_of_the_steps_that_measured_them() -> None:
 
 def test_several_ranks_say_how_evenly_their_groups_are_dealt() -> None:
     ranks = {"learner/rank_groups_max": 3.0, "learner/rank_groups_mean": 8 / 3}
-    assert pace_facts([line_of(**ranks)])[-1] == ("groups of a rank", "2.67, at most 3")
+    assert pace_facts([line_of(**ranks)], 0)[-1] == ("groups of a rank", "2.67, at most 3")
 
 
 def test_shared_cards_have_a_share_for_each_kind_of_work() -> None:
     line = line_of(stages={"shared": 8.5}) | {"busy/draw": 0.5, "busy/learn": 0.25}
-    assert pace_facts([line])[3:] == [("cards busy drawing", "50%"), ("cards busy learning", "25%")]
+    assert pace_facts([line], 0)[3:] == [
+        ("cards busy drawing", "50%"),
+        ("cards busy learning", "25%"),
+    ]
     busy = pace_charts([line], config_of())[1]
     assert "both together are T* / T" in busy["note"]
     assert busy["svg"].count('class="line ') == 3
@@ -216,11 +219,20 @@ def test_runs_of_earlier_versions_have_what_they_measured() -> None:
     waits = {k: v for k, v in line_of().items() if k.startswith("time/")}
     old = [waits | {"step": 1, "image/clip_share": 0.0}]
     del old[0]["time/bound_s"], old[0]["time/efficiency"]
-    assert pace_facts(old) == wait_rows(old) == []
+    assert pace_facts(old, 0) == wait_rows(old, 0) == []
     assert reading(old, config_of()) == ""
     assert titles(old) == ["What a step waited for"]
     assert titles(old, max_lag=1) == ["Terms that the clip removed"], "its times were no waits"
     assert titles([line_of()]) == ["What a step waited for", "Busy shares"]
+
+
+def test_the_busy_shares_of_a_run_with_lag_are_of_several_steps() -> None:
+    lines = [line_of(k) | {"busy/draw": 2.0 if k == 5 else 0.5} for k in range(1, 12)]
+    ticks = [
+        re.findall(r">(\d+)%<", pace_charts(lines, config_of(rollout={"max_lag": lag}))[1]["svg"])
+        for lag in (0, 1)
+    ]
+    assert ticks == [["0", "100", "200"], ["0", "50", "100"]]
 
 
 def test_the_page_has_a_section_on_time_where_there_is_something_to_tell(tmp_path: Path) -> None:
@@ -228,12 +240,13 @@ def test_the_page_has_a_section_on_time_where_there_is_something_to_tell(tmp_pat
     text = render_report(run)
     section = re.search(r'<section class="pace">.*?</section>', text, re.DOTALL).group()
     assert "<h2>Where the time went</h2>" in section
-    for name, value in pace_facts(run.metrics()):
+    for name, value in pace_facts(run.metrics(), 1):
         assert f"<dt>{name}</dt><dd>{value}</dd>" in section
-    for row in wait_rows(run.metrics()):
+    for row in wait_rows(run.metrics(), 1):
         assert "".join(f"<td>{cell}</td>" for cell in row) in section
     assert "Learning is the bottleneck" in section
     assert "the clip removed" in section
+    assert "averaged with its neighbours" in section
     assert section.count("<svg") == 3
     run.rewind(0)
     assert "Where the time went" not in render_report(run)
