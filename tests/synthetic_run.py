@@ -203,6 +203,7 @@ def _times(rng: np.random.Generator, config: RunConfig) -> dict[str, float]:
         "busy/learn": learn_s / step_s,
         "stage/draw_s": draw_s,
         "stage/learn_s": learn_s,
+        "learner/lag": float(config.rollout.max_lag),
         "image/clip_share": clipped,
         "text/clip_share": clipped / 16,
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from alphagrpo.record.pace import timed_steps
 from alphagrpo.report.charts import Series, line_chart, stacked_chart
 from alphagrpo.report.figures import SORT_NAMES
-from alphagrpo.report.pace import PARTS, WAITS, role_names, shares_cards
+from alphagrpo.report.pace import WAITS, role_names, shares_cards
 
 if TYPE_CHECKING:
     from alphagrpo.eval.lines import Measure
@@ -19,13 +19,28 @@ HELDOUT_TITLES: Mapping[Measure, str] = {
     "all_right": "Held-out prompts all right",
     "dvreward": "DVReward of held-out prompts",
 }
+PARTS = ("image", "text")
+"""Of the objective."""
+LAG_CLIPPED = (
+    "Terms that the clip removed",
+    "share of each step's; they teach nothing, and at lag 0 there are none",
+    "clip_share",
+)
+LAG_CAPPED = (
+    "Importance weights at their cap",
+    "share of each step's terms; these count for less than the newer policy would have it",
+    "capped_share",
+)
+"""Title, note and metric, with ``algorithm.lag`` importance; before it, with ``clip``."""
 
 
 def charts(
     metrics: Metrics, heldout: HeldOutCurve, config: Mapping[str, Any]
 ) -> list[dict[str, str]]:
     """Titles, notes and SVG of the curves that have data: what the run learnt, and how fast."""
-    replayed = "a newer policy" if config["rollout"]["max_lag"] else "the same policy"
+    drift = "between rollout and replay of the same policy; above the line it is clipped"
+    if config["rollout"]["max_lag"]:
+        drift = "between rollout and replay, which is by a newer policy"
     return _drawn(
         {
             "title": "Reward",
@@ -55,7 +70,7 @@ def charts(
         },
         {
             "title": "Largest |log ratio|, picture",
-            "note": f"between rollout and replay of {replayed}; above the line it is clipped",
+            "note": drift,
             "svg": line_chart(
                 [_series(metrics, "image/max_abs_log_ratio", "|log ratio|")],
                 from_zero=True,
@@ -78,11 +93,6 @@ def pace_charts(metrics: Metrics, config: Mapping[str, Any]) -> list[dict[str, s
     steps = timed_steps(metrics, max_lag)
     # Before steps measured their stages, the four times of one with lag were no waits.
     waits = timed_steps(metrics, 0) if max_lag else metrics
-    clipped = [
-        _series(metrics, f"{part}/clip_share", f"{part} terms", smooth=True)
-        for part in PARTS
-        if max_lag
-    ]
     return _drawn(
         {
             "title": "What a step waited for",
@@ -90,12 +100,16 @@ def pace_charts(metrics: Metrics, config: Mapping[str, Any]) -> list[dict[str, s
             "svg": wait_chart(waits),
         },
         busy_chart(steps),
-        {
-            "title": "Terms that the clip removed",
-            "note": "share of each step's; they teach nothing, and at lag 0 there are none",
-            "svg": line_chart(clipped, percent=True, from_zero=True),
-        },
+        lag_chart(metrics if max_lag else ()),
     )
+
+
+def lag_chart(metrics: Metrics) -> dict[str, str]:
+    """Terms of each part of the objective that learning from an older policy cost."""
+    capped = any(f"{part}/capped_share" in line for line in metrics for part in PARTS)
+    title, note, figure = LAG_CAPPED if capped else LAG_CLIPPED
+    series = [_series(metrics, f"{part}/{figure}", f"{part} terms", smooth=True) for part in PARTS]
+    return {"title": title, "note": note, "svg": line_chart(series, percent=True, from_zero=True)}
 
 
 def busy_chart(metrics: Metrics) -> dict[str, str]:

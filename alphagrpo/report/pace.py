@@ -7,11 +7,10 @@ nothing to tell.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from statistics import fmean
 from typing import Any, NamedTuple
 
 from alphagrpo.record.pace import median, step_pace, timed_steps
-from alphagrpo.record.summary import Metrics, values_of
+from alphagrpo.record.summary import Metrics
 from alphagrpo.report.cells import seconds_cell
 
 WAIT_COLUMNS = ("", "the step waited", "hidden behind other work")
@@ -23,8 +22,6 @@ WAITS = {
 }
 """What a step waits for: the metric of the seconds it did, and of those it did not notice."""
 STAGES = ("stage/draw_s", "stage/learn_s", "stage/shared_s")
-PARTS = ("image", "text")
-"""Of the objective."""
 GOOD_EFFICIENCY = 0.8
 """T* / T from which it is the longest stage that makes a step long, and not what surrounds it."""
 ALIKE = 0.9
@@ -183,19 +180,3 @@ def _overlap(process: str, config: Mapping[str, Any]) -> str:
     if algorithm["advantage_std"] == "batch" and whole_step:
         return "smaller blocks (algorithm.advantage_prompts)"
     return process
-
-
-def lag_cost(metrics: Metrics, config: Mapping[str, Any]) -> str:
-    """What a run with lag lost to the clip; empty at lag 0 and before the first update."""
-    shares = [
-        f"{fmean(values):.1%} of the {part} terms"
-        for part in PARTS
-        if (values := values_of(metrics, f"{part}/clip_share"))
-    ]
-    max_lag = config["rollout"]["max_lag"]
-    if not max_lag or not shares:
-        return ""
-    return (
-        f"With rollout.max_lag {max_lag} the clip removed {' and '.join(shares)}, on average over "
-        "the steps; a term that is removed teaches nothing, and at lag 0 none is."
-    )

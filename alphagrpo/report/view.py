@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from alphagrpo.lag import measured_lag
 from alphagrpo.record.curve import heldout_curve, probed_ids
 from alphagrpo.report.curves import charts, pace_charts
 from alphagrpo.report.figures import (
@@ -23,7 +24,7 @@ from alphagrpo.report.figures import (
     notes,
     refinement_rows,
 )
-from alphagrpo.report.pace import WAIT_COLUMNS, lag_cost, pace_facts, reading, wait_rows
+from alphagrpo.report.pace import WAIT_COLUMNS, pace_facts, reading, wait_rows
 
 if TYPE_CHECKING:
     from alphagrpo.eval.lines import HeldOutLine
@@ -81,7 +82,7 @@ def pace_view(metrics: Metrics, config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "facts": pace_facts(metrics, max_lag),
         "averaged": max_lag > 0,
-        "readings": [told for tell in (reading, lag_cost) if (told := tell(metrics, config))],
+        "readings": [told for told in (reading(metrics, config), measured_lag(metrics)) if told],
         "wait_columns": WAIT_COLUMNS,
         "waits": wait_rows(metrics, max_lag),
         "charts": pace_charts(metrics, config),

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from alphagrpo.lag import measured_lag
 from alphagrpo.report.curves import pace_charts, wait_chart
-from alphagrpo.report.pace import lag_cost, pace_facts, reading, wait_rows
+from alphagrpo.report.pace import pace_facts, reading, wait_rows
 from alphagrpo.report.render import render_report
 from tests.fakes import make_config
 from tests.synthetic_run import make_run
@@ -186,24 +187,6 @@ def test_stages_in_turn_are_made_to_overlap_first(config: Line, remedy: str) -> 
     assert f"is drawing before there was something to learn, and {remedy}" in early
 
 
-def test_lag_says_what_the_clip_removed() -> None:
-    lines = [
-        {"image/clip_share": 0.0, "text/clip_share": 0.0},
-        {"step": 2},
-        {"image/clip_share": 0.9, "text/clip_share": 0.04},
-    ]
-    lagging = config_of(rollout={"max_lag": 2})
-    assert lag_cost(lines, lagging) == (
-        "With rollout.max_lag 2 the clip removed 45.0% of the image terms and 2.0% of the text "
-        "terms, on average over the steps; a term that is removed teaches nothing, and at lag 0 "
-        "none is."
-    )
-    pictures = lag_cost([{"image/clip_share": 0.5, "text/clip_share": None}], lagging)
-    assert "removed 50.0% of the image terms, on average" in pictures
-    assert lag_cost(lines, config_of()) == ""
-    assert lag_cost([{"step": 1}], lagging) == ""
-
-
 def test_waits_are_stacked_for_steps_that_have_all_of_them() -> None:
     svg = wait_chart([line_of(1), {"step": 2}, line_of(3)])
     assert svg.count('class="area') == 4
@@ -226,6 +209,14 @@ def test_runs_of_earlier_versions_have_what_they_measured() -> None:
     assert titles([line_of()]) == ["What a step waited for", "Busy shares"]
 
 
+def test_lag_is_drawn_as_what_it_took_or_as_the_weights_that_it_capped() -> None:
+    clipped = line_of(**{"image/clip_share": 0.5, "text/clip_share": 0.0})
+    capped = clipped | {"image/capped_share": 0.25, "image/clip_share": 0.0}
+    assert titles([clipped], max_lag=1)[2:] == ["Terms that the clip removed"]
+    assert titles([capped], max_lag=1)[2:] == ["Importance weights at their cap"]
+    assert len(titles([clipped])) == len(titles([capped])) == 2
+
+
 def test_the_busy_shares_of_a_run_with_lag_are_of_several_steps() -> None:
     lines = [line_of(k) | {"busy/draw": 2.0 if k == 5 else 0.5} for k in range(1, 12)]
     ticks = [
@@ -245,7 +236,7 @@ def test_the_page_has_a_section_on_time_where_there_is_something_to_tell(tmp_pat
     for row in wait_rows(run.metrics(), 1):
         assert "".join(f"<td>{cell}</td>" for cell in row) in section
     assert "Learning is the bottleneck" in section
-    assert "the clip removed" in section
+    assert measured_lag(run.metrics()) in section
     assert "averaged with its neighbours" in section
     assert section.count("<svg") == 3
     run.rewind(0)
