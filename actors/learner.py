@@ -16,7 +16,7 @@ from actors.storage import answer_probe
 from actors.weights import connect_weights
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import LearnerLost
-from alphagrpo.ports import TrainingBlock, UpdateReport
+from alphagrpo.training import TrainingBlock, UpdateReport
 from alphagrpo.types import WeightsManifest
 
 PING_SECONDS = 60.0

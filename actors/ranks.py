@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from alphagrpo.config import RunConfig
     from alphagrpo.learner.notes import GroupNotes
     from alphagrpo.learner.steps import LearnerState, Part, StepEnd, StepTaken
-    from alphagrpo.ports import TrainingGroup
+    from alphagrpo.training import TrainingGroup
     from alphagrpo.types import WeightsManifest
 
 

@@ -29,14 +29,7 @@ from typing import Any
 
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import PolicyDataError
-from alphagrpo.ports import (
-    Decomposer,
-    GroupReport,
-    GroupWeights,
-    Learner,
-    RolloutPool,
-    SlicePool,
-)
+from alphagrpo.ports import Decomposer, GroupReport, Learner, RolloutPool, SlicePool
 from alphagrpo.prompt_iterator import PromptIterator, Visit
 from alphagrpo.rewards.programs import configured_program
 from alphagrpo.rollout.slicing import SlicedPool
@@ -46,6 +39,7 @@ from alphagrpo.step.feed import StepFeed
 from alphagrpo.step.metrics import invalid_reasons, step_metrics
 from alphagrpo.step.times import StepClock
 from alphagrpo.tasks import task_of
+from alphagrpo.training import GroupWeights
 from alphagrpo.types import Prompt, QuestionSet, RolloutJob, WeightsManifest
 
 log = logging.getLogger(__name__)

@@ -14,18 +14,9 @@ import numpy as np
 from alphagrpo import seeds
 from alphagrpo.config import RunConfig, parse_config
 from alphagrpo.errors import NoQuestions, ServiceUnavailable
-from alphagrpo.ports import (
-    GroupReport,
-    Picture,
-    PictureRequest,
-    RankSeconds,
-    Sample,
-    Timings,
-    TrainingBatch,
-    TrainingBlock,
-    UpdateReport,
-)
+from alphagrpo.ports import GroupReport, Picture, PictureRequest, Sample, Timings
 from alphagrpo.step.blocks import training_batch
+from alphagrpo.training import RankSeconds, TrainingBatch, TrainingBlock, UpdateReport
 from alphagrpo.types import (
     Group,
     Prompt,

@@ -9,7 +9,7 @@ import numpy as np
 
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import PolicyDataError
-from alphagrpo.ports import TrainingGroup
+from alphagrpo.training import TrainingGroup
 from alphagrpo.types import Group, Trajectory
 
 Turn = tuple[str, int, str, int]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from alphagrpo.config import RunConfig
 from alphagrpo.learner.ranked import Rank, RankedLearner
 from alphagrpo.learner.steps import Part
-from alphagrpo.ports import TrainingBlock, TrainingGroup, UpdateReport
+from alphagrpo.training import TrainingBlock, TrainingGroup, UpdateReport
 from alphagrpo.types import WeightsManifest
 
 

@@ -35,7 +35,7 @@ from alphagrpo.learner.steps import (
 from alphagrpo.models import weights
 from alphagrpo.models.unified import UnifiedModel
 from alphagrpo.policy.trainable import trainable_parameters
-from alphagrpo.ports import SampleWeights, TrainingBatch, TrainingGroup, UpdateReport
+from alphagrpo.training import SampleWeights, TrainingBatch, TrainingGroup, UpdateReport
 from alphagrpo.types import Group, WeightsKind, WeightsManifest
 
 

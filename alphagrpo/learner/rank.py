@@ -14,7 +14,8 @@ from alphagrpo.learner.notes import GroupNotes
 from alphagrpo.learner.state import load_learner, save_learner
 from alphagrpo.learner.steps import LearnerState, Part, StepEnd, StepTaken
 from alphagrpo.models.weights import fingerprint
-from alphagrpo.ports import TrainingGroup, WeightStore
+from alphagrpo.ports import WeightStore
+from alphagrpo.training import TrainingGroup
 from alphagrpo.types import Group, WeightsManifest
 
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from alphagrpo.learner.steps import (
     step_end,
     update_report,
 )
-from alphagrpo.ports import TrainingBlock, TrainingGroup, UpdateReport
+from alphagrpo.training import TrainingBlock, TrainingGroup, UpdateReport
 from alphagrpo.types import WeightsManifest
 
 T = TypeVar("T")

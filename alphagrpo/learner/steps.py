@@ -11,7 +11,7 @@ from typing import Literal
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import PolicyDataError
 from alphagrpo.learner.notes import GroupNotes, StepNotes
-from alphagrpo.ports import RankSeconds, UpdateReport
+from alphagrpo.training import RankSeconds, UpdateReport
 
 Part = Literal["samples", "drafts"]
 """What of a training group is replayed at a time, where ranks keep step."""

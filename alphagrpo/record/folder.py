@@ -36,7 +36,8 @@ from alphagrpo.record.versions import package_versions
 
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig
-    from alphagrpo.ports import GroupReport, GroupWeights
+    from alphagrpo.ports import GroupReport
+    from alphagrpo.training import GroupWeights
 
 STEP_PREFIX = "step-"
 COMPLETE = "complete.json"

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from alphagrpo.files import replacing
 
 if TYPE_CHECKING:
-    from alphagrpo.ports import GroupReport, GroupWeights, Sample, SampleWeights
+    from alphagrpo.ports import GroupReport, Sample
+    from alphagrpo.training import GroupWeights, SampleWeights
     from alphagrpo.types import Question
 
 _NAMES = pa.dictionary(pa.int32(), pa.string())

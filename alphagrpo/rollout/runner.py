@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import perf_counter
 from typing import Protocol, TypeVar
 
@@ -17,16 +17,14 @@ from alphagrpo.models.weights import Chunk
 from alphagrpo.ports import (
     Draft,
     DraftReport,
-    GroupReport,
     Picture,
     PictureRequest,
-    Sample,
-    Timings,
     Verifier,
     WeightStore,
 )
 from alphagrpo.rewards.judging import judge_pictures
 from alphagrpo.rewards.programs import configured_program
+from alphagrpo.rollout.order import Order, RolloutResult, order_key
 from alphagrpo.rollout.refining import (
     Drafts,
     drawn_drafts,
@@ -87,59 +85,6 @@ class Worker(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutResult:
-    """A group sampled and scored."""
-
-    group: Group
-    samples: tuple[Sample, ...]
-    timings: Timings
-    drafts: tuple[Sample, ...] = ()
-    draft: int | None = None
-
-    def report(self, questions: QuestionSet, runner: str, reference: object) -> GroupReport:
-        """The small half, as the loop sees it."""
-        return GroupReport(
-            job=self.group.job,
-            questions=questions,
-            samples=self.samples,
-            reference=reference,
-            runner=runner,
-            timings=self.timings,
-            drafts=self.drafts,
-            draft=self.draft,
-        )
-
-
-@dataclass(slots=True)
-class _Order:
-    """A job under way, and what is already there of it."""
-
-    job: RolloutJob
-    questions: QuestionSet
-    keep_pictures: int
-    pictures: tuple[Picture, ...] = ()
-    """Untrained drafts as drawn."""
-    drafts: Drafts | None = None
-    """The same with their scores, as far as these could be had."""
-    group: Group | None = None
-    sample_s: float = 0.0
-    verify_s: float = 0.0
-    pull_s: float = 0.0
-    sampled: float = field(default_factory=perf_counter)
-    """When the last of it was sampled; when it came, where nothing was."""
-
-    @property
-    def timings(self) -> Timings:
-        """As the report tells them, once the last answer is there."""
-        return Timings(
-            sample_s=self.sample_s,
-            verify_s=self.verify_s,
-            pull_s=self.pull_s,
-            tail_s=perf_counter() - self.sampled,
-        )
-
-
 class GroupRunner:
     """Runs jobs over a worker, a verifier and a weight store. Belongs to one event loop."""
 
@@ -157,7 +102,7 @@ class GroupRunner:
         self._program = configured_program(config.reward)
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="worker")
         self._worker_lock = asyncio.Lock()
-        self._unscored: dict[tuple[object, ...], _Order] = {}
+        self._unscored: dict[tuple[object, ...], Order] = {}
         self.groups_done = 0
 
     @property
@@ -212,28 +157,31 @@ class GroupRunner:
         )
         return report, None if chosen is None else drafts.pictures[chosen]
 
-    def _order(self, job: RolloutJob, questions: QuestionSet, keep_pictures: int) -> _Order:
+    def _order(self, job: RolloutJob, questions: QuestionSet, keep_pictures: int) -> Order:
         """With what an earlier try at the same job left."""
-        order, earlier = _Order(job, questions, keep_pictures), self._unscored.pop(_key(job), None)
+        order, earlier = (
+            Order(job, questions, keep_pictures),
+            self._unscored.pop(order_key(job), None),
+        )
         if earlier is not None:
             order.pictures, order.drafts = earlier.pictures, earlier.drafts
             order.group = earlier.group
         return order
 
-    def _remember(self, order: _Order, *, complete: bool) -> None:
+    def _remember(self, order: Order, *, complete: bool) -> None:
         """Keep what has scores missing, so that another try asks for these alone."""
         if not complete:
-            self._unscored[_key(order.job)] = order
+            self._unscored[order_key(order.job)] = order
             while len(self._unscored) > KEPT_GROUPS:
                 self._unscored.pop(next(iter(self._unscored)))
 
-    async def _scored(self, order: _Order, group: Group) -> RolloutResult:
+    async def _scored(self, order: Order, group: Group) -> RolloutResult:
         """The order's group with its scores, kept for another try where some are missing."""
         scored = await self._score(order, group)
         order.group = scored.group
         return RolloutResult(group=scored.group, samples=scored.samples, timings=order.timings)
 
-    async def _score(self, order: _Order, group: Group) -> ScoredGroup:
+    async def _score(self, order: Order, group: Group) -> ScoredGroup:
         scored = await score_group(
             group,
             order.questions,
@@ -246,7 +194,7 @@ class GroupRunner:
         order.verify_s += scored.verify_s
         return scored
 
-    async def _refined(self, order: _Order) -> RolloutResult:
+    async def _refined(self, order: Order) -> RolloutResult:
         """Both stages. Without a scored draft there is nothing to refine: the report then holds the
         drafts as samples without a reward, and why.
         """
@@ -270,7 +218,7 @@ class GroupRunner:
         result = await self._scored(order, group)
         return replace(result, drafts=drafts.samples, draft=chosen)
 
-    async def _refined_from(self, order: _Order, draft: Draft) -> RolloutResult:
+    async def _refined_from(self, order: Order, draft: Draft) -> RolloutResult:
         """The second stage alone."""
         if order.group is None:
             picture = given(draft.source, draft.index)
@@ -278,7 +226,7 @@ class GroupRunner:
             order.group = replace(group, draft_score=draft.score)
         return await self._scored(order, order.group)
 
-    async def _drafts(self, order: _Order, how: DraftConfig) -> Drafts:
+    async def _drafts(self, order: Order, how: DraftConfig) -> Drafts:
         job, known = order.job, order.drafts
         if how.trained:
             group = known.group if known else None
@@ -307,16 +255,16 @@ class GroupRunner:
         enough = group is not None and sum(group.valid) >= self._config.min_valid
         return group if enough else None
 
-    async def _sample(self, order: _Order, sample: Callable[..., T], *args: object) -> T:
+    async def _sample(self, order: Order, sample: Callable[..., T], *args: object) -> T:
         """Sample with the version the job names, one call of the worker at a time."""
         async with self._worker_lock:
             started = perf_counter()
             await self._use(order.job.policy_version)
-            pulled = perf_counter()
-            result = await self._in_thread(sample, *args)
+            order.pull_s += perf_counter() - started
+            # Timed in the thread, which a rank of the learner may have before it.
+            result, seconds = await self._in_thread(_timed, sample, *args)
             order.sampled = perf_counter()
-            order.pull_s += pulled - started
-            order.sample_s += order.sampled - pulled
+            order.sample_s += seconds
         return result
 
     async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
@@ -351,6 +299,8 @@ class GroupRunner:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-def _key(job: RolloutJob) -> tuple[object, ...]:
-    """What a job that comes again is known by."""
-    return (job.prompt.id, job.visit, job.policy_version, job.task, job.first)
+def _timed(function: Callable[..., T], *args: object) -> tuple[T, float]:
+    """What a function returns, and the seconds it took."""
+    started = perf_counter()
+    result = function(*args)
+    return result, perf_counter() - started

@@ -15,14 +15,8 @@ from typing import TYPE_CHECKING
 
 from alphagrpo.algorithms.advantages import Rewards, group_advantages
 from alphagrpo.errors import PolicyDataError
-from alphagrpo.ports import (
-    GroupReport,
-    GroupWeights,
-    Sample,
-    SampleWeights,
-    TrainingBatch,
-    TrainingGroup,
-)
+from alphagrpo.ports import GroupReport, Sample
+from alphagrpo.training import GroupWeights, SampleWeights, TrainingBatch, TrainingGroup
 
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig

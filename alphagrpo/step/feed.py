@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from alphagrpo.ports import GroupReport, Learner, TrainingBlock, TrainingGroup, UpdateReport
+from alphagrpo.ports import GroupReport, Learner
 from alphagrpo.step.blocks import StepBlocks, places_per_group, training_groups
+from alphagrpo.training import TrainingBlock, TrainingGroup, UpdateReport
 
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig

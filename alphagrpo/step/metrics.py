@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from alphagrpo.ports import GroupReport, Sample, UpdateReport
+from alphagrpo.ports import GroupReport, Sample
 from alphagrpo.step.times import StepClock, step_times
+from alphagrpo.training import UpdateReport
 
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from alphagrpo.ports import RankSeconds
+from alphagrpo.training import RankSeconds
 
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig

@@ -15,7 +15,7 @@ from alphagrpo.learner.learner import GRPOLearner
 from alphagrpo.learner.state import load_learner, save_learner
 from alphagrpo.policy.checkpoint import load_weights
 from alphagrpo.policy.worker import RolloutWorker
-from alphagrpo.ports import UpdateReport
+from alphagrpo.training import UpdateReport
 from alphagrpo.types import Group, Trajectory
 from tests.fakes import FakeTokenizer, batch_of, make_config, make_job, make_model, make_prompts
 

@@ -12,7 +12,7 @@ from alphagrpo.errors import EnvironmentProblem, LearnerLost, ParityError, Polic
 from alphagrpo.learner.notes import GroupNotes
 from alphagrpo.learner.ranked import RankedLearner
 from alphagrpo.learner.steps import LearnerState, StepTaken
-from alphagrpo.ports import SampleWeights, TrainingBlock, TrainingGroup
+from alphagrpo.training import SampleWeights, TrainingBlock, TrainingGroup
 from tests.fakes import FakeLearner, make_config
 
 

@@ -25,9 +25,9 @@ from alphagrpo.loop import TrainingLoop
 from alphagrpo.policy.recipe import Recipe
 from alphagrpo.policy.replay import replay_group
 from alphagrpo.policy.worker import RolloutWorker
-from alphagrpo.ports import SampleWeights, TrainingBlock, TrainingGroup
 from alphagrpo.rollout.inprocess import LocalPool
 from alphagrpo.rollout.runner import GroupRunner
+from alphagrpo.training import SampleWeights, TrainingBlock, TrainingGroup
 from alphagrpo.types import Group
 from tests.fakes import (
     FakeDecomposer,

@@ -11,8 +11,9 @@ from alphagrpo.config import RunConfig, load_config
 from alphagrpo.errors import ConfigError
 from alphagrpo.eval.lines import HeldOutLine, Opinion
 from alphagrpo.files import write_atomically
-from alphagrpo.ports import GroupReport, GroupWeights, Sample, SampleWeights
+from alphagrpo.ports import GroupReport, Sample
 from alphagrpo.record.folder import RunFolder
+from alphagrpo.training import GroupWeights, SampleWeights
 from alphagrpo.types import Prompt, RolloutJob, Score, Verdict
 from tests.fakes import make_config, make_questions
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alphagrpo.ports import GroupReport, GroupWeights, Sample, SampleWeights
+from alphagrpo.ports import GroupReport, Sample
 from alphagrpo.record.ledger import read_ledger, rows_of_group, write_ledger
 from alphagrpo.rewards.programs import RewardProgram, configure, reward_program
+from alphagrpo.training import GroupWeights, SampleWeights
 from alphagrpo.types import Score, Verdict
 from tests.fakes import FakeVerifier, make_config, make_job, make_prompts, make_questions
 

@@ -15,7 +15,7 @@ import pytest
 
 from alphagrpo.eval.figures import RefinedFigures
 from alphagrpo.eval.lines import HeldOutLine, Opinion
-from alphagrpo.ports import GroupReport, GroupWeights, Sample, SampleWeights
+from alphagrpo.ports import GroupReport, Sample
 from alphagrpo.record.curve import HeldOutCurve, heldout_curve, probed_ids
 from alphagrpo.record.folder import RunFolder
 from alphagrpo.record.summary import RunSummary
@@ -30,6 +30,7 @@ from alphagrpo.report.view import (
     sample_groups,
     state,
 )
+from alphagrpo.training import GroupWeights, SampleWeights
 from alphagrpo.types import Prompt, Score, Verdict
 from tests.fakes import make_config, make_job, make_questions
 from tests.synthetic_run import make_run, synthetic_config

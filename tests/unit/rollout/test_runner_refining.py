@@ -16,11 +16,11 @@ from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.models import weights
 from alphagrpo.policy.trainable import trainable_parameters
 from alphagrpo.policy.worker import RolloutWorker
-from alphagrpo.ports import GroupWeights, SampleWeights, TrainingBlock
 from alphagrpo.record.ledger import read_ledger, rows_of_group, write_ledger
 from alphagrpo.rewards.rectification import rectify
 from alphagrpo.rollout.inprocess import LocalPool
 from alphagrpo.rollout.runner import GroupRunner
+from alphagrpo.training import GroupWeights, SampleWeights, TrainingBlock
 from tests.fakes import (
     FakeDecomposer,
     FakeTokenizer,

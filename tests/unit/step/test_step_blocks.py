@@ -12,8 +12,9 @@ import pytest
 
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import PolicyDataError
-from alphagrpo.ports import GroupReport, Sample, SampleWeights
+from alphagrpo.ports import GroupReport, Sample
 from alphagrpo.step.blocks import training_batch
+from alphagrpo.training import SampleWeights
 from tests.fakes import make_config, make_job, make_prompts, make_questions
 
 Rewards = Sequence[float | None]

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from alphagrpo.errors import PolicyDataError
-from alphagrpo.ports import GroupReport, Sample, TrainingBlock
+from alphagrpo.ports import GroupReport, Sample
 from alphagrpo.step.feed import StepFeed
+from alphagrpo.training import TrainingBlock
 from tests.fakes import FakeLearner, make_config, make_job, make_prompts, make_questions
 
 

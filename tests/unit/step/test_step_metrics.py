@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from alphagrpo.ports import GroupReport, Sample, Timings, UpdateReport
+from alphagrpo.ports import GroupReport, Sample, Timings
 from alphagrpo.step.drawing import Arrival
 from alphagrpo.step.metrics import invalid_reasons, refinement_metrics, step_metrics
 from alphagrpo.step.times import StepClock
+from alphagrpo.training import UpdateReport
 from alphagrpo.types import Score
 from tests.fakes import make_config, make_job, make_prompts, make_questions
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from alphagrpo.ports import GroupReport, RankSeconds, Timings
+from alphagrpo.ports import GroupReport, Timings
 from alphagrpo.step.drawing import Arrival
 from alphagrpo.step.times import StepClock, step_times
+from alphagrpo.training import RankSeconds
 from tests.fakes import make_config, make_job, make_prompts, make_questions
 
 NONE = RankSeconds()
