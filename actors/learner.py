@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -125,9 +124,15 @@ class RayLearner:
     gone or does not answer.
     """
 
-    def __init__(self, handles: Sequence[Handle], config: RunConfig) -> None:
-        self.handles = list(handles)
-        self._deadline_s = config.learner.deadline_s
+    def __init__(self, config: RunConfig) -> None:
+        """Start the ranks."""
+        self._config, self._deadline_s = config, config.learner.deadline_s
+        self.handles = start_learner(config)
+
+    def restart(self) -> None:
+        """Other processes, with the weights of step 0."""
+        self.kill()
+        self.handles = start_learner(self._config)
 
     async def start(self) -> None:
         """Bring the ranks together, all of which run."""

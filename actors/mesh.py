@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import ray
 
 from actors.cluster import check_room
-from actors.learner import RayLearner, start_learner
+from actors.learner import RayLearner
 from actors.parts import Handle, Part, actor_name, answer
 from actors.pool import RayRolloutPool
-from actors.ranks import rank_role
+from actors.ranks import RunnersLearner, rank_role, runner_role
 from actors.storage import check_storage
 from actors.waiting import StartWatch
 from actors.weights import start_registry
@@ -52,7 +52,11 @@ class Mesh:
         _refuse_second_run(config.name)
         check_room(config)
         self.registry = start_registry(config)
-        self.learner = RayLearner(start_learner(config), config)
+        self.learner: RayLearner | RunnersLearner
+        if config.learner.on_runners:
+            self.learner = RunnersLearner(config)
+        else:
+            self.learner = RayLearner(config)
         self.pool = RayRolloutPool(config, verifier, self._watch)
 
     async def ready(self) -> None:
@@ -62,25 +66,28 @@ class Mesh:
         """
         there = answer(self.registry.newest.remote())
         answers = asyncio.gather(there, self.learner.status(), self.pool.ready())
-        await self._watch.wait(answers, lambda: self._central() | {RUNNER: self.pool.handles})
+        await self._watch.wait(answers, self._actors)
         await self.learner.start()
 
     async def check_storage(self, folder: Path) -> None:
         """Raise EnvironmentProblem where learner or runners see another ``folder`` than this
         process.
         """
-        runners = {f"rollout-{i}": handle for i, handle in enumerate(self.pool.handles)}
+        runners = {runner_role(i): handle for i, handle in enumerate(self.pool.handles)}
         ranks = {rank_role(i): handle for i, handle in enumerate(self.learner.handles)}
         await check_storage(folder, ranks | runners)
 
     async def restart_learner(self) -> None:
         """Other ranks, with the weights of step 0; raises as :meth:`ready`."""
-        self.learner.kill()
-        self.learner.handles = start_learner(self._config)
+        if isinstance(self.learner, RunnersLearner):
+            self.pool.restart()
+            self.learner.forget()
+        else:
+            self.learner.restart()
         # The registry may have been lost with the learner's node.
         there = answer(self.registry.newest.remote())
         answers = asyncio.gather(there, self.learner.status())
-        await self._watch.wait(answers, self._central)
+        await self._watch.wait(answers, self._actors)
         await self.learner.start()
 
     async def has_weights(self, version: int) -> bool:
@@ -88,8 +95,12 @@ class Mesh:
         newest: WeightsManifest | None = await answer(self.registry.newest.remote())
         return newest is not None and newest.version >= version
 
-    def _central(self) -> dict[str, list[Handle]]:
-        return {LEARNER: self.learner.handles, REGISTRY: [self.registry]}
+    def _actors(self) -> dict[str, list[Handle]]:
+        return {
+            LEARNER: self.learner.handles,
+            REGISTRY: [self.registry],
+            RUNNER: self.pool.handles,
+        }
 
     def close(self) -> None:
         """End all actors of the run."""
@@ -126,11 +137,10 @@ class EventLoop:
 
 
 def _refuse_second_run(run: str) -> None:
-    try:
-        ray.get_actor(actor_name(run, "learner"))
-    except ValueError:
-        return
-    raise EnvironmentProblem(
-        f"one run of a name trains at a time, {run!r} has a learner on this cluster already; "
-        "stop that run or give this one another name"
-    )
+    for role in (rank_role(0), runner_role(0)):
+        with suppress(ValueError):
+            ray.get_actor(actor_name(run, role))
+            raise EnvironmentProblem(
+                f"one run of a name trains at a time, {run!r} has actors on this cluster already; "
+                "stop that run or give this one another name"
+            )

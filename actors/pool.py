@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,12 +14,13 @@ import ray
 from ray.exceptions import ActorDiedError, ObjectLostError, RayActorError
 
 from actors.parts import Handle, Part, answer
-from actors.rollout import start_runner, with_reference
+from actors.ranks import rank_lost, runner_role
+from actors.rollout import start_runner
 from actors.waiting import StartWatch
 from alphagrpo.capacity import RUNNER
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import EnvironmentProblem
-from alphagrpo.ports import GroupReport, Picture, PictureRequest
+from alphagrpo.ports import Draft, DraftReport, GroupReport, Picture, PictureRequest
 from alphagrpo.types import QuestionSet, RolloutJob
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class RayRolloutPool:
         self._runners = [
             _Runner(i, start_runner(config, i, verifier)) for i in range(rollout.num_runners)
         ]
+        self._in_flight = rollout.groups_in_flight
         self._changed = asyncio.Condition()
         self._reviving: set[asyncio.Task[None]] = set()
         self._cause: Exception | None = None
@@ -81,14 +83,36 @@ class RayRolloutPool:
             ) from error
 
     async def roll_out(
-        self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
+        self,
+        job: RolloutJob,
+        questions: QuestionSet,
+        *,
+        keep_pictures: int = 0,
+        draft: Draft | None = None,
     ) -> GroupReport:
-        """Sample and score one group on whichever runner has room."""
+        """Sample and score one group, or a slice of one, on whichever runner has room."""
+        source = None if draft is None else draft.source
+        chosen = None if draft is None else replace(draft, source=None)
 
         async def call(handle: Handle) -> GroupReport:
             method = handle.roll_out.options(num_returns=2)
-            report, group = method.remote(job, questions, keep_pictures)
-            return with_reference(await answer(report), group)
+            # An argument by itself is fetched by the runner; inside a record it would not be.
+            report, group = method.remote(job, questions, keep_pictures, chosen, source)
+            return replace(await answer(report), reference=group)
+
+        if self._config.learner.on_runners:
+            return await self._there(self._runners[job.ranks[0]], call)
+        return await self._anywhere(call)
+
+    async def draw_drafts(
+        self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
+    ) -> DraftReport:
+        """Draw and score untrained drafts on whichever runner has room."""
+
+        async def call(handle: Handle) -> DraftReport:
+            method = handle.draw_drafts.options(num_returns=2)
+            report, picture = method.remote(job, questions, keep_pictures)
+            return replace(await answer(report), reference=picture)
 
         return await self._anywhere(call)
 
@@ -102,6 +126,22 @@ class RayRolloutPool:
 
         results = await asyncio.gather(*(self._anywhere(partial(call, batch)) for batch in batches))
         return tuple(picture for batch in results for picture in batch)
+
+    async def _there(self, runner: _Runner, call: Callable[[Handle], Awaitable[T]]) -> T:
+        """Run ``call`` on the one runner that is to learn what it draws.
+
+        Raises:
+            LearnerLost: if its process is lost, which is a rank of the learner.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: runner.jobs < self._in_flight)
+            runner.jobs += 1
+        try:
+            return await call(runner.handle)
+        except RayActorError as error:
+            raise rank_lost(runner_role(runner.index), error) from error
+        finally:
+            await self._give_back(runner)
 
     async def _anywhere(self, call: Callable[[Handle], Awaitable[T]]) -> T:
         """Run ``call`` on a runner; again on another where the process was lost on the way."""
@@ -138,8 +178,7 @@ class RayRolloutPool:
             return runner
 
     def _free(self) -> _Runner | None:
-        room = self._config.rollout.groups_in_flight
-        free = [runner for runner in self._runners if runner.up and runner.jobs < room]
+        free = [r for r in self._runners if r.up and r.jobs < self._in_flight]
         return min(free, key=lambda runner: (runner.jobs, runner.index), default=None)
 
     def _hope(self) -> bool:
@@ -195,6 +234,15 @@ class RayRolloutPool:
         """What each runner that is up says of itself."""
         up = [runner for runner in self._runners if runner.up]
         return list(await asyncio.gather(*(answer(r.handle.status.remote()) for r in up)))
+
+    def restart(self) -> None:
+        """Other processes for all runners, which nobody waits for any more."""
+        self.close()
+        for runner in self._runners:
+            runner.handle, runner.up = (
+                start_runner(self._config, runner.index, self._verifier),
+                True,
+            )
 
     def close(self) -> None:
         """End all runners."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from ray.exceptions import RayActorError
 
 from actors.parts import Handle, actor_name, answer
 from alphagrpo.errors import LearnerLost
+from alphagrpo.learner.ranked import RankedLearner
 from alphagrpo.types import Group
 
 if TYPE_CHECKING:
@@ -25,6 +27,19 @@ def rank_role(rank: int) -> str:
     return f"learner-{rank}" if rank else "learner"
 
 
+def runner_role(index: int) -> str:
+    """The role of a rollout runner."""
+    return f"rollout-{index}"
+
+
+def rank_lost(role: str, error: Exception) -> LearnerLost:
+    """What is raised where the process of a rank is gone."""
+    return LearnerLost(
+        f"every rank of the learner must stay alive through a step, {role} is gone ({error}); the "
+        "ranks are started again from the last checkpoint"
+    )
+
+
 async def fetched(reference: Any) -> Group:
     """The group behind an object-store reference."""
     group: Group = await reference
@@ -34,7 +49,8 @@ async def fetched(reference: Any) -> Group:
 class RayRank:
     """:class:`alphagrpo.learner.ranked.Rank` over an actor that has a method ``rank``.
 
-    The actor is looked for when it is first called. Raises LearnerLost once it is gone.
+    The actor is looked for when it is first called, and again after a loss. Raises LearnerLost once
+    it is gone.
     """
 
     def __init__(self, config: RunConfig, role: str) -> None:
@@ -88,19 +104,52 @@ class RayRank:
         """Restore it; returns the step."""
         return int(await self._ask("load", folder))
 
+    async def status(self) -> dict[str, Any]:
+        """What the actor says of itself, while it computes too."""
+        status: dict[str, Any] = await self._call("status")
+        return status
+
+    def forget(self) -> None:
+        """Look for the actor again: another process has its name."""
+        self._handle = None
+
     async def _ask(self, method: str, *arguments: Any) -> Any:
+        return await self._call("rank", method, *arguments)
+
+    async def _call(self, method: str, *arguments: Any) -> Any:
         try:
             if self._handle is None:
                 self._handle = ray.get_actor(self._name)
         except ValueError as error:
-            raise self._lost(error) from error
+            raise rank_lost(self._role, error) from error
         try:
-            return await answer(self._handle.rank.remote(method, *arguments))
+            return await answer(getattr(self._handle, method).remote(*arguments))
         except RayActorError as error:
-            raise self._lost(error) from error
+            self.forget()
+            raise rank_lost(self._role, error) from error
 
-    def _lost(self, error: Exception) -> LearnerLost:
-        return LearnerLost(
-            f"every rank of the learner must stay alive through a step, {self._role} is gone "
-            f"({error}); the ranks are started again from the last checkpoint"
-        )
+
+class RunnersLearner(RankedLearner):
+    """:class:`alphagrpo.ports.Learner` over a run's rollout runners, each of which is a rank."""
+
+    def __init__(self, config: RunConfig) -> None:
+        roles = [runner_role(index) for index in range(config.rollout.num_runners)]
+        self._named = [RayRank(config, role) for role in roles]
+        super().__init__(self._named, config)
+
+    @property
+    def handles(self) -> list[Handle]:
+        """Of processes that are the learner's alone: none."""
+        return []
+
+    async def status(self) -> list[dict[str, Any]]:
+        """What each runner says of itself; raises LearnerLost where one is gone."""
+        return list(await asyncio.gather(*(rank.status() for rank in self._named)))
+
+    def kill(self) -> None:
+        """The pool ends the runners."""
+
+    def forget(self) -> None:
+        """The pool has started others."""
+        for rank in self._named:
+            rank.forget()

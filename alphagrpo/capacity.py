@@ -78,25 +78,26 @@ class Node:
 
 
 def run_roles(config: RunConfig) -> tuple[Role, ...]:
-    """The processes a run starts itself: runners, learner and weight registry."""
+    """The processes a run starts itself: runners, the learner's ranks where they have processes
+    of their own, and weight registry.
+    """
     rollout, learner, placement = config.rollout, config.learner, config.placement
-    return (
-        Role(
-            name=RUNNER,
-            count=rollout.num_runners,
-            cpus=rollout.cpus_per_runner,
-            gpus=rollout.gpus_per_runner,
-            selector=placement.rollout,
-        ),
-        Role(
-            name=LEARNER,
-            count=learner.ranks,
-            cpus=learner.cpus,
-            gpus=learner.gpus,
-            selector=placement.learner,
-        ),
-        Role(name=REGISTRY, count=1, cpus=0, gpus=0, selector=placement.registry),
+    runners = Role(
+        name=RUNNER,
+        count=rollout.num_runners,
+        cpus=rollout.cpus_per_runner,
+        gpus=rollout.gpus_per_runner,
+        selector=placement.rollout,
     )
+    ranks = Role(
+        name=LEARNER,
+        count=learner.ranks,
+        cpus=learner.cpus,
+        gpus=learner.gpus,
+        selector=placement.learner,
+    )
+    registry = Role(name=REGISTRY, count=1, cpus=0, gpus=0, selector=placement.registry)
+    return (runners, registry) if learner.on_runners else (runners, ranks, registry)
 
 
 def lack(roles: Sequence[Role], nodes: Sequence[Node], addable: Sequence[Node] = ()) -> str | None:

@@ -29,9 +29,17 @@ from typing import Any
 
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import PolicyDataError
-from alphagrpo.ports import Decomposer, GroupReport, GroupWeights, Learner, RolloutPool
+from alphagrpo.ports import (
+    Decomposer,
+    GroupReport,
+    GroupWeights,
+    Learner,
+    RolloutPool,
+    SlicePool,
+)
 from alphagrpo.prompt_iterator import PromptIterator, Visit
 from alphagrpo.rewards.programs import configured_program
+from alphagrpo.rollout.slicing import SlicedPool
 from alphagrpo.step.dealing import Dealer
 from alphagrpo.step.drawing import Arrival, Draw, StepDrawing
 from alphagrpo.step.feed import StepFeed
@@ -71,10 +79,11 @@ class TrainingLoop:
         prompts: Sequence[Prompt],
         *,
         decomposer: Decomposer,
-        pool: RolloutPool,
+        pool: SlicePool,
         learner: Learner,
     ) -> None:
-        self.config, self.pool, self.learner = config, pool, learner
+        self.config, self.learner = config, learner
+        self.pool: RolloutPool = SlicedPool(pool, config) if config.rollout.slices > 1 else pool
         self.step, self.position = 0, 0
         self.prompts = PromptIterator(
             prompts,
@@ -84,7 +93,7 @@ class TrainingLoop:
             accept=configured_program(config.reward).questions,
         )
         self.manifest: WeightsManifest | None = None
-        self._room = asyncio.Semaphore(pool.size)
+        self._room = asyncio.Semaphore(self.pool.size)
         self._ahead: deque[StepDrawing] = deque()
         self._newest = -1
 
@@ -119,7 +128,7 @@ class TrainingLoop:
             step=self.step,
             version=manifest.version,
             # The bytes behind the references have been trained on and may go.
-            groups=tuple(replace(group, reference=None) for group in groups),
+            groups=tuple(without_references(group) for group in groups),
             training=tuple(feed.blocks.weights.get(index) for index in range(len(groups))),
             metrics=metrics,
         )
@@ -232,3 +241,8 @@ class TrainingLoop:
         self.prompts.load_state_dict(state["feed"])
         self.step, self.position = int(state["step"]), int(state["position"])
         self.manifest = None
+
+
+def without_references(report: GroupReport) -> GroupReport:
+    """The report of a group whose bytes are not needed any more."""
+    return replace(report, reference=None, slices=(), draft_slices=())

@@ -76,12 +76,42 @@ class GroupReport:
     draft: int | None = None
     """Which of ``drafts`` all samples began from."""
     slices: tuple[GroupReport, ...] = ()
-    """Of a group that was split over runners: the reports of its parts."""
+    """Of a group that was split over runners: the reports of its parts, in order of samples."""
+    draft_slices: tuple[GroupReport, ...] = ()
+    """The same of its drafts, where they are trained on too."""
+    spent: tuple[tuple[str, Timings], ...] = ()
+    """Which runners spent how long on it, where there were several."""
 
     @property
     def num_valid(self) -> int:
         """Samples that have a reward."""
         return sum(sample.reward is not None for sample in self.samples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """The picture that refinements begin from, as one that was drawn before they were ordered."""
+
+    source: Any
+    """A :class:`alphagrpo.types.GivenImage`, or the :class:`alphagrpo.types.Group` it is of; or an
+    object-store reference to either.
+    """
+    index: int
+    """Of the trajectory that drew it, in its group."""
+    score: Score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftReport:
+    """Untrained drafts of a refinement, drawn and scored."""
+
+    samples: tuple[Sample, ...]
+    chosen: int | None
+    """Which of them is refined; None where none has a score."""
+    reference: Any
+    """The chosen :class:`alphagrpo.types.GivenImage`, or an object-store reference to it."""
+    runner: str
+    timings: Timings = Timings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +122,11 @@ class SampleWeights:
     """Float32 values; exactly 0 without a reward and where all rewards of the group are equal."""
     weights: tuple[float, ...]
     """1 for a sample with a reward, 0 for one without."""
+
+    def part(self, samples: range) -> SampleWeights:
+        """Of consecutive samples alone."""
+        chosen = slice(samples.start, samples.stop)
+        return SampleWeights(self.advantages[chosen], self.weights[chosen])
 
     def trained_advantages(self) -> tuple[float | None, ...]:
         """The advantages of samples that are trained on, None of the others: for the ledger."""
@@ -237,6 +272,27 @@ class RolloutPool(Protocol):
 
     async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
         """Draw pictures for evaluation with weights of exactly ``version``, in order."""
+        ...
+
+
+class SlicePool(RolloutPool, Protocol):
+    """A pool that can be asked for parts of groups, and for drafts alone."""
+
+    async def roll_out(
+        self,
+        job: RolloutJob,
+        questions: QuestionSet,
+        *,
+        keep_pictures: int = 0,
+        draft: Draft | None = None,
+    ) -> GroupReport:
+        """Sample and score a group or a slice of one; refinements begin from ``draft`` if given."""
+        ...
+
+    async def draw_drafts(
+        self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
+    ) -> DraftReport:
+        """Draw and score the untrained drafts of a refinement, and choose one."""
         ...
 
 

@@ -45,6 +45,11 @@ class LearnerConfig(Section):
             )
         return gpus
 
+    @property
+    def on_runners(self) -> bool:
+        """Whether the rollout runners are the ranks."""
+        return self.placement == "runners"
+
     def check_on_runners(self, max_lag: int) -> None:
         """Raise ValueError for what cannot be where the runners learn."""
         if self.ranks > 1:

@@ -260,7 +260,7 @@ class RunConfig(Section):
                 "a slice holds at least one sample, got rollout.slices "
                 f"{rollout.slices} with rollout.group_size {rollout.group_size}; ask for fewer"
             )
-        if learner.placement == "runners":
+        if learner.on_runners:
             learner.check_on_runners(rollout.max_lag)
         slices = rollout.prompts_per_step * rollout.slices
         if self.num_ranks > slices:
@@ -296,8 +296,7 @@ class RunConfig(Section):
     @property
     def num_ranks(self) -> int:
         """Processes that learn: ``learner.ranks``, or every runner where these learn."""
-        on_runners = self.learner.placement == "runners"
-        return self.rollout.num_runners if on_runners else self.learner.ranks
+        return self.rollout.num_runners if self.learner.on_runners else self.learner.ranks
 
     @property
     def min_valid(self) -> int:

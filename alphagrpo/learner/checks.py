@@ -12,8 +12,8 @@ from alphagrpo.errors import PolicyDataError
 from alphagrpo.ports import TrainingGroup
 from alphagrpo.types import Group, Trajectory
 
-Turn = tuple[str, int, int]
-"""What a group is known by: prompt, visit, first sample."""
+Turn = tuple[str, int, str, int]
+"""What a group is known by: prompt, visit, task, first sample."""
 
 
 def refuse_unfit(
@@ -35,7 +35,7 @@ def refuse_unfit(
     group: Group = training.reference
     _refuse_weights(training)
     turn = turn_of(group)
-    prompt, visit, _ = turn
+    prompt, visit, *_ = turn
     if visit <= visits.get(prompt, -1) or turn in taken:
         raise PolicyDataError(
             f"a group is trained on once, prompt {prompt} at visit {visit} came again; "
@@ -51,7 +51,8 @@ def refuse_unfit(
 
 def turn_of(group: Group) -> Turn:
     """What the group is known by."""
-    return (group.job.prompt.id, group.job.visit, group.job.first)
+    job = group.job
+    return (job.prompt.id, job.visit, job.task, job.first)
 
 
 def _refuse_version(group: Group, version: int, max_lag: int) -> None:

@@ -41,6 +41,7 @@ class LocalRank:
         fetch: Callable[[Any], Awaitable[Group]] = as_it_is,
         thread: Executor | None = None,
         host: str = "127.0.0.1",
+        adopt: Callable[[WeightsManifest], None] = lambda manifest: None,
     ) -> None:
         """Wrap ``learner``.
 
@@ -50,9 +51,11 @@ class LocalRank:
             fetch: gets the group behind a reference.
             thread: of one worker, where the model is used by others too; default one of its own.
             host: the address at which other ranks reach this process.
+            adopt: is told, in the thread, of which version the parameters are now.
         """
         self.learner = learner
         self._store, self._fetch, self._host = store, fetch, host
+        self._adopt = adopt
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="learner")
         self._meeting: Any = None
 
@@ -95,11 +98,13 @@ class LocalRank:
         """Publish the current parameters as a new version."""
         manifest, chunks = await self._compute(self.learner.export)
         await self._store.publish(chunks, manifest)
+        await self._compute(self._adopt, manifest)
         return manifest
 
     async def follow(self, manifest: WeightsManifest, check: bool) -> None:
         """Have the published version too."""
         await self._compute(self.learner.follow, manifest, check)
+        await self._compute(self._adopt, manifest)
 
     async def save(self, folder: str) -> None:
         """Write the learner's state into ``folder``."""

@@ -124,9 +124,12 @@ class RankedLearner:
         return update_report(self._notes, taken, figures)
 
     async def publish(self) -> WeightsManifest:
-        """Publish rank 0's parameters; the others prove theirs now and then."""
+        """Publish rank 0's parameters; the others prove theirs now and then, and each time where
+        pictures are drawn with them.
+        """
         manifest = await self._call(0, self._ranks[0].publish)
-        check = self._state.step % self._config.learner.check_every == 0
+        learner = self._config.learner
+        check = learner.on_runners or self._state.step % learner.check_every == 0
         await self._all(lambda rank, _: rank.follow(manifest, check), first=1)
         return manifest
 

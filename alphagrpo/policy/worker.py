@@ -73,13 +73,20 @@ class RolloutWorker:
         weights.apply(self.parameters, manifest, chunks)
         self.manifest = manifest
 
+    def adopt(self, manifest: WeightsManifest) -> None:
+        """The model's parameters are those of ``manifest`` already: it shares them with a learner
+        that has proved so.
+        """
+        self.manifest = manifest
+
     # -- groups, for training
 
     @torch.no_grad()
     def sample_group(self, job: RolloutJob) -> Group:
         """All text-to-image samples of ``job``, unscored: a function of job and weights alone.
 
-        The whole group is one batch; replay has the same geometry (docs/parity.md).
+        The group, or the slice of it that the job asks for, is one batch; replay has the same
+        geometry (docs/parity.md).
         """
         recipe, keys = Recipe.of(self.config, "rt2i"), GroupSeeds.of(job)
         window, prompt = recipe.window(keys.shared), self._encode(job.prompt.text)
@@ -87,15 +94,15 @@ class RolloutWorker:
         prefix = read_prefix(self.model, self._system if think else None, [prompt])
         batch = draw_batch(
             self.model,
-            prefix.expand(job.group_size),
+            prefix.expand(job.size),
             recipe.plan(window),
-            self._keys(recipe, keys),
+            self._keys(recipe, keys, job),
             self.grid,
             self._thinking(think, recipe.text),
         )
         texts, images = batch.text_segments(), batch.image_segments(window, keys.shared)
         conditions = self._given(think, GivenText(token_ids=prompt))
-        return self._group(job, keys, _joined([conditions] * job.group_size, texts, images))
+        return self._group(job, keys, _joined([conditions] * job.size, texts, images))
 
     @torch.no_grad()
     def draw_drafts(self, job: RolloutJob) -> tuple[Picture, ...]:
@@ -127,7 +134,7 @@ class RolloutWorker:
         recipe, think = Recipe.of(self.config, "srr"), self.config.task.think
         request = self._encode(refinement_of(self.config).request(job.prompt.text))
         conditions = self._given(think, draft, GivenText(token_ids=request))
-        segments = [conditions] * job.group_size
+        segments = [conditions] * job.size
         starts: Sequence[GivenImage | ImageSegment] = [draft]
         for index in range(recipe.rounds):
             keys = GroupSeeds.of(job, index)
@@ -142,9 +149,9 @@ class RolloutWorker:
             )
             batch = draw_batch(
                 self.model,
-                prefix.expand(job.group_size) if len(starts) == 1 else prefix,
+                prefix.expand(job.size) if index == 0 else prefix,
                 plan,
-                self._keys(recipe, keys),
+                self._keys(recipe, keys, job),
                 self.grid,
                 self._thinking(think, recipe.text),
             )
@@ -227,7 +234,7 @@ class RolloutWorker:
                     segments=own,
                     well_formed=self._well_formed(own),
                 )
-                for i, own in enumerate(segments)
+                for i, own in zip(job.samples, segments, strict=True)
             ),
         )
 
@@ -257,10 +264,10 @@ class RolloutWorker:
         )
 
     @staticmethod
-    def _keys(recipe: Recipe, group: GroupSeeds) -> RandomKeys:
-        size = len(group.own)
-        starts = [0] * size if recipe.flow.start_noise == "group" else range(size)
-        return RandomKeys(group.own, [group.shared] * size, range(size), starts)
+    def _keys(recipe: Recipe, group: GroupSeeds, job: RolloutJob) -> RandomKeys:
+        own = [group.own[i] for i in job.samples]
+        starts = [0] * job.size if recipe.flow.start_noise == "group" else job.samples
+        return RandomKeys(own, [group.shared] * job.size, job.samples, starts)
 
     def _encode(self, text: str) -> Ids:
         return np.asarray(self.tokenizer.encode(text), np.int64)

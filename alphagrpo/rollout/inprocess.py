@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from alphagrpo.ports import GroupReport, Picture, PictureRequest
+from alphagrpo.ports import Draft, DraftReport, GroupReport, Picture, PictureRequest
 from alphagrpo.rollout.runner import GroupRunner
 from alphagrpo.types import QuestionSet, RolloutJob
+
+NAME = "local"
 
 
 class LocalPool:
@@ -21,11 +24,27 @@ class LocalPool:
         return self._size
 
     async def roll_out(
-        self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
+        self,
+        job: RolloutJob,
+        questions: QuestionSet,
+        *,
+        keep_pictures: int = 0,
+        draft: Draft | None = None,
     ) -> GroupReport:
-        """Sample and score one group here."""
-        result = await self._runner.roll_out(job, questions, keep_pictures=keep_pictures)
-        return result.report(questions, "local", result.group)
+        """Sample and score one group here, or a slice of one."""
+        result = await self._runner.roll_out(
+            job, questions, keep_pictures=keep_pictures, draft=draft
+        )
+        return result.report(questions, NAME, result.group)
+
+    async def draw_drafts(
+        self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
+    ) -> DraftReport:
+        """Draw and score untrained drafts here."""
+        report, picture = await self._runner.draw_drafts(
+            job, questions, keep_pictures=keep_pictures
+        )
+        return replace(report, reference=picture, runner=NAME)
 
     async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
         """Draw pictures for evaluation here."""

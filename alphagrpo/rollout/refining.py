@@ -28,25 +28,26 @@ class Drafts:
         """Whether every draft has a score."""
         return all(sample.score is not None for sample in self.samples)
 
-    def pick(self, job: RolloutJob, how: DraftConfig) -> int | None:
-        """Which draft is refined; None where none has a score.
 
-        A draft whose score could not be had may not seed training. ``worst`` takes the lowest
-        reward, the first of equals; ``sampled`` picks by softmax(1 - r), from the job alone.
-        """
-        scored = [(i, s.score.value) for i, s in enumerate(self.samples) if s.score is not None]
-        if not scored:
-            return None
-        if how.pick == "worst":
-            return min(scored, key=lambda pair: (pair[1], pair[0]))[0]
-        weights = [math.exp(1.0 - reward) for _, reward in scored]
-        shared = seeds.group_seed(job.seed, job.prompt.id, job.visit)
-        luck = seeds.derive("pick", shared) / 2**seeds.SEED_BITS * sum(weights)
-        for (index, _), weight in zip(scored, weights, strict=True):
-            luck -= weight
-            if luck < 0:
-                return index
-        return scored[-1][0]
+def pick_draft(samples: Sequence[Sample], job: RolloutJob, how: DraftConfig) -> int | None:
+    """Which draft is refined; None where none has a score.
+
+    A draft whose score could not be had may not seed training. ``worst`` takes the lowest reward,
+    the first of equals; ``sampled`` picks by softmax(1 - r), from the job alone.
+    """
+    scored = [(i, s.score.value) for i, s in enumerate(samples) if s.score is not None]
+    if not scored:
+        return None
+    if how.pick == "worst":
+        return min(scored, key=lambda pair: (pair[1], pair[0]))[0]
+    weights = [math.exp(1.0 - reward) for _, reward in scored]
+    shared = seeds.group_seed(job.seed, job.prompt.id, job.visit)
+    luck = seeds.derive("pick", shared) / 2**seeds.SEED_BITS * sum(weights)
+    for (index, _), weight in zip(scored, weights, strict=True):
+        luck -= weight
+        if luck < 0:
+            return index
+    return scored[-1][0]
 
 
 def drawn_drafts(
@@ -78,6 +79,13 @@ def trained_drafts(group: Group, samples: Sequence[Sample]) -> Drafts:
     return Drafts(
         pictures=tuple(_as_start(image) for image in images), samples=tuple(samples), group=group
     )
+
+
+def given(source: Group | GivenImage, index: int) -> GivenImage:
+    """A draft that was drawn before: itself, or the picture of a group's trajectory."""
+    if isinstance(source, GivenImage):
+        return source
+    return _as_start(source.trajectories[index].image)
 
 
 def _as_start(image: ImageSegment) -> GivenImage:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Protocol, TypeVar
@@ -15,6 +15,8 @@ from alphagrpo.config.refinement import DraftConfig
 from alphagrpo.errors import WeightsError
 from alphagrpo.models.weights import Chunk
 from alphagrpo.ports import (
+    Draft,
+    DraftReport,
     GroupReport,
     Picture,
     PictureRequest,
@@ -25,7 +27,13 @@ from alphagrpo.ports import (
 )
 from alphagrpo.rewards.judging import judge_pictures
 from alphagrpo.rewards.programs import configured_program
-from alphagrpo.rollout.refining import Drafts, drawn_drafts, trained_drafts
+from alphagrpo.rollout.refining import (
+    Drafts,
+    drawn_drafts,
+    given,
+    pick_draft,
+    trained_drafts,
+)
 from alphagrpo.rollout.scoring import ScoredGroup, score_group
 from alphagrpo.tasks import refinement_of
 from alphagrpo.types import (
@@ -136,14 +144,20 @@ class GroupRunner:
     """Runs jobs over a worker, a verifier and a weight store. Belongs to one event loop."""
 
     def __init__(
-        self, worker: Worker, verifier: Verifier, store: WeightStore, config: RunConfig
+        self,
+        worker: Worker,
+        verifier: Verifier,
+        store: WeightStore,
+        config: RunConfig,
+        thread: Executor | None = None,
     ) -> None:
+        """``thread``, of one worker, computes; it is given where others use the model too."""
         self._worker, self._verifier, self._store = worker, verifier, store
         self._config = config
         self._program = configured_program(config.reward)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker")
+        self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="worker")
         self._worker_lock = asyncio.Lock()
-        self._unscored: dict[tuple[str, int, int], _Order] = {}
+        self._unscored: dict[tuple[object, ...], _Order] = {}
         self.groups_done = 0
 
     @property
@@ -153,35 +167,65 @@ class GroupRunner:
         return -1 if manifest is None else manifest.version
 
     async def roll_out(
-        self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
+        self,
+        job: RolloutJob,
+        questions: QuestionSet,
+        *,
+        keep_pictures: int = 0,
+        draft: Draft | None = None,
     ) -> RolloutResult:
         """Sample with exactly ``job.policy_version``, then score.
 
-        A refinement draws and scores its drafts first. A job that comes again because scores were
-        missing is not sampled again: the pictures would be the same ones.
+        A refinement without a ``draft`` draws and scores its drafts first. A job that comes again
+        because scores were missing is not sampled again: the pictures would be the same ones.
 
         Raises:
             WeightsError: if the version is gone or keeps arriving broken.
             NoQuestions: if the reward program has nothing to ask.
         """
-        key = (job.prompt.id, job.visit, job.policy_version)
-        earlier = self._unscored.pop(key, None)
-        order = _Order(job, questions, keep_pictures)
-        if earlier is not None:
-            order.pictures, order.drafts = earlier.pictures, earlier.drafts
-            order.group = earlier.group
-        if job.task == "srr":
-            result = await self._refined(order)
-        else:
+        order = self._order(job, questions, keep_pictures)
+        if job.task != "srr":
             if order.group is None:
                 order.group = await self._sample(order, self._worker.sample_group, job)
             result = await self._scored(order, order.group)
-        if not result.group.valid or not all(result.group.valid):
-            self._unscored[key] = order
-            while len(self._unscored) > KEPT_GROUPS:
-                self._unscored.pop(next(iter(self._unscored)))
+        elif draft is None:
+            result = await self._refined(order)
+        else:
+            result = await self._refined_from(order, draft)
+        self._remember(order, complete=bool(result.group.valid) and all(result.group.valid))
         self.groups_done += 1
         return result
+
+    async def draw_drafts(
+        self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
+    ) -> tuple[DraftReport, GivenImage | None]:
+        """Untrained drafts of a refinement, whose slices others draw; and the chosen picture."""
+        how = refinement_of(self._config).drafts
+        order = self._order(job, questions, keep_pictures)
+        if order.drafts is None or not order.drafts.complete:
+            order.drafts = await self._drafts(order, how)
+        drafts = order.drafts
+        chosen = pick_draft(drafts.samples, job, how)
+        self._remember(order, complete=drafts.complete)
+        report = DraftReport(
+            samples=drafts.samples, chosen=chosen, reference=None, runner="", timings=order.timings
+        )
+        return report, None if chosen is None else drafts.pictures[chosen]
+
+    def _order(self, job: RolloutJob, questions: QuestionSet, keep_pictures: int) -> _Order:
+        """With what an earlier try at the same job left."""
+        order, earlier = _Order(job, questions, keep_pictures), self._unscored.pop(_key(job), None)
+        if earlier is not None:
+            order.pictures, order.drafts = earlier.pictures, earlier.drafts
+            order.group = earlier.group
+        return order
+
+    def _remember(self, order: _Order, *, complete: bool) -> None:
+        """Keep what has scores missing, so that another try asks for these alone."""
+        if not complete:
+            self._unscored[_key(order.job)] = order
+            while len(self._unscored) > KEPT_GROUPS:
+                self._unscored.pop(next(iter(self._unscored)))
 
     async def _scored(self, order: _Order, group: Group) -> RolloutResult:
         """The order's group with its scores, kept for another try where some are missing."""
@@ -209,7 +253,7 @@ class GroupRunner:
         job, how = order.job, refinement_of(self._config).drafts
         if order.drafts is None or (not order.drafts.complete and order.group is None):
             order.drafts = await self._drafts(order, how)
-        drafts, chosen = order.drafts, order.drafts.pick(job, how)
+        drafts, chosen = order.drafts, pick_draft(order.drafts.samples, job, how)
         if chosen is None:
             samples = tuple(replace(sample, reward=None) for sample in drafts.samples)
             return RolloutResult(
@@ -225,6 +269,14 @@ class GroupRunner:
             )
         result = await self._scored(order, group)
         return replace(result, drafts=drafts.samples, draft=chosen)
+
+    async def _refined_from(self, order: _Order, draft: Draft) -> RolloutResult:
+        """The second stage alone."""
+        if order.group is None:
+            picture = given(draft.source, draft.index)
+            group = await self._sample(order, self._worker.sample_refinements, order.job, picture)
+            order.group = replace(group, draft_score=draft.score)
+        return await self._scored(order, order.group)
 
     async def _drafts(self, order: _Order, how: DraftConfig) -> Drafts:
         job, known = order.job, order.drafts
@@ -297,3 +349,8 @@ class GroupRunner:
     def close(self) -> None:
         """Let the worker's thread end."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _key(job: RolloutJob) -> tuple[object, ...]:
+    """What a job that comes again is known by."""
+    return (job.prompt.id, job.visit, job.policy_version, job.task, job.first)

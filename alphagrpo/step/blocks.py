@@ -143,16 +143,36 @@ def training_batch(reports: Sequence[GroupReport], config: RunConfig) -> Trainin
 def training_groups(
     position: int, report: GroupReport, weights: GroupWeights
 ) -> tuple[TrainingGroup, ...]:
-    """What the learner is handed of the group at ``position`` of its step."""
-    return (
-        TrainingGroup(
+    """What the learner is handed of the group at ``position`` of its step: itself, or its slices,
+    those of its trained drafts first.
+    """
+    if not report.slices:
+        whole = TrainingGroup(
             reference=report.reference,
             samples=weights.samples,
             drafts=weights.drafts,
             place=position,
             rank=report.job.ranks[0],
-        ),
+        )
+        return (whole,)
+    parts = [(part, weights.drafts) for part in report.draft_slices if weights.drafts is not None]
+    parts += [(part, weights.samples) for part in report.slices]
+    first = position * places_per_group(len(report.slices))
+    return tuple(
+        TrainingGroup(
+            reference=part.reference,
+            samples=all_samples.part(part.job.samples),
+            place=first + index,
+            rank=part.job.ranks[0],
+        )
+        for index, (part, all_samples) in enumerate(parts)
+        if all_samples is not None
     )
+
+
+def places_per_group(slices: int) -> int:
+    """How many places of a step's sum a group has: one, or two for each of its slices."""
+    return 1 if slices == 1 else 2 * slices
 
 
 def trains_drafts(report: GroupReport, config: RunConfig) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from alphagrpo.ports import GroupReport, Learner, TrainingBlock, TrainingGroup, UpdateReport
-from alphagrpo.step.blocks import StepBlocks, training_groups
+from alphagrpo.step.blocks import StepBlocks, places_per_group, training_groups
 
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig
@@ -25,6 +25,7 @@ class StepFeed:
 
     def __init__(self, config: RunConfig, learner: Learner) -> None:
         self._config, self._learner = config, learner
+        self._places = places_per_group(config.rollout.slices)
         self.blocks = StepBlocks(config)
         self._reports: dict[int, GroupReport | None] = {}
         self._held: dict[int, tuple[TrainingGroup, ...]] = {}
@@ -73,7 +74,7 @@ class StepFeed:
                 groups = self._held.pop(position)
                 self._handed.add(position)
                 self._settle()
-                block = TrainingBlock(groups=groups, settled=self._settled)
+                block = TrainingBlock(groups=groups, settled=self._settled * self._places)
                 self._calls.append(asyncio.create_task(self._learner.accumulate(block)))
 
     def _settle(self) -> None:

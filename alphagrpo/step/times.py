@@ -75,7 +75,7 @@ def step_times(
 
 def _stages(drawing_s: float, learning: RankSeconds, config: RunConfig) -> dict[str, float]:
     runners = config.rollout.num_runners
-    if config.learner.placement == "runners":
+    if config.learner.on_runners:
         return {"stage/shared_s": (drawing_s + learning.total) / runners}
     return {
         "stage/draw_s": drawing_s / runners,
@@ -88,9 +88,10 @@ def _per_runner(arrivals: Sequence[Arrival]) -> tuple[dict[str, float], dict[str
     drawing: defaultdict[str, float] = defaultdict(float)
     pulling: defaultdict[str, float] = defaultdict(float)
     for arrival in arrivals:
-        for report in arrival.report.slices or (arrival.report,):
-            drawing[report.runner] += report.timings.sample_s
-            pulling[report.runner] += report.timings.pull_s
+        report = arrival.report
+        for runner, timings in report.spent or ((report.runner, report.timings),):
+            drawing[runner] += timings.sample_s
+            pulling[runner] += timings.pull_s
     return drawing, pulling
 
 

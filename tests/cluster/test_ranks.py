@@ -113,3 +113,33 @@ def test_a_lost_rank_costs_one_start_of_the_ranks_and_no_group(
         ended = Ended(reports, run.manifest().checksum)
     assert ended.rewards == two.rewards
     assert ended.checksum == two.checksum
+
+
+SHARED = {"placement": "runners", "deadline_s": 30.0}
+
+
+def test_runners_that_learn_what_they_drew_learn_what_ranks_of_their_own_do(
+    two: Ended, checkpoint: Path, files: Any, tmp_path: Path, killer: Any
+) -> None:
+    """The same shares of the same groups: the same bits. One of the two is killed on the way."""
+    config = config_for("shared", *files, learner=SHARED, num_runners=2)
+    with started(config) as run:
+        assert [status["name"] for status in run.wait_for(run.mesh.learner.status())] == [
+            "rollout-0",
+            "rollout-1",
+        ]
+        reports = [run.step()]
+        run.save(tmp_path / "saved")
+        manifest = run.manifest()
+        for status in run.wait_for(run.mesh.pool.status()):
+            assert status["version"] == manifest.version == 1
+        victim = run.wait_for(run.mesh.pool.status())[1]["pid"]
+        killer(victim, signal.SIGKILL, 0.05)
+        reports.append(run.step())
+        ended = Ended(reports, run.manifest().checksum)
+        assert victim not in {s["pid"] for s in run.wait_for(run.mesh.pool.status())}
+    assert ended.rewards == two.rewards
+    assert ended.checksum == two.checksum
+    for name, gradient in gradients(checkpoint).items():
+        np.testing.assert_array_equal(gradients(tmp_path / "saved")[name], gradient)
+    assert reports[0].metrics["time/bound_s"] == reports[0].metrics["stage/shared_s"]

@@ -19,7 +19,7 @@ from alphagrpo.policy.replay import replay_group
 from alphagrpo.policy.starts import encode_start
 from alphagrpo.policy.worker import RolloutWorker
 from alphagrpo.ports import PictureRequest, Sample
-from alphagrpo.rollout.refining import Drafts
+from alphagrpo.rollout.refining import Drafts, pick_draft
 from alphagrpo.tasks import task_of
 from alphagrpo.types import GivenImage, GivenText, Group, RolloutJob, Score
 from tests.fakes import (
@@ -293,11 +293,11 @@ def draft_samples(*rewards: float | None) -> Drafts:
 def test_the_worst_scored_draft_is_refined_and_never_an_unscored_one() -> None:
     job = job_of(refining())
     worst = DraftConfig(pick="worst")
-    assert draft_samples(0.9, 0.2, None, 0.2).pick(job, worst) == 1
-    assert draft_samples(None, None).pick(job, worst) is None
+    assert pick_draft(draft_samples(0.9, 0.2, None, 0.2).samples, job, worst) == 1
+    assert pick_draft(draft_samples(None, None).samples, job, worst) is None
     sampled = DraftConfig(pick="sampled")
     picks = [
-        draft_samples(0.9, None, 0.1).pick(replace(job, visit=visit), sampled)
+        pick_draft(draft_samples(0.9, None, 0.1).samples, replace(job, visit=visit), sampled)
         for visit in range(400)
     ]
     assert set(picks) == {0, 2}

@@ -27,9 +27,7 @@ def arrival(time: float, runner: str = "r0", **timings: float) -> Arrival:
     return Arrival(0, report, time)
 
 
-def times_of(
-    *arrivals: Arrival, learning: RankSeconds = NONE, **config: Any
-) -> dict[str, float]:
+def times_of(*arrivals: Arrival, learning: RankSeconds = NONE, **config: Any) -> dict[str, float]:
     """Of a step that begins at 100, has weights at 101, has learnt at 116 and ends at 118."""
     clock = StepClock(begun=100.0, published=101.0, learned=116.0, ended=118.0)
     return step_times(arrivals, clock, learning, make_config(**config))
