@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 STORE_BYTES = 512 << 20
 AT_ONCE = 8
 """Processes that Ray starts side by side."""
-PREFACE = """Printed by `python -m benchmarks.mesh` on two cores that all processes share with others
-(load {load:.0f} when it began; commit {commit}). **Real**: training loop, prompt order, dealing,
-advantages, step feed, `RayRolloutPool`, `RayLearner`, the front of the ranks (`RankedLearner`,
-`RayRank`), their Ray actors, a process each, calls and object store; reports with thoughts and a
-verdict per question. **Asleep**: drawing, verdicts, replay (a rank fetches its group first, which
-weighs 0.1 MB), as long as the stages say; summing gradients, the optimizer and weights take no
-time, and no weights move (`weights.md` measures that).
+PREFACE = """Printed by `python -m benchmarks.mesh` on two cores that all processes share with
+others (load {load:.0f} when it began; commit {commit}). **Real**: training loop, prompt order,
+dealing, advantages, step feed, `RayRolloutPool`, `RayLearner`, the front of the ranks
+(`RankedLearner`, `RayRank`), their Ray actors, a process each, calls and object store; reports with
+thoughts and a verdict per question. **Asleep**: drawing, verdicts, replay (a rank fetches its
+group first, which weighs 0.1 MB), as long as the stages say; summing gradients, the optimizer and
+weights take no time, and no weights move (`weights.md` measures that).
 
 T* is the longest stage: a role's seconds of work, spread evenly over its processes. No step of a
 long run can be shorter; at lag 0 a step also has to draw its first group before it can learn, which

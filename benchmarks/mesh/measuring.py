@@ -11,14 +11,13 @@ from typing import Any
 from unittest.mock import patch
 
 from actors import pool as pool_module
-from actors.learner import RayLearner
 from actors.parts import Part
 from actors.pool import RayRolloutPool
 from alphagrpo.config import RunConfig, parse_config
 from alphagrpo.loop import TrainingLoop
 from alphagrpo.prompt_iterator import PromptIterator
 from alphagrpo.types import Prompt
-from benchmarks.mesh.processes import RUN, Processes
+from benchmarks.mesh.processes import RUN, Mesh, Processes
 from benchmarks.mesh.stages import Stages, Work
 from benchmarks.mesh.stand_ins import Decomposer
 
@@ -86,7 +85,7 @@ class Measured:
     driver_ms: float
     """CPU of the driver's process, all its threads, per group."""
     central_ms: float
-    """CPU of the central learner's process per group; with ``LocalProcesses`` the same process."""
+    """CPU of the central learner's process per group; 0 where its front is in the driver's."""
 
     @property
     def ratio(self) -> float:
@@ -111,20 +110,19 @@ async def measure(row: Row, processes: Processes) -> Measured:
     number = row.prompts * (row.steps + 3)
     prompts = [Prompt(id=f"p{i}", text=f"picture {i}") for i in range(number)]
     stages = _with_late_groups(row, prompts)
-    handles = await processes.prepare(config, stages)
-    with patch.object(pool_module, "start_runner", lambda _, index, __: handles.runners[index]):
+    mesh = await processes.prepare(config, stages)
+    with patch.object(pool_module, "start_runner", lambda _, index, __: mesh.runners[index]):
         pool = RayRolloutPool(config, Part("nowhere:verifier"))
-    learner = RayLearner([handles.learner], config)
     decomposer = Decomposer(row.questions)
-    loop = TrainingLoop(config, prompts, decomposer=decomposer, pool=pool, learner=learner)
+    loop = TrainingLoop(config, prompts, decomposer=decomposer, pool=pool, learner=mesh.learner)
     walls, jobs, driver, central = [], [], [], []
     try:
         for _ in range(row.steps):
-            central_s, driver_s, begun = await _cpu_s(learner), process_time(), clock()
+            central_s, driver_s, begun = await _cpu_s(mesh), process_time(), clock()
             report = await loop.run_step()
             walls.append(clock() - begun)
             driver.append(process_time() - driver_s)
-            central.append(await _cpu_s(learner) - central_s)
+            central.append(await _cpu_s(mesh) - central_s)
             jobs.append([group.job for group in report.groups])
     finally:
         await loop.close()
@@ -147,6 +145,6 @@ def _with_late_groups(row: Row, prompts: list[Prompt]) -> Stages:
     return replace(row.stages, late=late, late_s=row.late_s)
 
 
-async def _cpu_s(learner: RayLearner) -> float:
-    (status,) = await learner.status()
-    return float(status["cpu_s"])
+async def _cpu_s(mesh: Mesh) -> float:
+    """Of the central learner's process so far."""
+    return 0.0 if mesh.central is None else float((await mesh.central.status.remote())["cpu_s"])

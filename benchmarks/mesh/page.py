@@ -68,7 +68,7 @@ def cells(measured: Measured, ideal: Measured) -> list[str]:
         share_cell(measured.draw_busy if sleeps else None),
         share_cell(measured.learn_busy if sleeps else None),
         f"{measured.driver_ms:.2f}",
-        f"{measured.central_ms:.2f}",
+        f"{measured.central_ms:.2f}" if measured.central_ms else ABSENT,
     ]
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from time import process_time
 from typing import Any, Protocol
+from unittest.mock import patch
 
-from actors.learner import LearnerActor
+from actors import learner as learner_module
+from actors.learner import LearnerActor, RayLearner
 from actors.parts import Handle, actor_name
-from actors.ranks import RayRank, fetched, rank_role
+from actors.ranks import RayRank, RunnersLearner, fetched, rank_role, runner_role
 from alphagrpo.config import RunConfig
 from alphagrpo.learner.ranked import RankedLearner
+from alphagrpo.ports import Learner
 from benchmarks.mesh.stages import Stages
-from benchmarks.mesh.stand_ins import Drawn, SleepingRank, SleepingRunner
+from benchmarks.mesh.stand_ins import Fetch, SleepingRank, SleepingRunner
 
 RUN = "mesh"
 """The one run of all rows: ranks find one another by its name."""
@@ -24,18 +27,19 @@ AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Handles:
-    """What a row talks to."""
+class Mesh:
+    """What the loop of a row talks to."""
 
     runners: list[Handle]
-    learner: Handle
-    """The central one."""
+    learner: Learner
+    central: Handle | None
+    """The process of the learner's front; None where that is the driver's."""
 
 
 class Processes(Protocol):
     """Where the stand-ins of a row are."""
 
-    async def prepare(self, config: RunConfig, stages: Stages) -> Handles:
+    async def prepare(self, config: RunConfig, stages: Stages) -> Mesh:
         """As many as the config names, which sleep by these stages from now on."""
         ...
 
@@ -43,7 +47,7 @@ class Processes(Protocol):
 class SleepingLearner(LearnerActor):
     """The real actor's shell, its front and what it says to the ranks; its own rank sleeps."""
 
-    def __init__(self, rank: int, fetch: Callable[[Any], Awaitable[Drawn]] = fetched) -> None:
+    def __init__(self, rank: int, fetch: Fetch = fetched) -> None:
         self._own = SleepingRank(asyncio.Lock(), fetch)
         self._rank: Any = self._own
         self._name = rank_role(rank)
@@ -51,25 +55,21 @@ class SleepingLearner(LearnerActor):
     async def prepare(
         self, config: RunConfig, stages: Stages, others: Sequence[Any] | None = None
     ) -> None:
-        """Begin anew by these stages. The front has ``others`` behind it too, or, with
-        ``placement: runners``, them alone; None: those that Ray knows by name.
-        """
+        """Begin anew by these stages, in front of ``others`` too; None: those that Ray knows."""
         self._own.stages = stages
-        on_runners = config.learner.placement == "runners"
         if others is None:
-            others = [RayRank(config, role) for role in other_roles(config)]
-        self._front = RankedLearner(others if on_runners else [self._rank, *others], config)
+            others = [RayRank(config, rank_role(i)) for i in range(1, config.learner.ranks)]
+        self._front = RankedLearner([self._rank, *others], config)
 
     async def status(self) -> dict[str, Any]:
         """Who this is, and what it has computed so far."""
         return {"name": self._name, "pid": os.getpid(), "cpu_s": process_time()}
 
 
-def other_roles(config: RunConfig) -> list[str]:
-    """Of the ranks that the central learner hands groups to."""
-    if config.learner.placement == "runners":
-        return [f"rollout-{index}" for index in range(config.num_ranks)]
-    return [rank_role(rank) for rank in range(1, config.num_ranks)]
+def client(config: RunConfig, central: Handle) -> RayLearner:
+    """The real client of a central learner that runs already."""
+    with patch.object(learner_module, "start_learner", lambda _: [central]):
+        return RayLearner(config)
 
 
 class RayProcesses:
@@ -84,38 +84,42 @@ class RayProcesses:
             name = actor_name(RUN, role)
             return actor(kind).options(name=name, num_cpus=0, max_concurrency=AT_ONCE).remote(index)
 
-        self._runners = [start(SleepingRunner, f"rollout-{i}", i) for i in range(num_runners)]
+        self._runners = [start(SleepingRunner, runner_role(i), i) for i in range(num_runners)]
         self._ranks = [start(SleepingLearner, rank_role(i), i) for i in range(num_ranks)]
 
     async def ready(self) -> None:
         """Wait until all have started."""
         await asyncio.gather(*(h.status.remote() for h in self._runners + self._ranks))
 
-    async def prepare(self, config: RunConfig, stages: Stages) -> Handles:
+    async def prepare(self, config: RunConfig, stages: Stages) -> Mesh:
         """See :class:`Processes`."""
         runners = self._runners[: config.rollout.num_runners]
         ranks = self._ranks[: config.learner.ranks]
         await asyncio.gather(*(h.prepare.remote(config, stages) for h in runners + ranks))
-        return Handles(runners, ranks[0])
+        if config.learner.on_runners:
+            return Mesh(runners, RunnersLearner(config), None)
+        return Mesh(runners, client(config, ranks[0]), ranks[0])
 
 
 class LocalProcesses:
     """Objects of this event loop: nothing travels, nothing is copied."""
 
-    async def prepare(self, config: RunConfig, stages: Stages) -> Handles:
+    async def prepare(self, config: RunConfig, stages: Stages) -> Mesh:
         """See :class:`Processes`."""
-        runners = [SleepingRunner(i, _itself) for i in range(config.rollout.num_runners)]
-        central = SleepingLearner(0, _itself)
-        if config.learner.placement == "runners":
-            others = [runner.own_rank for runner in runners]
-        else:
-            others = [SleepingRank(asyncio.Lock(), _itself) for _ in range(1, config.learner.ranks)]
-        for rank in others:
-            rank.stages = stages
+        runners = [SleepingRunner(index, _itself) for index in range(config.rollout.num_runners)]
         for runner in runners:
             await runner.prepare(config, stages)
+        handles = [_LocalHandle(runner) for runner in runners]
+        if config.learner.on_runners:
+            ranks: list[Any] = [runner.own_rank for runner in runners]
+            return Mesh(handles, RankedLearner(ranks, config), None)
+        others = [SleepingRank(asyncio.Lock(), _itself) for _ in range(1, config.learner.ranks)]
+        for rank in others:
+            rank.stages = stages
+        central = SleepingLearner(0, _itself)
         await central.prepare(config, stages, others)
-        return Handles([_LocalHandle(runner) for runner in runners], _LocalHandle(central))
+        handle = _LocalHandle(central)
+        return Mesh(handles, client(config, handle), handle)
 
 
 class _LocalHandle:
@@ -148,6 +152,5 @@ async def _part(task: asyncio.Task[Any], index: int) -> Any:
     return (await task)[index]
 
 
-async def _itself(reference: Any) -> Drawn:
-    drawn: Drawn = await reference
-    return drawn
+async def _itself(reference: Any) -> Any:
+    return await reference

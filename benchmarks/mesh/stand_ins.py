@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.ranks import fetched
+from actors.ranks import fetched, runner_role
 from alphagrpo import seeds
 from alphagrpo.config import RunConfig
 from alphagrpo.learner.notes import GroupNotes
@@ -68,10 +68,14 @@ class Drawn:
     payload: NDArray[np.uint8]
 
 
+Fetch = Callable[[Any], Awaitable[Any]]
+"""Gets what is behind a reference."""
+
+
 class SleepingRank:
     """:class:`alphagrpo.learner.ranked.Rank` as far as a step goes."""
 
-    def __init__(self, device: asyncio.Lock, fetch: Callable[[Any], Awaitable[Drawn]]) -> None:
+    def __init__(self, device: asyncio.Lock, fetch: Fetch) -> None:
         self._device, self._fetch = device, fetch
         self._step, self._version = 0, -1
         self.stages = Stages(draw_s=0.0, learn_s=0.0, verify_s=0.0)
@@ -128,18 +132,20 @@ class SleepingRank:
 class SleepingRunner:
     """A rollout actor and, with ``learner.placement: runners``, a rank on the same device."""
 
-    def __init__(self, index: int, fetch: Callable[[Any], Awaitable[Drawn]] = fetched) -> None:
-        device = asyncio.Lock()
-        self._name, self._device, self._drawing = f"rollout-{index}", device, asyncio.Lock()
-        self.own_rank = SleepingRank(device, fetch)
+    def __init__(self, index: int, fetch: Fetch = fetched) -> None:
+        self._name, self._fetch = runner_role(index), fetch
+        self._device, self._drawing = asyncio.Lock(), asyncio.Lock()
+        self.own_rank = SleepingRank(self._device, self._find)
+        self._keeps = False
+        self._kept: dict[str, Drawn] = {}
 
     async def prepare(self, config: RunConfig, stages: Stages) -> None:
         """Sleep by these stages from now on."""
-        self.own_rank.stages = stages
+        self.own_rank.stages, self._keeps = stages, config.learner.on_runners
 
     async def roll_out(
         self, job: RolloutJob, questions: QuestionSet, keep_pictures: int, *draft: Any
-    ) -> tuple[GroupReport, Drawn]:
+    ) -> tuple[GroupReport, Drawn | str]:
         """Draw, then wait for the verdicts while the next job is drawn."""
         stages = self.own_rank.stages
         async with self._drawing, self._device:
@@ -163,7 +169,17 @@ class SleepingRunner:
             runner=self._name,
             timings=timings,
         )
-        return report, Drawn(job, rewards, np.zeros(GROUP_BYTES, np.uint8))
+        drawn = Drawn(job, rewards, np.zeros(GROUP_BYTES, np.uint8))
+        if not self._keeps:
+            return report, drawn
+        name = report.samples[0].id
+        self._kept[name] = drawn
+        return report, name
+
+    async def _find(self, reference: Any) -> Drawn:
+        """What was kept here, or lies in the object store."""
+        found = await self._fetch(reference)
+        return self._kept.pop(found) if isinstance(found, str) else found
 
     async def rank(self, method: str, *arguments: Any) -> Any:
         """Call a method of the rank."""

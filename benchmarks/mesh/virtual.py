@@ -1,7 +1,7 @@
-"""An event loop whose clock is moved, not waited for: sleeping costs nothing, and neither does work.
+"""An event loop whose clock is moved, not waited for: neither sleeping nor work takes time.
 
-What takes a second in it is what the rules of the mesh alone cost: who waits for whom, and nothing
-else. It repeats itself exactly.
+What it shows is what the rules of the mesh cost, who waits for whom, and nothing else. It repeats
+itself exactly.
 """
 
 from __future__ import annotations
