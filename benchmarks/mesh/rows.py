@@ -53,8 +53,9 @@ class Table:
     """Of that column; without one, of the driver's CPU."""
 
     def small(self) -> Table:
-        """The rows of 16 runners at most."""
-        return replace(self, rows=tuple(row for row in self.rows if row.runners <= 16))
+        """The rows of 16 runners at most, with two counted steps each."""
+        rows = (row for row in self.rows if row.runners <= 16)
+        return replace(self, rows=tuple(replace(row, steps=min(row.steps, 3)) for row in rows))
 
 
 def wall_goal(row: Row) -> Goal | None:
