@@ -16,6 +16,8 @@ StdMode = Literal["batch", "group"]
 """Over whose rewards the standard deviation of an advantage is taken."""
 RatioLevel = Literal["sequence", "token"]
 """What a ratio of the text loss belongs to."""
+LagMode = Literal["clip", "importance"]
+"""What keeps samples of an older policy from misleading: the clips, or capped weights."""
 Aggregate = Literal["geometric", "mean", "sum_mean"]
 """How DVReward joins the means of semantic and quality questions."""
 Kinds = Literal["all", "semantic"]

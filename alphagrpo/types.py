@@ -294,3 +294,5 @@ class WeightsManifest:
     """Byte offset of each tensor in the flat buffer."""
     nbytes: int
     kind: WeightsKind = "full"
+    checksums: tuple[str, ...] = ()
+    """BLAKE3 of each tensor's bytes, hex, in the order of the names: which one is broken."""

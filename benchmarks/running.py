@@ -19,6 +19,11 @@ from benchmarks.outcomes import outcomes
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SERVE_CONFIG = ROOT / "deploy" / "serve" / "shapes.yaml"
+CURVES = (
+    "reward/mean", "reward/score", "refine/draft_score", "refine/improved_share",
+    "refine/harmed_share", "text/entropy", "samples/per_second",
+)  # fmt: skip
+"""Metrics that a result keeps of every step, where a run has them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +60,8 @@ class Bench:
     evaluation_config: str = "shapes-srr.yaml"
     edits: int = 0
     """Edits per evaluation; 0 for none."""
+    curves: Sequence[str] = CURVES
+    """Metrics that are kept of every step."""
     is_smoke: bool = False
 
     def smoke(self) -> Bench:
@@ -105,7 +112,7 @@ def run_one(
         summary = folder.summary_document()
         result |= {key: summary[key] for key in ("steps", "training_s", "samples", "time")}
         result["parity"] = summary["parity"]
-        result["curve"] = curve(folder.metrics())
+        result["curve"] = curve(folder.metrics(), bench.curves)
     lines = bench.runs / f"{experiment.name}.jsonl"
     result["evaluation"] = evaluate(bench, experiment, checkpoint, lines, address, log)
     result["outcomes"] = outcomes(lines)
@@ -195,12 +202,10 @@ def cluster() -> Iterator[str]:
         yield str(ray.get_runtime_context().gcs_address)
 
 
-def curve(metrics: Iterable[Mapping[str, Any]]) -> dict[str, list[float | None]]:
+def curve(
+    metrics: Iterable[Mapping[str, Any]], keys: Iterable[str]
+) -> dict[str, list[float | None]]:
     """The training curves worth keeping: one number per step."""
-    keys = (
-        "reward/mean", "reward/score", "refine/draft_score", "refine/improved_share",
-        "refine/harmed_share", "text/entropy", "samples/per_second",
-    )  # fmt: skip
     lines = list(metrics)
     return {
         key: [None if line.get(key) is None else round(line[key], 4) for line in lines]

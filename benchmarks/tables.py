@@ -55,6 +55,17 @@ def spread(values: Sequence[float | None], *, percent: bool = True, digits: int 
     return f"{mean:.{digits}f} ± {factor * statistics.stdev(known):.{digits}f}"
 
 
+def median_range(values: Sequence[float | None], *, digits: int = 3, sign: str = "") -> str:
+    """``median (least to largest)`` over seeds; one seed alone has no range to show."""
+    known = sorted(value for value in values if value is not None)
+    if not known:
+        return ABSENT
+    figures = (statistics.median(known), known[0], known[-1])
+    # Zero is added because a small negative number rounds to -0.
+    median, low, high = (f"{round(value, digits) + 0.0:{sign}.{digits}f}" for value in figures)
+    return median if len(known) == 1 else f"{median} ({low} to {high})"
+
+
 def interval(difference: PairedDifference | None) -> str:
     """``low to high`` of a paired difference, in points."""
     return ABSENT if difference is None else interval_cell(difference.low, difference.high)

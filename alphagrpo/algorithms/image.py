@@ -8,6 +8,7 @@ from torch import Tensor
 from alphagrpo.algorithms.objective import (
     Objective,
     clipped_away,
+    ratios_of,
     require_shape,
     sample_weights,
     surrogate,
@@ -27,6 +28,7 @@ def image_loss(
     kl_weight: float = 0.0,
     sample_weight: Tensor | None = None,
     denominator: float | Tensor | None = None,
+    importance_cap: float | None = None,
 ) -> Objective:
     """Flow-GRPO loss of one SDE step (AlphaGRPO, image objective; method: section 1.2).
 
@@ -46,6 +48,8 @@ def image_loss(
         kl_weight: its weight.
         sample_weight: [B]; 0 leaves a sample out, whatever stands at its place.
         denominator: what the sum over samples is divided by; default the sum of the weights.
+        importance_cap: with it ratios are taken against the policy being trained as it is now, and
+            each term is weighted by min(rho, importance_cap), rho as above. The KL term is not.
 
     Raises:
         ValueError: for shapes other than [B], or a KL weight without ``kl``.
@@ -61,20 +65,21 @@ def image_loss(
     # Selected, not multiplied by 0: what stands at the place of a left-out sample may be NaN.
     bounded = torch.where(keep, advantages.to(log_probs.dtype), 0.0).clamp(-clamp, clamp)
     log_ratio = torch.where(keep, log_probs - old.detach(), 0.0)
-    ratio = log_ratio.exp()
-    loss = weighted_mean(surrogate(ratio, bounded, clip, clip), weights, denominator)
+    ratios = ratios_of(log_ratio, importance_cap)
+    terms = ratios.weighted(surrogate(ratios.clipped, bounded, clip, clip))
+    loss = weighted_mean(terms, weights, denominator)
     mean_kl = loss.new_zeros(())
     if kl is not None:
         kept_kl = torch.where(keep, kl, 0.0)
         loss = loss + kl_weight * weighted_mean(kept_kl, weights, denominator)
         mean_kl = weighted_mean(kept_kl.detach(), weights, None)
-    away = clipped_away(ratio.detach(), bounded, clip, clip)
+    away = clipped_away(ratios.clipped.detach(), bounded, clip, clip)
     return Objective(
         loss=loss,
         clip_share=weighted_mean(away, weights, None),
-        mean_ratio=weighted_mean(ratio.detach(), weights, None),
         max_abs_log_ratio=log_ratio.detach().abs().amax() if keep.any() else loss.new_zeros(()),
         kl=mean_kl,
+        **ratios.figures(weights),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +18,60 @@ class Objective:
     clip_share: Tensor
     """Share of (weighted) terms whose gradient the clip removes."""
     mean_ratio: Tensor
-    """Mean of the probability ratio; 1 on-policy."""
+    """Mean of the probability ratio, current to recorded; 1 on-policy."""
     max_abs_log_ratio: Tensor
-    """Largest |log ratio| in the form that is clipped; the parity gate reads it at step 0."""
+    """Largest |log ratio|, current to recorded, in the form that is clipped; the parity gate reads
+    it at step 0.
+    """
     kl: Tensor
     """Mean KL estimate to the reference, before its weight; 0 where there is no reference."""
+    capped_share: Tensor | None = None
+    """Share of terms whose importance weight is the cap; None without such weights."""
+    mean_weight: Tensor | None = None
+    """Mean importance weight; 1 on-policy."""
+
+
+class Ratios(NamedTuple):
+    """Probability ratios of the terms of a loss, all of one shape."""
+
+    clipped: Tensor
+    """Of the policy being trained to the old one; the gradient flows through it."""
+    recorded: Tensor
+    """The same to the policy that drew; detached."""
+    importance: Tensor | None
+    """What the terms are weighted by for having been drawn by another policy; detached."""
+
+    def weighted(self, terms: Tensor) -> Tensor:
+        """The terms of a loss times their importance weights, where there are any."""
+        return terms if self.importance is None else terms * self.importance
+
+    def figures(self, weights: Tensor) -> dict[str, Tensor]:
+        """Fields of :class:`Objective`: means over the terms, which ``weights`` weigh."""
+        figures = {"mean_ratio": weighted_mean(self.recorded, weights, None)}
+        if self.importance is not None:
+            capped = (self.recorded > self.importance).to(weights.dtype)
+            figures["capped_share"] = weighted_mean(capped, weights, None)
+            figures["mean_weight"] = weighted_mean(self.importance, weights, None)
+        return figures
+
+
+def ratios_of(log_ratio: Tensor, importance_cap: float | None) -> Ratios:
+    """The ratios a loss is made of (truncated importance sampling; docs/learners.md, "Lag").
+
+    Without a cap the old policy is the one that drew. With one it is the policy being trained as it
+    is now: that ratio is exactly 1, only its gradient counts, and each term is weighted by
+    ``min(current / recorded, cap)``. Where both policies are the same, so are both results.
+
+    Args:
+        log_ratio: log of current to recorded; the gradient flows through it.
+        importance_cap: at least 1; None for no weights.
+    """
+    if importance_cap is None:
+        ratio = log_ratio.exp()
+        return Ratios(ratio, ratio.detach(), None)
+    recorded = log_ratio.detach().exp()
+    current = (log_ratio - log_ratio.detach()).exp()
+    return Ratios(current, recorded, recorded.clamp_max(importance_cap))
 
 
 def surrogate(ratio: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from alphagrpo.algorithms.objective import (
     Objective,
     clipped_away,
+    ratios_of,
     require_shape,
     sample_weights,
     surrogate,
@@ -29,6 +30,7 @@ def text_loss(
     ref_log_probs: Tensor | None = None,
     sample_weight: Tensor | None = None,
     denominator: float | Tensor | None = None,
+    importance_cap: float | None = None,
 ) -> Objective:
     """Sequence- or token-ratio GRPO loss (AlphaGRPO, text objective; method: section 1.2).
 
@@ -54,6 +56,8 @@ def text_loss(
         sample_weight: [B]; 0 leaves a sample out, whatever stands at its place.
         denominator: what the sum over samples is divided by; default the sum of the weights. A
             caller that splits a batch passes the whole batch's sum.
+        importance_cap: with it ratios are taken against the policy being trained as it is now, and
+            each term is weighted by min(s, importance_cap), s as above. The KL term is not.
 
     Raises:
         ValueError: for shapes other than these, an unknown level, or a KL weight without reference.
@@ -73,25 +77,25 @@ def text_loss(
         log_ratio = delta
         position_weights = weights[:, None] * keep / keep.sum(dim=1, keepdim=True).clamp_min(1)
         terms_advantages = advantages[:, None].expand_as(delta)
-    ratio = log_ratio.exp()
+    ratios = ratios_of(log_ratio, importance_cap)
     # A caller's denominator is the whole step's: groups that are backpropagated one by one add up.
-    terms = surrogate(ratio, terms_advantages, clip_low, clip_high)
-    loss = weighted_mean(terms, position_weights, _total(weights, denominator))
+    terms = surrogate(ratios.clipped, terms_advantages, clip_low, clip_high)
+    loss = weighted_mean(ratios.weighted(terms), position_weights, _total(weights, denominator))
     kl = loss.new_zeros(())
     if ref_log_probs is not None:
         penalty = _k3(log_probs, ref_log_probs, keep)
         penalty = penalty if level == "token" else _token_mean(penalty, keep)
         loss = loss + kl_weight * weighted_mean(
-            ratio.detach() * penalty, position_weights, _total(weights, denominator)
+            ratios.recorded * penalty, position_weights, _total(weights, denominator)
         )
         kl = weighted_mean(penalty.detach(), position_weights, None)
-    away = clipped_away(ratio.detach(), terms_advantages, clip_low, clip_high)
+    away = clipped_away(ratios.clipped.detach(), terms_advantages, clip_low, clip_high)
     return Objective(
         loss=loss,
         clip_share=weighted_mean(away, position_weights, None),
-        mean_ratio=weighted_mean(ratio.detach(), position_weights, None),
         max_abs_log_ratio=_largest(log_ratio.detach()),
         kl=kl,
+        **ratios.figures(position_weights),
     )
 
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alphagrpo.cli.placement import Placement, placement_of
+from alphagrpo.cli.prediction import (
+    change_rows,
+    judging_note,
+    mesh_notes,
+    on_gpu,
+    predict,
+    prediction_figures,
+    time_rows,
+)
+from alphagrpo.cli.sizing import Row, fit_notes, fit_rows, memory_rows, model_rows
 from alphagrpo.config import RunConfig
 from alphagrpo.data import check_source
 from alphagrpo.data.prompts import WORLD_PREFIX
 from alphagrpo.errors import CheckpointError
-from alphagrpo.policy.family import FAMILY, check_picture_size
-from alphagrpo.policy.memory import (
-    MemoryEstimate,
-    ModelSize,
-    memory_estimate,
-    model_size,
-    object_store_bytes,
-)
+from alphagrpo.policy.advice import SHARED_CARDS
+from alphagrpo.policy.cards import H200, Card, card_of
+from alphagrpo.policy.family import FAMILY, PolicyShape, check_picture_size
+from alphagrpo.policy.fit import cases
+from alphagrpo.policy.memory import ModelSize, memory_estimate, model_size
 from alphagrpo.policy.recipe import Recipe
 from alphagrpo.shipped import locate
 from alphagrpo.tasks import refinement_of, trained_tasks
@@ -28,19 +35,17 @@ if TYPE_CHECKING:
     from alphagrpo.config.services import ServiceConfig
     from services.serve_config import ServeFile
 
-GB = 1e9
-LARGEST_GPU_BYTES = 141e9
-"""Memory of an H200."""
-Row = tuple[str, str, str]
 TASK_NAMES: dict[TaskName, str] = {"rt2i": "text to image", "srr": "refinement"}
 
 
-def dry_run(config: RunConfig) -> dict[str, Any]:
-    """Placement and memory of a run as JSON values, with notes on what could not be checked.
+def dry_run(config: RunConfig, card_name: str = H200.name) -> dict[str, Any]:
+    """Placement, memory and time of a run as JSON values, with notes on what could not be checked.
 
-    Raises what a real run would raise for the same config and files; absent files of a run that
-    is meant for another machine become notes.
+    ``card_name`` is the GPU that memory is compared with and time is predicted for. Raises what a
+    real run would raise for the same config and files; absent files of a run that is meant for
+    another machine become notes.
     """
+    card = card_of(card_name)
     shape, size = model_size(config)
     notes = []
     if size.assumed:
@@ -54,9 +59,9 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     notes += _prompt_notes(config)
     serve_file, serve_notes = _serve_file(config.services)
     placement = placement_of(config, serve_file)
-    notes += serve_notes
     memory = memory_estimate(config, shape, size)
-    notes += _memory_notes(config, memory)
+    cards = _CardFigures.of(config, shape, size, placement, card)
+    notes += serve_notes + mesh_notes(config) + cards.notes
     return {
         "run": config.name,
         "folder": str(config.folder),
@@ -66,11 +71,61 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
             "cpus": placement.cpus,
             "gpus": placement.gpus,
         },
-        "memory": asdict(memory) | {"learner": memory.learner, "runner": memory.runner},
+        "memory": asdict(memory)
+        | {"learner": memory.learner, "runner": memory.runner, "shared": memory.shared},
         "step": _step_figures(config),
+        **cards.figures,
         "notes": notes,
-        "tables": _tables(config, placement, size, memory),
+        "tables": {
+            "one step": _step_rows(config),
+            "placement": _placement_rows(placement),
+            "model": model_rows(config, size),
+            "memory": memory_rows(config, size, memory),
+            **cards.tables,
+        },
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _CardFigures:
+    """What is said of a run for one kind of card; nothing but a note where it has none."""
+
+    figures: dict[str, Any]
+    tables: dict[str, list[Row]]
+    notes: list[str]
+
+    @classmethod
+    def of(
+        cls,
+        config: RunConfig,
+        shape: PolicyShape,
+        size: ModelSize,
+        placement: Placement,
+        card: Card,
+    ) -> _CardFigures:
+        if not on_gpu(config):
+            note = (
+                f"a step's time is not predicted for model.device {config.model.device} without "
+                "GPUs: the table of measured cards has no CPU"
+            )
+            return cls({}, {}, [note])
+        processes = cases(config, shape, size)
+        prediction = predict(config, shape, size, placement, card)
+        best = prediction.best
+        # Of other meshes the shared one stands last.
+        advised = processes[-1] if best is not None and best.name == SHARED_CARDS else None
+        return cls(
+            {
+                "cases": [asdict(case) for case in processes],
+                "time": prediction_figures(prediction),
+            },
+            {
+                "what fits where": fit_rows(processes),
+                "time of a step": time_rows(prediction),
+                "what would shorten it": change_rows(prediction),
+            },
+            [*fit_notes(config, processes, card, advised=advised), judging_note(prediction)],
+        )
 
 
 def _prompt_notes(config: RunConfig) -> list[str]:
@@ -101,16 +156,6 @@ def _serve_file(services: ServiceConfig) -> tuple[ServeFile | None, list[str]]:
     return serve_file, notes
 
 
-def _memory_notes(config: RunConfig, memory: MemoryEstimate) -> list[str]:
-    if config.learner.gpus <= 0 or memory.learner <= LARGEST_GPU_BYTES * config.learner.gpus:
-        return []
-    return [
-        f"the learner's estimate of {memory.learner / GB:.0f} GB is above "
-        f"{config.learner.gpus:g} x "
-        f"{LARGEST_GPU_BYTES / GB:.0f} GB; lower rollout.group_size or give learner.gpus more"
-    ]
-
-
 def _step_figures(config: RunConfig) -> dict[str, Any]:
     rollout = config.rollout
     figures: dict[str, Any] = {
@@ -135,17 +180,6 @@ def _task_figures(config: RunConfig, task: TaskName) -> dict[str, Any]:
         "trained_steps": window.length,
         "window_starts": list(starts),
         "text_weight": recipe.text_weight,
-    }
-
-
-def _tables(
-    config: RunConfig, placement: Placement, size: ModelSize, memory: MemoryEstimate
-) -> dict[str, list[Row]]:
-    return {
-        "one step": _step_rows(config),
-        "placement": _placement_rows(placement),
-        "model": _model_rows(config, size),
-        "memory": _memory_rows(config, size, memory),
     }
 
 
@@ -190,62 +224,3 @@ def _placement_rows(placement: Placement) -> list[Row]:
     total = f"{placement.cpus:g} CPU, {placement.gpus:g} GPU"
     rows.append(("together", total, "logical; controller and proxy reserve none"))
     return rows
-
-
-def _model_rows(config: RunConfig, size: ModelSize) -> list[Row]:
-    lora = config.model.trainable == "lora"
-    rows = [
-        ("understanding expert", _count(size.understanding), ""),
-        ("generation expert", _count(size.generation), ""),
-        ("embeddings and head", _count(size.embeddings), ""),
-        ("vision transformer", _count(size.vision), "with connector"),
-        ("autoencoder", _count(size.autoencoder), ""),
-        ("time, latent, velocity", _count(size.other), "with position tables"),
-        ("all weights", _count(size.total), ""),
-    ]
-    if lora:
-        rank = config.model.lora.rank
-        rows.append(("LoRA", _count(size.lora), f"rank {rank}, both experts; all else frozen"))
-    else:
-        rows.append(("trainable", _count(size.understanding + size.generation), "both experts"))
-    return rows
-
-
-def _memory_rows(config: RunConfig, size: ModelSize, memory: MemoryEstimate) -> list[Row]:
-    group = config.rollout.group_size
-    dtype = config.model.dtype
-    return [
-        ("weights", _size(memory.weights), f"{dtype}, in every runner and the learner"),
-        ("float32 masters", _size(memory.masters), "learner"),
-        ("gradients", _size(memory.gradients), "learner"),
-        ("AdamW moments", _size(memory.optimizer), "learner"),
-        ("keys and values", f"{size.kv_bytes_per_token / 1024:g} KiB per token", dtype),
-        (
-            "one group's context",
-            _size(memory.context_per_group),
-            f"{group} samples, packed branches",
-        ),
-        (
-            "activations",
-            _size(memory.activations),
-            f"estimate: {group} samples, one window step, all branches",
-        ),
-        ("learner", _size(memory.learner), "one forward is held at a time"),
-        ("runner", _size(memory.runner), "without working space"),
-        (
-            "trajectories of a step",
-            _size(memory.trajectories_per_step),
-            f"object store; {memory.tokens_per_image:,} tokens a picture",
-        ),
-        ("object store", _size(object_store_bytes(config, memory)), "with the versions kept"),
-    ]
-
-
-def _count(number: int) -> str:
-    if number >= 1e9:
-        return f"{number / 1e9:.2f} B"
-    return f"{number / 1e6:.1f} M"
-
-
-def _size(number: int) -> str:
-    return f"{number / GB:.2f} GB" if number >= GB / 10 else f"{number / 1e6:.1f} MB"

@@ -83,9 +83,11 @@ def check_memory(
 def host_bytes(config: RunConfig, placement: Placement, sizes: MemoryEstimate) -> int:
     """Main memory of the mesh with Ray's usual object store: what lies on a GPU is not counted."""
     learner, rollout = config.learner, config.rollout
-    holders = [(sizes.learner, learner.gpus)] + [
-        (sizes.runner, rollout.gpus_per_runner)
-    ] * rollout.num_runners
+    shared = learner.placement == "runners"
+    runner_bytes = sizes.shared if shared else sizes.runner
+    holders = [(runner_bytes, rollout.gpus_per_runner)] * rollout.num_runners
+    if not shared:
+        holders += [(sizes.learner, learner.gpus)] * learner.ranks
     need = RAY_BYTES + 2 * PROCESS_BYTES  # this process and the registry of weights
     need += sum(GPU_PROCESS_BYTES if gpus > 0 else PROCESS_BYTES + held for held, gpus in holders)
     return need + sum(

@@ -29,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="check and compute everything, start nothing"
     )
+    parser.add_argument(
+        "--card",
+        default="H200",
+        metavar="NAME",
+        help="with --dry-run: the GPU to predict for, H200, H100 or A100 (default H200)",
+    )
     parser.add_argument("--json", action="store_true", help="JSON lines for a machine")
 
 
@@ -38,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = load_config(args.config, args.overrides)
     if args.dry_run:
-        return _dry_run(config, as_json=args.json)
+        return _dry_run(config, args.card, as_json=args.json)
     from alphagrpo.cli.again import Asked
     from alphagrpo.cli.training import train
 
@@ -46,10 +52,10 @@ def run(args: argparse.Namespace) -> int:
     return train(config, asked, resume=args.resume, narrator=Narrator(as_json=args.json))
 
 
-def _dry_run(config: RunConfig, *, as_json: bool) -> int:
+def _dry_run(config: RunConfig, card: str, *, as_json: bool) -> int:
     from alphagrpo.cli.dryrun import dry_run
 
-    figures: dict[str, Any] = dry_run(config)
+    figures: dict[str, Any] = dry_run(config, card)
     tables = figures.pop("tables")
     if as_json:
         print_json(figures)
@@ -58,6 +64,8 @@ def _dry_run(config: RunConfig, *, as_json: bool) -> int:
     console.print(f"dry run of {figures['run']}: the config is valid, nothing was started\n")
     for title, rows in tables.items():
         print_table(console, title, rows)
+    if "time" in figures:
+        console.print(f"advice: {figures['time']['advice']}", markup=False)
     for note in figures["notes"]:
         console.print(f"note: {note}", markup=False)
     return 0

@@ -17,6 +17,7 @@ from alphagrpo.cli.outcome import tell_outcome
 from alphagrpo.cli.ray_session import ray_session
 from alphagrpo.cli.serving import deployed
 from alphagrpo.cli.stopping import Stopped, StopSwitch
+from alphagrpo.lag import announced_lag
 from alphagrpo.record.folder import RunFolder, step_of
 from alphagrpo.record.recorder import Recorder
 from alphagrpo.record.summary import trained_s
@@ -45,6 +46,8 @@ def train(config: RunConfig, asked: Asked, *, resume: bool, narrator: Narrator) 
             elif end := ending(RunFolder(config.folder), config):
                 return _tell_finished(RunFolder(config.folder), end, asked, narrator)
             launch = precheck(config, resume=resume)
+            if lag := announced_lag(config):
+                narrator.say(lag)
             code = _with_mesh(config, launch, narrator, stop)
         except Stopped:
             narrator.say(f"stopped by {stop.reason} before training began; nothing was kept")

@@ -10,6 +10,9 @@ from torch import Tensor
 from alphagrpo.algorithms.objective import Objective
 from alphagrpo.policy.contexts import ScoredThoughts
 
+MEANS = ("clip_share", "mean_ratio", "kl", "capped_share", "mean_weight")
+"""Fields of an :class:`Objective` that are means over samples; the last two may be absent."""
+
 
 class Diagnostics:
     """Gathers over the losses of one group."""
@@ -24,8 +27,9 @@ class Diagnostics:
         """One loss of ``part``, whose figures are means over samples that count as ``samples``."""
         self._sums[f"{part}/loss"] += objective.loss.detach()
         self._samples[part] += samples
-        for name in ("clip_share", "mean_ratio", "kl"):
-            self._sums[f"{part}/{name}"] += samples * getattr(objective, name)
+        for name in MEANS:
+            if (mean := getattr(objective, name)) is not None:
+                self._sums[f"{part}/{name}"] += samples * mean
         self._largest[part].append(objective.max_abs_log_ratio)
 
     def add_entropy(self, thoughts: ScoredThoughts, sample_weights: Tensor) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Protocol
 
@@ -94,22 +95,16 @@ def find_store(host: str, port: int, size: int, deadline_s: float) -> dist.TCPSt
     return dist.TCPStore(host, port, size, is_master=False, timeout=timeout)
 
 
-class _in_time:  # noqa: N801 (a context manager, used as a statement)
+@contextmanager
+def _in_time(who: str, deadline_s: float) -> Iterator[None]:
     """Turns what torch.distributed raises about lost or late ranks into an error of ours."""
-
-    def __init__(self, who: str, deadline_s: float) -> None:
-        self._who, self._deadline_s = who, deadline_s
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind is not None and issubclass(kind, RuntimeError):
-            raise LearnerLost(
-                f"all ranks of the learner must meet within learner.deadline_s "
-                f"({self._deadline_s:g} s), {self._who} waited in vain: {error}; the ranks are "
-                "started again from the last checkpoint"
-            ) from (error if isinstance(error, BaseException) else None)
+    try:
+        yield
+    except RuntimeError as error:
+        raise LearnerLost(
+            f"all ranks of the learner must meet within learner.deadline_s ({deadline_s:g} s), "
+            f"{who} waited in vain: {error}; the ranks are started again from the last checkpoint"
+        ) from error
 
 
 def _filled(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor:

@@ -86,6 +86,7 @@ class GroupLosses:
             clip_high=settings.clip_high,
             kl_weight=settings.kl_weight,
             ref_log_probs=reference,
+            importance_cap=self._config.algorithm.importance_cap,
             sample_weight=keep,
             denominator=SUM,
         )
@@ -106,6 +107,7 @@ class GroupLosses:
             clamp=settings.advantage_clamp,
             kl=kl,
             kl_weight=settings.kl_weight,
+            importance_cap=self._config.algorithm.importance_cap,
             sample_weight=keep,
             denominator=SUM,
         )

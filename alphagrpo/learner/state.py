@@ -1,52 +1,134 @@
-"""A learner on disk: tensors as safetensors, the rest as JSON, never pickle."""
+"""A learner on disk: tensors as safetensors, the rest as JSON, never pickle.
+
+A learner that holds its parameters whole writes one file of tensors. Ranks that hold shards write
+one each, with their rows, and the first an index of which rows lie in which file; any number of
+ranks can restore either.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from alphagrpo.files import replacing, write_atomically
 from alphagrpo.learner.learner import GRPOLearner
-from alphagrpo.policy.checkpoint import FORMAT, STATE, TENSORS, read_state, read_tensors
+from alphagrpo.learner.sharding import Shards
+from alphagrpo.policy.checkpoint import (
+    FORMAT,
+    INDEX,
+    STATE,
+    TENSORS,
+    Piece,
+    count_rows,
+    open_checkpoint,
+    read_state,
+    require_masters,
+)
 
 
 def save_learner(learner: GRPOLearner, folder: str | Path) -> None:
     """Write parameters, AdamW moments, step, version and trained visits into ``folder``.
 
-    The JSON file is written last and names the tensor file's size: a folder with it is whole.
+    The JSON file is written last and names the other files' sizes: a folder with it is whole. Where
+    parameters are sharded all ranks call this, with one folder that all of them see.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in learner.optimizer.state_tensors().items()
-    }
-    (folder / STATE).unlink(missing_ok=True)
-    with replacing(folder / TENSORS) as partial:
-        save_file(tensors, partial)
-    state = {
-        "format": FORMAT,
-        "step": learner.step,
-        "version": learner.version,
-        "visits": learner.visits,
-        "bytes": (folder / TENSORS).stat().st_size,
-    }
-    write_atomically(folder / STATE, json.dumps(state))
+    folder, shards = Path(folder), learner.optimizer.shards
+    first = shards is None or shards.rank == 0
+    if first:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / STATE).unlink(missing_ok=True)
+        for older in (*folder.glob("learner*.safetensors"), folder / INDEX):
+            older.unlink(missing_ok=True)
+    sizes = _write_whole(learner, folder) if shards is None else _write(learner, folder, shards)
+    if first:
+        state = {
+            "format": FORMAT,
+            "step": learner.step,
+            "version": learner.version,
+            "visits": learner.visits,
+            **sizes,
+        }
+        write_atomically(folder / STATE, json.dumps(state))
+    if shards is not None:
+        shards.barrier()
 
 
 def load_learner(learner: GRPOLearner, folder: str | Path) -> int:
     """Restore what :func:`save_learner` wrote; returns the step.
 
+    A rank that holds shards reads its own rows only, however many ranks wrote them.
+
     Raises:
         CheckpointError: a file is missing, truncated, or of a learner with other parameters.
     """
-    folder = Path(folder)
+    folder, shards = Path(folder), learner.optimizer.shards
     state = read_state(folder)
-    tensors = read_tensors(folder, state)
+    with open_checkpoint(folder, state) as saved:
+        require_masters(
+            learner.optimizer.shapes,
+            saved.shapes,
+            "a learner's checkpoint must hold exactly its trainable parameters",
+            "resume with the model section the run was started with",
+        )
+        tensors = {
+            name: saved.read(name, None if shards is None else shards.rows(count_rows(shape)))
+            for name, shape in saved.shapes.items()
+        }
     learner.optimizer.load_state_tensors(tensors)
     learner.step, learner.version = int(state["step"]), int(state["version"])
     learner.visits = {str(name): int(visit) for name, visit in state["visits"].items()}
     learner.mark_exported()
     return learner.step
+
+
+def _write_whole(learner: GRPOLearner, folder: Path) -> dict[str, int]:
+    return {"bytes": _write_tensors(folder / TENSORS, learner.optimizer.state_tensors())}
+
+
+def _write(learner: GRPOLearner, folder: Path, shards: Shards) -> dict[str, dict[str, int]]:
+    """This rank's file, and the first's index; the sizes of all, which only the first needs."""
+    shards.barrier()  # what was there before is gone
+    tensors = learner.optimizer.state_tensors()
+    own = {name: t for name, t in tensors.items() if t.ndim or shards.rank == 0}
+    _write_tensors(folder / _file(shards.rank, shards), own)
+    shards.barrier()
+    if shards.rank > 0:
+        return {}
+    names = [_file(rank, shards) for rank in range(shards.ranks)]
+    index = {"format": FORMAT, "tensors": _index(tensors, learner.optimizer.shapes, shards)}
+    write_atomically(folder / INDEX, json.dumps(index))
+    return {"files": {name: (folder / name).stat().st_size for name in (*names, INDEX)}}
+
+
+def _index(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], shards: Shards
+) -> dict[str, dict[str, object]]:
+    """Of each tensor its type, its whole shape, and ``[file, first row, end]`` of its pieces."""
+    index: dict[str, dict[str, object]] = {}
+    for name, tensor in tensors.items():
+        parameter = name.partition("/")[2]
+        shape = shapes[parameter] if tensor.ndim else ()
+        rows = [
+            Piece(_file(rank, shards), *shards.rows(count_rows(shape), rank))
+            for rank in range(shards.ranks)
+        ]
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        held = [piece for piece in rows if piece.start < piece.stop]
+        index[name] = {"dtype": dtype, "shape": shape, "rows": held}
+    return index
+
+
+def _file(rank: int, shards: Shards) -> str:
+    stem, _, ending = TENSORS.partition(".")
+    return f"{stem}-{rank + 1:05}-of-{shards.ranks:05}.{ending}"
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> int:
+    """Write a file of tensors; returns its size in bytes."""
+    with replacing(path) as partial:
+        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, partial)
+    return path.stat().st_size

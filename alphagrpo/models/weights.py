@@ -7,8 +7,9 @@ read-only, so that no runner can change another runner's weights by accident.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,30 +38,81 @@ def flatten(
     Tensors follow one another without gaps, in the mapping's order and their own dtype; one may
     straddle chunks. The manifest's checksum is the BLAKE3 of all bytes in order.
     """
-    sizes = [tensor.numel() * tensor.element_size() for tensor in parameters.values()]
-    offsets = tuple(accumulate(sizes, initial=0))
-    total = offsets[-1]
-    chunks = [
-        np.empty(min(chunk_bytes, total - start), np.uint8)
-        for start in range(0, total, chunk_bytes)
-    ]
-    for tensor, start in zip(parameters.values(), offsets, strict=False):
+    chunks: list[Chunk] = []
+    packer = Packer(chunks.append, chunk_bytes)
+    for name, tensor in parameters.items():
+        packer.add(name, tensor)
+    return packer.close(version=version, kind=kind), tuple(chunks)
+
+
+class _Packed(NamedTuple):
+    """What the manifest says of one tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int
+    checksum: str
+
+
+class Packer:
+    """Copies tensors one after another into chunks, each of which it hands on when it is full.
+
+    For a model that is nowhere whole: of the tensors it holds none, of the chunks one.
+
+    Example::
+
+        packer = Packer(chunks.append)
+        for name, tensor in tensors:
+            packer.add(name, tensor)
+        manifest = packer.close(version=3)
+    """
+
+    def __init__(self, emit: Callable[[Chunk], object], chunk_bytes: int = CHUNK_BYTES) -> None:
+        self._emit, self._chunk_bytes = emit, chunk_bytes
+        self._chunk, self._filled, self._nbytes = np.empty(0, np.uint8), 0, 0
+        self._digest = blake3(max_threads=blake3.AUTO)
+        self._tensors: list[_Packed] = []
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Copy the bytes of the next tensor, on any device."""
         flat = tensor.detach().reshape(-1).contiguous().cpu().view(torch.uint8).numpy()
-        for piece, chunk, at in _pieces(start, flat.size, chunks, chunk_bytes):
-            chunk[at : at + piece.stop - piece.start] = flat[piece]
-    for chunk in chunks:
-        chunk.setflags(write=False)
-    manifest = WeightsManifest(
-        version=version,
-        checksum=checksum(chunks),
-        names=tuple(parameters),
-        shapes=tuple(tuple(tensor.shape) for tensor in parameters.values()),
-        dtypes=tuple(_name(tensor.dtype) for tensor in parameters.values()),
-        offsets=offsets[:-1],
-        nbytes=total,
-        kind=kind,
-    )
-    return manifest, tuple(chunks)
+        digest = blake3(flat.data, max_threads=blake3.AUTO).hexdigest()
+        self._tensors.append(
+            _Packed(name, tuple(tensor.shape), _name(tensor.dtype), self._nbytes, digest)
+        )
+        self._nbytes += flat.size
+        done = 0
+        while done < flat.size:
+            if self._filled == self._chunk.size:
+                self._hand_on()
+                self._chunk, self._filled = np.empty(self._chunk_bytes, np.uint8), 0
+            length = min(flat.size - done, self._chunk_bytes - self._filled)
+            self._chunk[self._filled : self._filled + length] = flat[done : done + length]
+            self._filled, done = self._filled + length, done + length
+
+    def close(self, *, version: int, kind: WeightsKind = "full") -> WeightsManifest:
+        """Hand on the last chunk; returns what they all hold."""
+        self._hand_on()
+        return WeightsManifest(
+            version=version,
+            checksum=self._digest.hexdigest(),
+            names=tuple(tensor.name for tensor in self._tensors),
+            shapes=tuple(tensor.shape for tensor in self._tensors),
+            dtypes=tuple(tensor.dtype for tensor in self._tensors),
+            offsets=tuple(tensor.offset for tensor in self._tensors),
+            nbytes=self._nbytes,
+            kind=kind,
+            checksums=tuple(tensor.checksum for tensor in self._tensors),
+        )
+
+    def _hand_on(self) -> None:
+        if self._filled:
+            chunk = self._chunk[: self._filled]
+            chunk.setflags(write=False)
+            self._digest.update(chunk.data)
+            self._emit(chunk)
+        self._chunk, self._filled = np.empty(0, np.uint8), 0
 
 
 def apply(
@@ -83,7 +135,7 @@ def apply(
     if (got := checksum(chunks)) != manifest.checksum:
         raise WeightsError(
             f"weights {manifest.version} must have checksum {manifest.checksum[:12]}, "
-            f"got {got[:12]}; fetch them again"
+            f"got {got[:12]}{_broken(manifest, chunks)}; fetch them again"
         )
     chunk_bytes = chunks[0].nbytes if chunks else CHUNK_BYTES
     with torch.no_grad():
@@ -107,6 +159,20 @@ def checksum(chunks: Sequence[Chunk]) -> str:
     for chunk in chunks:
         digest.update(chunk.data)
     return digest.hexdigest()
+
+
+def _broken(manifest: WeightsManifest, chunks: Sequence[Chunk]) -> str:
+    """Which tensors are to blame for a wrong checksum, for the message."""
+    ends = (*manifest.offsets[1:], manifest.nbytes)
+    broken = []
+    for name, start, end, own in zip(
+        manifest.names, manifest.offsets, ends, manifest.checksums, strict=False
+    ):
+        pieces = _pieces(start, end - start, chunks, chunks[0].nbytes)
+        got = checksum([chunk[at : at + p.stop - p.start] for p, chunk, at in pieces])
+        broken += [name] if got != own else []
+    more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+    return f" ({broken[0]}{more} broken)" if broken else ""
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -7,9 +7,9 @@ sizes. Another family is another object with the members of :class:`PolicyFamily
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from alphagrpo.errors import ConfigError
 from alphagrpo.models.bagel import layout
@@ -18,13 +18,15 @@ from alphagrpo.models.bagel.sizes import BagelShape
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from alphagrpo.config.schema import TaskConfig
+    from alphagrpo.models.bagel import Bagel
     from alphagrpo.models.unified import UnifiedModel
 
 
 class PolicyShape(Protocol):
-    """What checks and memory arithmetic ask of a model that is not loaded."""
+    """What checks and the arithmetic of memory and time ask of a model that is not loaded."""
 
     @property
     def pixels_per_token(self) -> int:
@@ -60,6 +62,17 @@ class PolicyShape(Protocol):
 
     def picture_tokens(self, height: int, width: int) -> int:
         """Tokens of a picture of so many pixels that is read."""
+        ...
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the decoder, among which the experts' weights are split evenly."""
+        ...
+
+    def forward_flops(self, tokens: int, keys: float) -> float:
+        """Floating-point operations of one forward of so many tokens, each of which sees ``keys``
+        keys on average; a product and its addition are two. Without the text head.
+        """
         ...
 
 
@@ -107,6 +120,13 @@ class PolicyFamily(Protocol):
         """Whether a parameter or adapter belongs to the expert that denoises pictures."""
         ...
 
+    def decoder_layers(self, model: nn.Module) -> tuple[nn.Module, Sequence[nn.Module]]:
+        """The decoder, and the layers it calls, in their order: they hold all expert weights.
+
+        Where the experts train on several ranks, these are sharded, each as one.
+        """
+        ...
+
 
 class BagelFamily:
     """BAGEL, in the official checkpoint layout."""
@@ -134,6 +154,11 @@ class BagelFamily:
         from alphagrpo.models.bagel import load_bagel
 
         return load_bagel(folder, dtype=dtype, device=device)
+
+    def decoder_layers(self, model: nn.Module) -> tuple[nn.Module, Sequence[nn.Module]]:
+        """BAGEL's decoder and its two-expert layers."""
+        decoder = cast("Bagel", model).language_model.model
+        return decoder, list(decoder.layers)
 
 
 FAMILY: PolicyFamily = BagelFamily()

@@ -6,6 +6,7 @@ of torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -55,40 +56,55 @@ class ModelSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes in one learner and one runner; names say what is exact and what is estimated."""
+    """Bytes in one rank of the learner and one runner; names say what is exact and what is not.
+
+    Ranks that train the experts share out what belongs to the trained weights: masters, gradients
+    and moments are those of one rank.
+    """
 
     tokens_per_image: int
     weights: int
+    """Of the whole model, as a runner holds it."""
+    rank_weights: int
+    """Of the model, in one rank."""
+    gathered: int
+    """What a rank has whole of trained weights that are shared out: those of the layer in work and
+    of the next, and the gradients of one layer.
+    """
     trainable: int
     """Number of weights that train."""
     masters: int
     gradients: int
     optimizer: int
     context_per_group: int
-    """Keys and values of one group: what each sample has read, once and once more per guidance
-    branch of the packed forward.
+    """Keys and values of one group, or slice of one: what each sample has read, once and once more
+    per guidance branch of the packed forward.
     """
     activations: int
-    """Kept for the backward pass of one window step of a whole group, all guidance branches."""
+    """Kept for the backward pass of one window step of a whole group, or slice, all branches."""
     trajectories_per_step: int
     """What a step's trajectories weigh in the object store."""
 
     @property
     def learner(self) -> int:
-        """Learner while it replays one window step of one group, as it does."""
-        return (
-            self.weights
-            + self.masters
-            + self.gradients
-            + self.optimizer
-            + self.context_per_group
-            + self.activations
-        )
+        """A rank while it replays one window step of one group, as it does."""
+        return self.rank_weights + self.gathered + self._replay
 
     @property
     def runner(self) -> int:
         """Runner: weights, its adapter or trained weights as pulled, one group's context."""
         return self.weights + self.trainable * MASTER_BYTES + self.context_per_group
+
+    @property
+    def shared(self) -> int:
+        """Runner and rank in one, which learns what it drew: it has the weights whole, and once."""
+        return self.weights + self._replay
+
+    @property
+    def _replay(self) -> int:
+        """What learning takes beside the weights."""
+        state = self.masters + self.gradients + self.optimizer
+        return state + self.context_per_group + self.activations
 
 
 def model_size(config: RunConfig) -> tuple[PolicyShape, ModelSize]:
@@ -108,16 +124,20 @@ def model_size(config: RunConfig) -> tuple[PolicyShape, ModelSize]:
 
 
 def memory_estimate(config: RunConfig, shape: PolicyShape, size: ModelSize) -> MemoryEstimate:
-    """What learner and runner hold, in bytes (see :class:`MemoryEstimate`)."""
-    width = BYTES[config.model.dtype]
+    """What a rank of the learner and a runner hold, in bytes (see :class:`MemoryEstimate`)."""
+    width, lora = BYTES[config.model.dtype], config.model.trainable == "lora"
     side = shape.pixels_per_token
     tokens = (config.task.height // side) * (config.task.width // side)
     experts = size.understanding + size.generation
-    trainable = size.lora if config.model.trainable == "lora" else experts
+    trainable = size.lora if lora else experts
+    # Adapters are small, and every rank has them whole.
+    parts = 1 if lora else config.num_ranks
+    part = math.ceil(trainable / parts)
+    layer = experts // shape.num_layers if parts > 1 else 0
     # In float32 the trained weights are their own masters.
-    separate = config.model.trainable == "lora" or config.model.dtype != "float32"
+    separate = lora or config.model.dtype != "float32"
     thought = config.task.max_think_tokens if config.task.think else 0
-    samples = config.rollout.group_size
+    samples = largest_slice(config)
     largest = max(task_load(config, shape, task) for task in trained_tasks(config))
     pixels = config.task.height * config.task.width * 3
     latents = (largest.window + 2) * tokens * shape.latent_channels * 4
@@ -126,18 +146,27 @@ def memory_estimate(config: RunConfig, shape: PolicyShape, size: ModelSize) -> M
     return MemoryEstimate(
         tokens_per_image=tokens,
         weights=size.total * width,
+        rank_weights=(size.total - experts + (experts if parts == 1 else part)) * width,
+        gathered=layer * (2 * width + MASTER_BYTES),
         trainable=trainable,
-        masters=trainable * MASTER_BYTES if separate else 0,
-        gradients=trainable * MASTER_BYTES,
-        optimizer=trainable * 2 * MASTER_BYTES,
+        masters=part * MASTER_BYTES if separate else 0,
+        gradients=part * MASTER_BYTES,
+        optimizer=part * 2 * MASTER_BYTES,
         context_per_group=context * (1 + (largest.branches if largest.branches > 1 else 0)),
         activations=samples
         * largest.branches
         * (tokens + 2)
         * shape.activation_values(recompute=config.learner.recompute)
         * width,
-        trajectories_per_step=per_trajectory * samples * config.rollout.prompts_per_step,
+        trajectories_per_step=per_trajectory
+        * config.rollout.group_size
+        * config.rollout.prompts_per_step,
     )
+
+
+def largest_slice(config: RunConfig) -> int:
+    """Most samples that are drawn, and replayed, in one batch."""
+    return math.ceil(config.rollout.group_size / config.rollout.slices)
 
 
 def object_store_bytes(config: RunConfig, estimate: MemoryEstimate) -> int:

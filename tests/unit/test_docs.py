@@ -40,6 +40,7 @@ MADE_BY_USERS = {
     "ledger/step-*.parquet",
     # No path: metrics, a type of content.
     "reward/mean",
+    "learner/lag",
     "image/max_abs_log_ratio",
     "parity/image_max_abs_log_ratio",
     "parity/text_max_abs_log_ratio",

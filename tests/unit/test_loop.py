@@ -273,6 +273,69 @@ async def test_with_more_lag_more_steps_are_under_way_and_none_is_older_than_all
     assert not loop._ahead
 
 
+async def test_steps_drawn_ahead_share_the_room_and_the_earlier_one_has_it_first() -> None:
+    class Held(FakePool):
+        async def roll_out(self, job, questions, *, keep_pictures=0, draft=None):
+            report = await super().roll_out(job, questions, keep_pictures=keep_pictures)
+            await gate.wait()
+            return report
+
+    gate = asyncio.Event()
+    config = make_config(rollout={"max_lag": 2, "prompts_per_step": 2})
+    pool = Held(size=5)
+    loop = make_loop(config=config, pool=pool)
+    step = asyncio.create_task(loop.run_step())
+    async with asyncio.timeout(10):
+        while len(pool.jobs) < 5:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(0.01)
+    expected = [loop.prompts.at(place)[0].id for place in range(6)]
+    assert [job.prompt.id for job in pool.jobs] == expected[:5], "two steps and half of a third"
+    gate.set()
+    await step
+    await loop.close()
+
+
+async def test_a_step_that_fails_draws_what_was_ahead_again_too() -> None:
+    class Once(FakeLearner):
+        async def finish(self, denominator):
+            if len(self.updates) == 1 and self.begun == 2:
+                raise WeightsError("lost; try again")
+            return await super().finish(denominator)
+
+    config = make_config(rollout={"max_lag": 2})
+    calm = make_loop(config=config)
+    expected = [turns(await calm.run_step()) for _ in range(4)]
+    await calm.close()
+    loop = make_loop(config=config, learner=Once())
+    found = [turns(await loop.run_step())]
+    with pytest.raises(WeightsError):
+        await loop.run_step()
+    assert not loop._ahead
+    found += [turns(await loop.run_step()) for _ in range(3)]
+    assert found == expected
+    await loop.close()
+
+
+async def test_groups_are_learnt_while_others_are_drawn() -> None:
+    learner = FakeLearner()
+
+    class Late(FakePool):
+        async def roll_out(self, job, questions, *, keep_pictures=0, draft=None):
+            report = await super().roll_out(job, questions, keep_pictures=keep_pictures)
+            while job.prompt.id == last and len(learner.blocks) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            return report
+
+    config = make_config(algorithm={"advantage_std": "group"})
+    last = make_loop(config=config).prompts.at(2)[0].id
+    loop = make_loop(config=config, pool=Late(size=3), learner=learner)
+    async with asyncio.timeout(10):
+        report = await loop.run_step()
+    assert [group.place for group in learner.updates[0].groups] == [0, 1, 2]
+    assert report.metrics["time/efficiency"] > 0
+
+
 async def test_pictures_are_kept_at_report_steps_only() -> None:
     config = make_config(training={"report_groups_every": 2})
     loop = make_loop(config=config)

@@ -20,7 +20,7 @@ from alphagrpo.models.bagel.resize import ResizeRule
 
 @dataclass(frozen=True, slots=True)
 class BagelShape:
-    """What checks and memory arithmetic ask of a config: numbers of weights, values and tokens."""
+    """What checks and arithmetic ask of a config: weights, values, tokens and operations."""
 
     config: BagelConfig
 
@@ -119,6 +119,21 @@ class BagelShape:
         seen = ResizeRule(max_size=most, min_size=1, stride=patch).size(width, height)
         patches = (seen[0] // patch) * (seen[1] // patch)
         return (height // side) * (width // side) + 2 + patches + 2
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the decoder."""
+        return self.config.llm.num_hidden_layers
+
+    def forward_flops(self, tokens: int, keys: float) -> float:
+        """Operations of one forward: each token meets one expert's weights, and ``keys`` keys.
+
+        Two per weight; per layer and key two per value of a query for the scores and as many for
+        the sum. Norms, rotations and activations are left out.
+        """
+        llm = self.config.llm
+        attention = 4 * llm.num_hidden_layers * _queries(llm) * keys
+        return tokens * (2.0 * expert_weights(llm) + attention)
 
 
 def expert_weights(llm: LlmConfig) -> int:

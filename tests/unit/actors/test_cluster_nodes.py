@@ -53,7 +53,7 @@ def test_the_shipped_cluster_file_grows_by_what_is_left_of_each_kind() -> None:
     pools = {node.labels["mesh.pool"]: node for node in kinds if node.labels}
     assert set(pools) == {"learner", "rollout", "verifier"}
     assert {pool: node.count for pool, node in pools.items()} == {
-        "learner": 0, "rollout": 13, "verifier": 10,
+        "learner": 7, "rollout": 13, "verifier": 10,
     }  # fmt: skip
     assert (pools["rollout"].cpus, pools["rollout"].gpus) == (16, 1)
 
@@ -61,7 +61,7 @@ def test_the_shipped_cluster_file_grows_by_what_is_left_of_each_kind() -> None:
 def test_the_whole_clusters_limit_holds_for_each_kind() -> None:
     small = {**FILE, "max_workers": 6}
     counts = [node.count for node in launched_kinds(small, {"head": 1, "learner": 1, "rollout": 3})]
-    assert counts == [0, 2, 2]
+    assert counts == [2, 2, 2]
 
 
 @pytest.mark.parametrize(

@@ -196,3 +196,29 @@ def test_weights_are_those_of_the_paper():
         loss_weights(0, thinking=True)
     with pytest.raises(ValueError, match="negative"):
         loss_weights(1, -1.0, thinking=True)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_importance_weights_are_not_on_the_kl_terms(level):
+    new, old, mask, advantages = batch(drift=0.3)
+    kl = torch.tensor([0.2, 0.4, 0.1])
+    image = (torch.zeros(3), torch.tensor([0.1, -0.1, 0.0]), advantages)
+    for cap in (None, 1.0):
+        plain = text_loss(new, old, mask, advantages, level=level, importance_cap=cap)
+        penalty = {"kl_weight": 0.5, "ref_log_probs": old + 0.2}
+        held = text_loss(new, old, mask, advantages, level=level, importance_cap=cap, **penalty)
+        text_term = (held.loss - plain.loss).item()
+        held = image_loss(*image, kl=kl, kl_weight=0.5, importance_cap=cap)
+        image_term = (held.loss - image_loss(*image, importance_cap=cap).loss).item()
+        if cap is None:
+            expected = text_term, image_term
+    assert (text_term, image_term) == pytest.approx(expected, rel=1e-4)
+    assert image_term == pytest.approx(0.5 * kl.mean().item(), rel=1e-4)
+
+
+def test_a_ratio_out_of_range_weighs_the_cap():
+    log_probs = torch.zeros(2, requires_grad=True)
+    got = image_loss(log_probs, torch.tensor([-200.0, 0.0]), torch.ones(2), importance_cap=2.0)
+    got.loss.backward()
+    assert torch.equal(log_probs.grad, torch.tensor([-1.0, -0.5]))
+    assert (got.capped_share, got.mean_weight, got.clip_share) == (0.5, 1.5, 0.0)

@@ -11,10 +11,10 @@ import pytest
 
 from alphagrpo.config import load_config
 from alphagrpo.eval.paired import PairedDifference
-from benchmarks import experiments, learning, method, running
+from benchmarks import experiments, lag, learning, method, running
 from benchmarks.claims import verdict
 from benchmarks.running import Bench, Experiment, RunFailed, settings
-from benchmarks.tables import spread
+from benchmarks.tables import median_range, spread
 
 CONFIGS = Path(__file__).parents[3] / "deploy" / "configs"
 
@@ -23,7 +23,7 @@ def load(name: str, changes: dict[str, Any]) -> Any:
     return load_config(CONFIGS / name, [word for word in settings(changes) if word != "--set"])
 
 
-@pytest.mark.parametrize("module", [method, learning])
+@pytest.mark.parametrize("module", [method, learning, lag])
 def test_every_training_and_evaluation_is_a_valid_config(module: ModuleType) -> None:
     runs = module.experiments(3, None)
     assert len({experiment.name for experiment in runs}) == len(runs)
@@ -79,6 +79,29 @@ def test_one_seed_has_no_spread() -> None:
     assert spread([0.5]) == "50.0"
     assert spread([None, 0.5, 0.7]) == "60.0 ± 14.1"
     assert spread([None]) == "-"
+
+
+def lagging(row: str, seed: int, reward: float) -> dict[str, Any]:
+    curve = {"reward/mean": [0.1, *[reward] * lag.LAST], "image/clip_share": [0.0, 0.4, 0.5]}
+    sort = {"dvreward": reward / 2, "all_right": 0.25}
+    figures = {"evaluation": {"plain": sort, "thought": sort}, "training_s": 9.0, "curve": curve}
+    return {"row": row, "seed": seed, "steps": 6, **figures}
+
+
+def test_lag_is_compared_with_none_seed_by_seed() -> None:
+    none = [lagging("lag-0", seed, reward) for seed, reward in ((1, 0.8), (2, 0.9), (3, 0.5))]
+    page = lag.table([*none, lagging("lag-1-clip", 1, 0.7), lagging("lag-1-clip", 2, 0.84)])
+    assert "| lag-0 | 3 | 0.800 (0.500 to 0.900) | - | 0.400 (0.250 to 0.450) | - | 25.0" in page
+    differences = "| -0.080 (-0.100 to -0.060) | 0.385 (0.350 to 0.420) | -0.040 (-0.050 to -0.030)"
+    assert differences in page
+    assert "| lag-1-clip | - | 45.0 (45.0 to 45.0) | - |" in page, "the first step never lags"
+    assert "1.50 (1.50 to 1.50) |" in page, "seconds per step"
+
+
+def test_a_range_has_no_negative_zero_and_one_seed_none() -> None:
+    assert median_range([-0.0001, None, 0.02, -0.3], sign="+") == "+0.000 (-0.300 to +0.020)"
+    assert median_range([1.25], digits=1) == "1.2"
+    assert median_range([None]) == "-"
 
 
 def test_claims_are_differences_of_the_same_seed() -> None:

@@ -13,6 +13,8 @@ from alphagrpo.policy.memory import model_size
 
 ROOT = Path(__file__).parents[3]
 BAGEL = ROOT / "deploy/configs/bagel-7b-rt2i.yaml"
+SEVEN_AND_ONE = ["--set", "rollout.num_runners=7", "--set", "learner.ranks=1"]
+"""The split that was measured to be upside down."""
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +27,7 @@ def dry_run(
     capsys: pytest.CaptureFixture[str], *changes: str, config: Path = BAGEL
 ) -> dict[str, Any]:
     arguments = [word for change in changes for word in ("--set", change)]
-    assert main(["train", str(config), "--dry-run", "--json", *arguments]) == 0
+    assert main(["train", str(config), *SEVEN_AND_ONE, "--dry-run", "--json", *arguments]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -78,7 +80,7 @@ def test_released_refinement_recipe_is_planned_with_its_pictures_and_three_branc
 
 
 def test_the_table_for_people_is_stable(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", str(BAGEL), "--dry-run"]) == 0
+    assert main(["train", str(BAGEL), *SEVEN_AND_ONE, "--dry-run"]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for expected in (
         "trajectories 448 32 prompts x 14 samples",
@@ -106,14 +108,17 @@ def test_training_the_experts_keeps_masters_for_bfloat16_only(
 
 
 def test_pictures_must_fit_the_models_grid(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["train", str(BAGEL), "--dry-run", "--set", "task.height=500"]
+    arguments = ["train", str(BAGEL), *SEVEN_AND_ONE, "--dry-run", "--set", "task.height=500"]
     assert main(arguments) == 2
     assert "multiple of 16 pixels and at most 1024" in capsys.readouterr().err
 
 
 def test_prompt_files_that_exist_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
     Path("bad.jsonl").write_text("{\n", encoding="utf-8")
-    assert main(["train", str(BAGEL), "--dry-run", "--set", "data.train=bad.jsonl"]) == 2
+    assert (
+        main(["train", str(BAGEL), *SEVEN_AND_ONE, "--dry-run", "--set", "data.train=bad.jsonl"])
+        == 2
+    )
     assert "line 1" in capsys.readouterr().err
 
 
@@ -144,6 +149,134 @@ applications:
     assert (role["name"], role["count"], role["largest"]) == ("serve verifier/Verifier", 2, 8)
     assert role["selector"] == {"mesh.pool": "verifier"}
     assert (
-        main(["train", str(BAGEL), "--dry-run", "--set", "services.serve_config=serve.yaml"]) == 0
+        main(
+            [
+                "train",
+                str(BAGEL),
+                *SEVEN_AND_ONE,
+                "--dry-run",
+                "--set",
+                "services.serve_config=serve.yaml",
+            ]
+        )
+        == 0
     )
     assert "on mesh.pool: verifier; scales to 8" in capsys.readouterr().out
+
+
+def test_the_time_of_a_step_is_predicted_with_advice(capsys: pytest.CaptureFixture[str]) -> None:
+    """7 runners and a learner, and the same 8 cards shared: docs/speed.md has the measured ones."""
+    found = dry_run(capsys, "learner.streamed=false", "services.serve_config=null")
+    time = found["time"]
+    assert time["card"]["name"] == "H200"
+    assert time["thought_tokens"] == 128
+    assert time["step_s"] / 60 == pytest.approx(18.6, rel=0.02)
+    assert time["step_s"] == time["unstreamed_step_s"]
+    assert time["bound_s"] == pytest.approx(time["stages"]["learn"]["even_s"])
+    assert time["efficiency"] == pytest.approx(time["bound_s"] / time["step_s"])
+    best = time["changes"][0]
+    assert best["name"] == "shared cards"
+    assert best["step_s"] / 60 == pytest.approx(4.3, rel=0.02)
+    expected = (
+        "shared cards would shorten a step most, from 18.7 min to 4.3 min: learner.placement "
+        "runners, learner.gpus 0, rollout.num_runners 8"
+    )
+    assert time["advice"] == expected
+    assert "the predicted step waits for no verdict" in found["notes"][-1]
+
+
+def test_the_prediction_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(BAGEL), *SEVEN_AND_ONE, "--dry-run", "--card", "a100"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    for expected in (
+        "runner 49.79 GB 80 GB: fits; 141 GB: fits",
+        "assumed card A100 estimate: the H200's figures x 0.32, the ratio of published peaks",
+        "drawing a group 63.7 s 5,491 TFLOP, thoughts 21.8 s of it",
+        "judging 25.2 s W = 50.4 s; judge GPUs: 2, 1% busy",
+        "note: assumed, not measured: 45 questions a picture, 400 a second answered by each "
+        "judge's GPU",
+    ):
+        assert expected in lines, expected
+    assert any(line.startswith("shared cards ") for line in lines)
+    assert any(line.startswith("advice: shared cards would shorten") for line in lines)
+
+
+def test_the_judges_are_those_of_the_serve_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dry_run(capsys)["time"]["mesh"]["judges"] == 2, "which it starts with"
+
+
+def test_an_unknown_card_is_refused_with_those_there_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["train", str(BAGEL), *SEVEN_AND_ONE, "--dry-run", "--card", "H2"]) == 2
+    assert "one of H200, H100, A100, got 'H2'" in capsys.readouterr().err
+
+
+def test_nothing_is_predicted_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    found = dry_run(capsys, "model.device=cpu", "rollout.max_lag=1")
+    assert not {"time", "cases"} & found.keys()
+    assert any("not predicted for model.device cpu" in note for note in found["notes"])
+    assert any("43 to 49 % of the image terms" in note for note in found["notes"])
+    auto = dry_run(capsys, "model.device=auto", "rollout.gpus_per_runner=0")
+    assert "time" not in auto
+    assert "time" in dry_run(capsys, "model.device=auto")
+
+
+def test_what_fits_where_is_told_of_every_number_of_ranks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = dry_run(capsys, "model.trainable=experts", "learner.ranks=2", "algorithm.text.weight=1")
+    names = [case["name"] for case in found["cases"]]
+    assert names == [
+        "runner",
+        "learner",
+        "learner, 1 of 2",
+        "learner, 1 of 4",
+        "learner, 1 of 8",
+        "shared card, 1 of 9",
+    ]
+    (note,) = [note for note in found["notes"] if "needs about" in note]
+    assert note == (
+        "a learner, 1 of 2 needs about 149 GB, H200 has 141; raise learner.ranks, raise "
+        "rollout.slices or lower rollout.group_size"
+    )
+
+
+def test_a_learner_that_keeps_all_layers_is_told_to_recompute(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = dry_run(capsys, "learner.recompute=false")
+    notes = [note for note in found["notes"] if "needs about" in note]
+    assert [note.split(" needs")[0] for note in notes] == ["a learner", "a shared card, 1 of 8"]
+    assert all("set learner.recompute, raise rollout.slices" in note for note in notes)
+
+
+def test_runners_without_work_and_the_price_of_lag_are_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plain = dry_run(capsys)
+    assert not any("nothing to draw" in note or "max_lag" in note for note in plain["notes"])
+    found = dry_run(capsys, "rollout.num_runners=56", "rollout.max_lag=1")
+    assert any(
+        note.startswith("24 of 56 runners have nothing to draw in a step of 32 batches")
+        for note in found["notes"]
+    )
+    assert any(
+        note.startswith("rollout.max_lag 1: samples are learnt up to 1") for note in found["notes"]
+    )
+    sliced = dry_run(capsys, "rollout.num_runners=56", "rollout.slices=2")
+    assert not any("nothing to draw" in note for note in sliced["notes"])
+
+
+def test_shared_cards_have_a_table_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    changes = [
+        "--set", "learner.placement=runners", "--set", "learner.gpus=0",
+        "--set", "rollout.num_runners=8",
+    ]  # fmt: skip
+    assert main(["train", str(BAGEL), *SEVEN_AND_ONE, "--dry-run", *changes]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    for expected in (
+        "runner and rank 48.11 GB one copy of the weights",
+        "drawing and learning 4.3 min W = 18.7 min + 15.8 min; cards: 8, 100% busy",
+    ):
+        assert expected in lines, expected

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,13 @@ from alphagrpo.learner.learner import GRPOLearner
 from alphagrpo.learner.optimizer import MasterAdamW
 from alphagrpo.learner.state import load_learner, save_learner
 from alphagrpo.models.bagel import random_bagel, save_bagel, tiny_config
-from alphagrpo.policy.checkpoint import MASTER, load_weights, read_tensors
+from alphagrpo.policy.checkpoint import (
+    MASTER,
+    SavedTensors,
+    load_weights,
+    open_checkpoint,
+    read_state,
+)
 from alphagrpo.policy.loading import load_policy
 from miniature.policy.pretrain import special_ids
 from miniature.tokenizer import build_tokenizer
@@ -99,20 +104,19 @@ def test_only_the_masters_are_read_to_draw(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner = trained(config_of(model_folder, "lora"), tmp_path)
-    state = json.loads((tmp_path / "learner.json").read_text())
-    masters = read_tensors(tmp_path, state, MASTER)
-    assert len(masters) == len(learner.parameters)
-    assert len(read_tensors(tmp_path, state)) == 4 * len(masters), "two moments and a step each"
-    read: list[set[str]] = []
+    with open_checkpoint(tmp_path, read_state(tmp_path)) as saved:
+        masters = {name for name in saved.shapes if name.startswith(MASTER)}
+        assert len(masters) == len(learner.parameters)
+        assert len(saved.shapes) == 4 * len(masters), "two moments and a step each"
+    read, real = set(), SavedTensors.read
 
-    def recorded(*arguments: Any) -> dict[str, torch.Tensor]:
-        tensors = read_tensors(*arguments)
-        read.append(set(tensors))
-        return tensors
+    def recorded(self: SavedTensors, name: str, rows: Any = None) -> torch.Tensor:
+        read.add(name)
+        return real(self, name, rows)
 
-    monkeypatch.setattr("alphagrpo.policy.checkpoint.read_tensors", recorded)
+    monkeypatch.setattr(SavedTensors, "read", recorded)
     assert load_weights(learner.parameters, tmp_path) == 5
-    assert read == [set(masters)]
+    assert read == masters
 
 
 @pytest.mark.parametrize(
@@ -136,13 +140,19 @@ def test_a_damaged_checkpoint_is_refused_with_the_remedy(
 
 def test_tensors_of_another_save_are_refused(model_folder: Path, tmp_path: Path) -> None:
     trained(config_of(model_folder, "lora"), tmp_path)
-    state = json.loads((tmp_path / "learner.json").read_text())
+    state = read_state(tmp_path)
     state["bytes"] += 1
-    with pytest.raises(CheckpointError, match=r"must have \d+ bytes.*its learner\.json"):
-        read_tensors(tmp_path, state)
+    with (
+        pytest.raises(CheckpointError, match=r"must have \d+ bytes.*its learner\.json"),
+        open_checkpoint(tmp_path, state),
+    ):
+        pass
     (tmp_path / "learner.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"learner's checkpoint needs learner\.safetensors"):
-        read_tensors(tmp_path, state)
+    with (
+        pytest.raises(CheckpointError, match=r"learner's checkpoint needs learner\.safetensors"),
+        open_checkpoint(tmp_path, state),
+    ):
+        pass
 
 
 async def test_it_draws_but_does_not_train(model_folder: Path) -> None:

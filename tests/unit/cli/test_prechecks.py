@@ -118,8 +118,8 @@ def test_too_little_memory_is_said_with_both_numbers(monkeypatch: pytest.MonkeyP
 
     config = make_config(rollout={"num_runners": 2}, model={"path": "nowhere"})
     sizes = replace(
-        estimate_of(config), weights=GIB, masters=0, gradients=0, optimizer=0, trainable=0,
-        context_per_group=0, activations=0,
+        estimate_of(config), weights=GIB, rank_weights=GIB, masters=0, gradients=0, optimizer=0,
+        trainable=0, context_per_group=0, activations=0,
     )  # fmt: skip
     free = SimpleNamespace(available=5 * GIB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
@@ -133,14 +133,31 @@ def test_too_little_memory_is_said_with_both_numbers(monkeypatch: pytest.MonkeyP
 
 def test_what_lies_on_a_gpu_takes_no_main_memory() -> None:
     """Eight cards on one machine: their 470 GB were once asked of its main memory."""
-    config = load_config(ROOT / "deploy/configs/bagel-7b-rt2i.yaml", ["rollout.num_runners=7"])
+    config = load_config(
+        ROOT / "deploy/configs/bagel-7b-rt2i.yaml", ["rollout.num_runners=7", "learner.ranks=1"]
+    )
     placement, sizes = placement_of(config, None), estimate_of(config)
     on_gpus = prechecks.host_bytes(config, placement, sizes)
     assert 8 * prechecks.GPU_PROCESS_BYTES < on_gpus < 40 * GIB
-    overrides = ["rollout.gpus_per_runner=0", "learner.gpus=0"]
+    overrides = ["rollout.gpus_per_runner=0", "learner.gpus=0", "rollout.num_runners=7"]
+    overrides += ["learner.ranks=1"]
     on_cpu = load_config(ROOT / "deploy/configs/bagel-7b-rt2i.yaml", overrides)
     held = prechecks.host_bytes(on_cpu, placement_of(on_cpu, None), sizes)
     assert held > sizes.learner + 7 * sizes.runner
+
+
+def test_every_rank_is_counted_and_a_runner_that_learns_once() -> None:
+    def held(**sections: Any) -> int:
+        config = make_config(**sections)
+        return prechecks.host_bytes(config, placement_of(config, None), estimate_of(config))
+
+    sizes, runners = estimate_of(make_config()), {"num_runners": 3}
+    two, three = (held(rollout=runners, learner={"ranks": ranks}) for ranks in (2, 3))
+    assert three - two == prechecks.PROCESS_BYTES + sizes.learner
+    shared = held(rollout=runners, learner={"placement": "runners"})
+    assert two - shared == 2 * (prechecks.PROCESS_BYTES + sizes.learner) + 3 * (
+        sizes.runner - sizes.shared
+    )
 
 
 def test_the_object_store_of_a_private_cluster_holds_the_run() -> None:

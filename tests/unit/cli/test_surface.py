@@ -7,7 +7,7 @@ import pytest
 from alphagrpo.cli.main import COMMANDS, USER_ERROR, build_parser, main
 
 SURFACE = {
-    "train": {"config", "--set", "--resume", "--dry-run", "--json"},
+    "train": {"config", "--set", "--resume", "--dry-run", "--card", "--json"},
     "evaluate": {
         "config", "--set", "--checkpoint", "--dvreward", "--edits", "--output", "--json",
     },

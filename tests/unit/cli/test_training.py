@@ -17,6 +17,7 @@ import pytest
 
 from alphagrpo.cli import evaluate as evaluate_command
 from alphagrpo.cli import training as training_command
+from alphagrpo.cli.again import Asked
 from alphagrpo.cli.console import Narrator
 from alphagrpo.cli.stopping import Stopped, StopSwitch
 from alphagrpo.cli.training import TrainingRun
@@ -131,6 +132,19 @@ def train(
         assert mesh_run.probed == config.output, "storage is tried before anything is trained"
         assert run.go() == 0
     return RunFolder.open(config.folder)
+
+
+def test_a_run_with_lag_is_told_of_it_before_anything_is_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_command, "precheck", lambda _config, resume: None)
+    monkeypatch.setattr(training_command, "_with_mesh", lambda *_: 0)
+    asked = Asked(Path("run.yaml"))
+    for max_lag in (0, 1):
+        config = make_config(output=str(tmp_path), rollout={"max_lag": max_lag})
+        training_command.train(config, asked, resume=False, narrator=Narrator())
+        told = "43 to 49 % of the image terms" in capsys.readouterr().out
+        assert told == bool(max_lag)
 
 
 def test_a_run_leaves_everything_the_design_names(

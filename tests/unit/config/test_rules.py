@@ -97,6 +97,16 @@ RULES = [
         r"of two versions, got rollout\.max_lag 1",
         "set it to 0",
     ),
+    (
+        {"algorithm": {"lag": "importance", "lag_cap": 0.5}},
+        r"algorithm\.lag_cap.*greater than or equal to 1.*got 0\.5",
+        "",
+    ),
+    (
+        {"algorithm": {"lag": "forget"}},
+        r"algorithm\.lag.*'clip' or 'importance'.*got 'forget'",
+        "",
+    ),
     *(
         (
             {"task": {"kind": kind}},

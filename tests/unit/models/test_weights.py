@@ -59,7 +59,28 @@ def test_flipped_bit_is_refused_before_anything_changes() -> None:
     manifest, chunks = weights.flatten(make_parameters(0), version=0, chunk_bytes=32)
     broken = [np.array(chunk) for chunk in chunks]
     broken[-1][-1] ^= 1
-    refuse(make_parameters(1), manifest, broken, "checksum")
+    refuse(make_parameters(1), manifest, broken, r"checksum .*\(d\.weight broken\)")
+    broken[0][0] ^= 1
+    refuse(make_parameters(1), manifest, broken, r"\(a\.weight and 1 more broken\)")
+
+
+def test_each_tensor_has_a_checksum_of_its_own() -> None:
+    parameters = make_parameters(0)
+    manifest, _ = weights.flatten(parameters, version=0, chunk_bytes=7)
+    alone = [weights.flatten({n: t}, version=0)[0].checksum for n, t in parameters.items()]
+    assert manifest.checksums == tuple(alone)
+
+
+def test_a_chunk_is_handed_on_as_soon_as_it_is_full() -> None:
+    chunks: list[weights.Chunk] = []
+    packer, counts = weights.Packer(chunks.append, 16), []
+    for name, tensor in make_parameters(0).items():
+        packer.add(name, tensor)
+        counts.append(len(chunks))
+    manifest = packer.close(version=0)
+    assert counts == [3, 4, 4, 6], "60, 74, 78 and 110 bytes; a full one waits for the next byte"
+    assert manifest == weights.flatten(make_parameters(0), version=0)[0]
+    weights.apply(make_parameters(1), manifest, chunks)
 
 
 def test_missing_chunk_is_refused() -> None:

@@ -64,6 +64,8 @@ def test_drawing_with_adapters_is_the_sum_of_its_parts() -> None:
     assert asdict(result) == {
         "tokens_per_image": 4,
         "weights": 3351 * 2,
+        "rank_weights": 3351 * 2,
+        "gathered": 0,
         "trainable": 70,
         "masters": 70 * 4,
         "gradients": 70 * 4,
@@ -138,6 +140,42 @@ def test_experts_are_their_own_masters_in_float32(dtype: str, masters: int) -> N
     assert (result.trainable, result.masters) == (3000, masters)
     assert result.gradients == 3000 * 4
     assert result.optimizer == 3000 * 8
+
+
+def test_ranks_share_the_experts_out_and_nothing_else() -> None:
+    """A rank of four has 750 of 3,000 weights, and two of two layers whole while it works."""
+    sections = {"model": {"trainable": "experts", "dtype": "bfloat16"}}
+    alone = estimate(config_of(**sections))
+    one = estimate(config_of(**sections, learner={"ranks": 4}, rollout={"prompts_per_step": 4}))
+    assert (one.masters, one.gradients, one.optimizer) == (750 * 4, 750 * 4, 750 * 8)
+    assert one.rank_weights == (351 + 750) * 2
+    assert one.gathered == 1500 * (2 * 2 + 4)
+    assert one.weights == alone.weights == alone.rank_weights, "runners have them whole"
+    state = 750 * 16 + one.context_per_group + one.activations
+    assert one.learner == one.rank_weights + one.gathered + state
+    assert (alone.masters, alone.gathered) == (12_000, 0)
+
+
+def test_adapters_are_whole_in_every_rank() -> None:
+    assert estimate(config_of(learner={"ranks": 3})) == estimate(config_of())
+
+
+def test_a_shared_card_has_one_copy_of_the_weights() -> None:
+    found = estimate(config_of(learner={"placement": "runners"}, rollout={"num_runners": 2}))
+    assert found.shared == found.learner == estimate(config_of()).learner
+    experts = {"model": {"trainable": "experts", "dtype": "bfloat16"}}
+    both = estimate(
+        config_of(**experts, learner={"placement": "runners"}, rollout={"num_runners": 2})
+    )
+    assert both.masters == 1500 * 4, "every runner is a rank"
+    assert both.shared == both.weights + 1500 * 16 + both.context_per_group + both.activations
+
+
+def test_a_slice_is_what_is_held_at_a_time() -> None:
+    whole, sliced = estimate(config_of()), estimate(config_of(rollout={"slices": 3}))
+    assert sliced.activations == whole.activations / 2, "two of four samples at most"
+    assert sliced.context_per_group == whole.context_per_group / 2
+    assert sliced.trajectories_per_step == whole.trajectories_per_step
 
 
 def test_recomputing_keeps_the_inputs_of_layers_and_one_layer() -> None:
