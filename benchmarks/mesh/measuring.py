@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import process_time
 from typing import Any
 from unittest.mock import patch
 
 from actors import pool as pool_module
-from actors.parts import Part
+from actors.parts import Handle, Part
 from actors.pool import RayRolloutPool
 from alphagrpo.config import RunConfig, parse_config
 from alphagrpo.loop import TrainingLoop
@@ -148,3 +148,21 @@ def _with_late_groups(row: Row, prompts: list[Prompt]) -> Stages:
 async def _cpu_s(mesh: Mesh) -> float:
     """Of the central learner's process so far."""
     return 0.0 if mesh.central is None else float((await mesh.central.status.remote())["cpu_s"])
+
+
+async def bare_calls_ms(runners: Sequence[Handle], rounds: int = 10) -> float:
+    """CPU milliseconds of the driver for what a group takes at least: a call with two returns, one
+    of which is awaited, and a call with one. Nothing travels with them. Median over the rounds.
+    """
+
+    async def pair(handle: Handle) -> None:
+        first, _ = handle.nothing.options(num_returns=2).remote()
+        await first
+        await handle.nothing.remote()
+
+    costs = []
+    for _ in range(rounds):
+        begun = process_time()
+        await asyncio.gather(*(pair(handle) for handle in runners for _ in range(4)))
+        costs.append(1000 * (process_time() - begun) / (4 * len(runners)))
+    return statistics.median(costs)

@@ -181,6 +181,10 @@ class SleepingRunner:
         found = await self._fetch(reference)
         return self._kept.pop(found) if isinstance(found, str) else found
 
+    async def nothing(self) -> tuple[None, None]:
+        """A call with nothing in it, with as many returns as a group has."""
+        return None, None
+
     async def rank(self, method: str, *arguments: Any) -> Any:
         """Call a method of the rank."""
         return await getattr(self.own_rank, method)(*arguments)
