@@ -33,9 +33,9 @@ class LearnerActor:
         # Imported here, so that the driver that describes this actor needs no torch.
         import torch
 
+        from alphagrpo.learner.keeping_step import front_of
         from alphagrpo.learner.learner import GRPOLearner
         from alphagrpo.learner.rank import LocalRank
-        from alphagrpo.learner.ranked import RankedLearner
         from alphagrpo.policy.loading import load_policy
 
         torch.set_num_threads(config.rollout.threads)
@@ -48,7 +48,7 @@ class LearnerActor:
             host=ray.util.get_node_ip_address(),
         )
         others = () if rank else (RayRank(config, rank_role(i)) for i in range(1, config.num_ranks))
-        self._front = RankedLearner([self._rank, *others], config)
+        self._front = front_of([self._rank, *others], config)
 
     # -- as a rank
 

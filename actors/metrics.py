@@ -24,7 +24,7 @@ STEP_GAUGES: Mapping[str, tuple[str, str]] = {
     "reward/std": ("alphagrpo_reward_std_value", "Spread of the step's rewards"),
     "reward/score": ("alphagrpo_reward_score_value", "Mean score of the reward program"),
     "samples/valid_share": ("alphagrpo_samples_valid_ratio", "Share of samples with a score"),
-    "samples/per_second": ("alphagrpo_samples_rate_per_second", "Samples per second"),
+    "samples/per_second": ("alphagrpo_samples_rate_per_second", "Samples per second of wall time"),
     "refine/draft_score": ("alphagrpo_refine_draft_score_value", "Mean score of refined drafts"),
     "refine/gain": ("alphagrpo_refine_gain_value", "Mean score of refinements over their draft's"),
     "refine/improved_share": ("alphagrpo_refine_improved_ratio", "Refinements above their draft"),
@@ -39,10 +39,18 @@ STEP_GAUGES: Mapping[str, tuple[str, str]] = {
     "learner/grad_norm": ("alphagrpo_learner_grad_norm_value", "Gradient norm before clipping"),
     "learner/step": ("alphagrpo_learner_steps", "Optimizer steps so far"),
     "learner/lag": ("alphagrpo_learner_lag_versions", "Versions the step's groups were behind"),
-    "time/rollout_s": ("alphagrpo_time_rollout_seconds", "Sampling, of the busiest runner"),
-    "time/verify_wait_s": ("alphagrpo_time_verify_wait_seconds", "Waiting for verdicts alone"),
-    "time/learn_s": ("alphagrpo_time_learn_seconds", "The optimizer step"),
-    "time/sync_s": ("alphagrpo_time_sync_seconds", "Publishing and pulling weights"),
+    "busy/draw": ("alphagrpo_busy_draw_ratio", "Share of the runners' time spent drawing"),
+    "busy/learn": ("alphagrpo_busy_learn_ratio", "Share of the ranks' time spent learning"),
+    "time/step_s": ("alphagrpo_time_step_seconds", "T: wall time of the step"),
+    "time/bound_s": ("alphagrpo_time_bound_seconds", "T*: the step's longest stage"),
+    "time/efficiency": ("alphagrpo_time_efficiency_ratio", "T* / T of the step"),
+    "time/rollout_s": ("alphagrpo_time_rollout_seconds", "Waited for the last group to be sampled"),
+    "time/verify_wait_s": (
+        "alphagrpo_time_verify_wait_seconds",
+        "Waited for verdicts, all sampled",
+    ),
+    "time/learn_s": ("alphagrpo_time_learn_seconds", "Waited for the learner, all scored"),
+    "time/sync_s": ("alphagrpo_time_sync_seconds", "Waited for weights to move"),
 }
 """Metric of a step to the gauge that shows it and its description."""
 

@@ -17,7 +17,7 @@ from alphagrpo.types import Group
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig
     from alphagrpo.learner.notes import GroupNotes
-    from alphagrpo.learner.steps import LearnerState, StepEnd, StepTaken
+    from alphagrpo.learner.steps import LearnerState, Part, StepEnd, StepTaken
     from alphagrpo.ports import TrainingGroup
     from alphagrpo.types import WeightsManifest
 
@@ -80,6 +80,15 @@ class RayRank:
     ) -> Sequence[GroupNotes]:
         """Replay the groups; their references travel, the groups do not."""
         notes: Sequence[GroupNotes] = await self._ask("accumulate", groups, settled)
+        return notes
+
+    async def prepare(self, group: TrainingGroup, counts: bool) -> None:
+        """Fetch a group for a round, and raise what is wrong with it where it counts."""
+        await self._ask("prepare", group, counts)
+
+    async def keep_step(self, part: Part, number: int, counts: bool) -> GroupNotes:
+        """Replay a part of the group that was prepared, together with all other ranks."""
+        notes: GroupNotes = await self._ask("keep_step", part, number, counts)
         return notes
 
     async def finish(self, end: StepEnd) -> StepTaken:

@@ -18,6 +18,7 @@ from alphagrpo.types import (
     QuestionSet,
     RolloutJob,
     Score,
+    TaskName,
     Verdict,
     WeightsManifest,
 )
@@ -159,6 +160,7 @@ class TrainingGroup(GroupWeights):
     """Where its gradient stands in the step's sum, which is taken in this order."""
     rank: int = 0
     """Which of the learner's ranks replays it."""
+    task: TaskName = "rt2i"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

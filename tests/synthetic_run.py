@@ -167,11 +167,7 @@ async def _step(step: int, steps: int, config: RunConfig) -> StepReport:
         "samples/invalid": 1.0,
         "samples/trained": 23.0,
         "samples/per_second": 20 + rng.random(),
-        "time/rollout_s": 0.8 + 0.1 * rng.random(),
-        "time/verify_wait_s": 0.3,
-        "time/learn_s": 1.2,
-        "time/sync_s": 0.05,
-        "time/step_s": 2.4,
+        **_times(rng, config),
         "image/max_abs_log_ratio": 4e-7 * rng.random(),
         "parity/image_max_abs_log_ratio": 0.0,
         "parity/text_max_abs_log_ratio": 0.0,
@@ -183,6 +179,34 @@ async def _step(step: int, steps: int, config: RunConfig) -> StepReport:
         training=training_batch(groups, config).groups,
         metrics=metrics,
     )
+
+
+def _times(rng: np.random.Generator, config: RunConfig) -> dict[str, float]:
+    """Of a step whose one learner takes longer than its runners."""
+    waits = {
+        "time/rollout_s": 0.8 + 0.1 * rng.random(),
+        "time/verify_wait_s": 0.3 + 0.05 * rng.random(),
+        "time/learn_s": 1.2 + 0.1 * rng.random(),
+        "time/sync_s": 0.05,
+    }
+    step_s, draw_s, learn_s = sum(waits.values()), 0.75, 1.6 + 0.1 * rng.random()
+    clipped = 0.46 + 0.04 * rng.random() if config.rollout.max_lag else 0.0
+    return {
+        **waits,
+        "time/step_s": step_s,
+        "time/bound_s": learn_s,
+        "time/efficiency": learn_s / step_s,
+        "hidden/verify_s": 0.4,
+        "hidden/learn_s": learn_s - waits["time/learn_s"],
+        "hidden/sync_s": 0.01,
+        "busy/draw": draw_s / step_s,
+        "busy/learn": learn_s / step_s,
+        "stage/draw_s": draw_s,
+        "stage/learn_s": learn_s,
+        "learner/lag": float(config.rollout.max_lag),
+        "image/clip_share": clipped,
+        "text/clip_share": clipped / 16,
+    }
 
 
 async def _group(step: int, prompt: Prompt, skill: float, config: RunConfig) -> GroupReport:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from alphagrpo.cli.console import Narrator, duration, print_json, print_table
 from alphagrpo.cli.evaluate import EVALUATION_COLUMNS, evaluation_cells
 from alphagrpo.json_records import to_json
-from alphagrpo.report.cells import interval_cell, points_cell, ratio_cell
+from alphagrpo.report.cells import interval_cell, points_cell, ratio_cell, seconds_cell
 from alphagrpo.report.figures import REFINEMENT_COLUMNS, refinement_rows
 from alphagrpo.types import SORTS
 
 if TYPE_CHECKING:
     from alphagrpo.eval.figures import Differences
-    from alphagrpo.record.summary import RunSummary
+    from alphagrpo.record.summary import RunSummary, StepPace
 
 
 def tell_outcome(narrator: Narrator, summary: RunSummary, report: Path) -> None:
@@ -57,6 +57,15 @@ def difference_rows(difference: Differences) -> list[tuple[str, ...]]:
     ]
 
 
+def pace_rows(pace: StepPace | None) -> list[tuple[str, str]]:
+    """How long a step took and could have taken; no row where that was not measured."""
+    if pace is None:
+        return []
+    step, bound = seconds_cell(pace.step_s), seconds_cell(pace.bound_s)
+    figures = f"T {step}, T* (longest stage) {bound}, efficiency T* / T {pace.efficiency:.0%}"
+    return [("a step, median", figures)]
+
+
 def fact_rows(summary: RunSummary) -> list[tuple[str, str]]:
     """Time, samples, parity and memory as table cells."""
     samples, times = summary.samples, summary.time
@@ -70,10 +79,11 @@ def fact_rows(summary: RunSummary) -> list[tuple[str, str]]:
             f"{samples.trained:,} trained on",
         ),
         (
-            "seconds in",
-            f"drawing {times.rollout_s:.0f}, waiting for verdicts {times.verify_wait_s:.0f}, "
-            f"learning {times.learn_s:.0f}, moving weights {times.sync_s:.0f}",
+            "seconds waited for",
+            f"drawing {times.rollout_s:.0f}, verdicts {times.verify_wait_s:.0f}, "
+            f"learning {times.learn_s:.0f}, weights {times.sync_s:.0f}",
         ),
+        *pace_rows(summary.pace),
         ("largest |log ratio| at step 0", ratio_cell(summary.parity.max_abs_log_ratio_step0)),
     ]
     if summary.memory:

@@ -23,6 +23,9 @@ class LearnerConfig(Section):
     """Of each rank."""
     gpus: float = Field(0.0, ge=0)
     """Of each rank: one device, or a share of one."""
+    sharded: bool | None = None
+    """With ``model.trainable: experts`` and several ranks: each holds a share of weights, masters
+    and moments, where they do not fit on one device. None: on ranks that have a GPU."""
     streamed: bool = True
     """Replay groups while others of their step are still drawn. The sums are the same either way,
     bit for bit."""
@@ -52,6 +55,11 @@ class LearnerConfig(Section):
 
     def check_on_runners(self, max_lag: int) -> None:
         """Raise ValueError for what cannot be where the runners learn."""
+        if self.sharded:
+            raise ValueError(
+                "with learner.placement runners every card draws with whole weights, got "
+                "learner.sharded true; set it to false, or learner.placement to own"
+            )
         if self.ranks > 1:
             raise ValueError(
                 "with learner.placement runners every runner is a rank, got learner.ranks "

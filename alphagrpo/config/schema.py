@@ -226,6 +226,11 @@ class RunConfig(Section):
                 "a slice holds at least one sample, got rollout.slices "
                 f"{rollout.slices} with rollout.group_size {rollout.group_size}; ask for fewer"
             )
+        if learner.sharded and self.model.trainable != "experts":
+            raise ValueError(
+                "adapters are small and whole on every rank, got learner.sharded true with "
+                f"model.trainable {self.model.trainable}; set it to false"
+            )
         if learner.on_runners:
             learner.check_on_runners(rollout.max_lag)
         slices = rollout.prompts_per_step * rollout.slices
@@ -263,6 +268,13 @@ class RunConfig(Section):
     def num_ranks(self) -> int:
         """Processes that learn: ``learner.ranks``, or every runner where these learn."""
         return self.rollout.num_runners if self.learner.on_runners else self.learner.ranks
+
+    @property
+    def sharded(self) -> bool:
+        """Whether ranks hold shares of the experts (:class:`LearnerConfig`)."""
+        learner = self.learner
+        several = self.model.trainable == "experts" and learner.ranks > 1
+        return several and (learner.gpus > 0 if learner.sharded is None else learner.sharded)
 
     @property
     def min_valid(self) -> int:

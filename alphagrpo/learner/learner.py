@@ -7,12 +7,12 @@ different groups of a step and take the same step on what they summed together.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from time import perf_counter
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import ConfigError, LearnerLost, PolicyDataError
@@ -23,7 +23,15 @@ from alphagrpo.learner.gradients import GradientSum, divided, taken_gradients
 from alphagrpo.learner.losses import GroupLosses
 from alphagrpo.learner.notes import GroupNotes
 from alphagrpo.learner.optimizer import MasterAdamW
-from alphagrpo.learner.steps import LearnerState, StepEnd, StepTaken, step_end, update_report
+from alphagrpo.learner.sharding import Shards, form_of, shard_layers
+from alphagrpo.learner.steps import (
+    LearnerState,
+    Part,
+    StepEnd,
+    StepTaken,
+    step_end,
+    update_report,
+)
 from alphagrpo.models import weights
 from alphagrpo.models.unified import UnifiedModel
 from alphagrpo.policy.trainable import trainable_parameters
@@ -52,8 +60,10 @@ class GRPOLearner:
         self.exchange: Exchange = exchange or Alone()
         self.module = cast(nn.Module, model)
         model.set_recompute(config.learner.recompute)
-        self.parameters = trainable_parameters(self.module, config.model.trainable)
-        self.optimizer = MasterAdamW(self.parameters, config.optimizer)
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.shards: Shards | None = None
+        if not config.sharded:
+            self._hold_parameters()
         self.step = 0
         self.version = -1
         self.visits: dict[str, int] = {}
@@ -67,6 +77,15 @@ class GRPOLearner:
                 "a KL term needs a reference, which is the model without its adapters; got "
                 f"model.trainable {config.model.trainable!r}: set it to lora or the KL weights to 0"
             )
+
+    def _hold_parameters(self) -> None:
+        self.parameters = trainable_parameters(self.module, self.config.model.trainable)
+        self.optimizer = MasterAdamW(self.parameters, self.config.optimizer, self.shards)
+
+    def shard(self) -> None:
+        """Keep a share of the experts, once all ranks are together; each of them must be called."""
+        self.shards = shard_layers(self.module)
+        self._hold_parameters()
 
     def update(self, batch: TrainingBatch) -> UpdateReport:
         """One GRPO step on scored groups (AlphaGRPO, objective; method: section 1.2).
@@ -123,7 +142,9 @@ class GRPOLearner:
         figures = {}
         own = self._sum.take()
         if end.teaches:
-            summed = self.exchange.sum(own, list(self.parameters.values()))
+            parameters = list(self.parameters.values())
+            # Shares of gradients were summed over the ranks by each backward.
+            summed = own if self.shards and own else self.exchange.sum(own, parameters)
             norm = self.optimizer.step(self.step, divided(summed, end.denominator))
             if not math.isfinite(norm):
                 raise PolicyDataError(
@@ -139,10 +160,21 @@ class GRPOLearner:
         return StepTaken(step=self.step, seconds=perf_counter() - started, figures=figures)
 
     def export(self) -> tuple[WeightsManifest, tuple[weights.Chunk, ...]]:
-        """The parameters as bytes, under a new version if they changed since the last export."""
+        """The parameters as bytes, under a new version if they changed since the last export.
+
+        Where they are sharded all ranks gather them one by one; those but the first keep no bytes.
+        """
         self._number()
         kind: WeightsKind = "lora" if self.config.model.trainable == "lora" else "full"
-        return weights.flatten(self.parameters, version=self.version, kind=kind)
+        chunks: list[weights.Chunk] = []
+        packer = weights.Packer(chunks.append)
+        for name, tensor in self._whole_parameters():
+            if self.shards is None or self.shards.rank == 0:
+                packer.add(name, tensor)
+        return packer.close(version=self.version, kind=kind), tuple(chunks)
+
+    def _whole_parameters(self) -> Iterable[tuple[str, Tensor]]:
+        return self.parameters.items() if not self.shards else self.shards.gathered(self.parameters)
 
     def follow(self, manifest: WeightsManifest, check: bool) -> None:
         """Have the version that rank 0 published.
@@ -173,33 +205,71 @@ class GRPOLearner:
     def _replay(self, training: TrainingGroup) -> GroupNotes:
         """Its gradient into the step's sum. One that teaches nothing is not replayed."""
         started = perf_counter()
-        parts = _parts(training)
         noted, replayed = Diagnostics(), False
-        for group, sample_weights in parts:
-            if self.config.algorithm.has_kl or any(sample_weights.advantages):
-                advantages = torch.tensor(sample_weights.advantages)
-                kept = torch.tensor(sample_weights.weights)
-                self._losses.backpropagate(group, advantages, kept, noted)
+        for group, weighed in _parts(training):
+            if self.config.algorithm.has_kl or any(weighed.advantages):
+                self._backpropagate(group, weighed, noted)
                 replayed = True
         if replayed:
             self._sum.add(training.place, taken_gradients(list(self.parameters.values())))
-        turn = turn_of(training.reference)
-        self._taken.add(turn)
-        scored = [
-            (reward, advantage)
-            for part, weighed in parts
-            for reward, advantage in zip(part.rewards, weighed.advantages, strict=True)
-            if reward is not None
-        ]
-        return GroupNotes(
-            place=training.place,
-            turns=(turn[:2],),
-            policy_version=min(part.job.policy_version for part, _ in parts),
-            rewards=tuple(reward for reward, _ in scored),
-            advantages=tuple(advantage for _, advantage in scored),
-            seconds=perf_counter() - started,
-            **noted.figures(),
-        )
+        self._taken.add(turn_of(training.reference))
+        return _notes(training, _parts(training), noted, perf_counter() - started)
+
+    def check(self, training: TrainingGroup) -> None:
+        """Raise what :meth:`accumulate` would, before ranks that keep step begin a round."""
+        refuse_unfit(training, self.version, self.config, self.visits, self._taken)
+
+    def keep_step(
+        self, training: TrainingGroup, part: Part, number: int, counts: bool
+    ) -> GroupNotes:
+        """Replay one part of a group in a round that all ranks take together.
+
+        Args:
+            training: with the group itself in the place of its reference.
+            part: its samples, or the drafts that train with them.
+            number: of the round in its step.
+            counts: False where another rank replays it too.
+        """
+        assert self.shards is not None, "ranks keep step where layers are sharded"
+        started, noted = perf_counter(), Diagnostics()
+        chosen = [_parts(training)[-1 if part == "samples" else 0]]
+        ((group, weighed),) = chosen
+        self.shards.keep_step(form_of(group))
+        self._backpropagate(group, weighed, noted, counts=counts)
+        self._sum.add(number, taken_gradients(list(self.parameters.values())))
+        self._sum.settle(number + 1)
+        if counts and part == "samples":
+            self._taken.add(turn_of(training.reference))
+        return _notes(training, chosen, noted, perf_counter() - started)
+
+    def _backpropagate(
+        self, group: Group, weighed: SampleWeights, noted: Diagnostics, *, counts: bool = True
+    ) -> None:
+        advantages, kept = torch.tensor(weighed.advantages), torch.tensor(weighed.weights)
+        self._losses.backpropagate(group, advantages, kept, noted, counts=counts)
+
+
+def _notes(
+    training: TrainingGroup,
+    parts: Sequence[tuple[Group, SampleWeights]],
+    noted: Diagnostics,
+    seconds: float,
+) -> GroupNotes:
+    scored = [
+        (reward, advantage)
+        for part, weighed in parts
+        for reward, advantage in zip(part.rewards, weighed.advantages, strict=True)
+        if reward is not None
+    ]
+    return GroupNotes(
+        place=training.place,
+        turns=(turn_of(training.reference)[:2],),
+        policy_version=min(part.job.policy_version for part, _ in parts),
+        rewards=tuple(reward for reward, _ in scored),
+        advantages=tuple(advantage for _, advantage in scored),
+        seconds=seconds,
+        **noted.figures(),
+    )
 
 
 def _parts(training: TrainingGroup) -> list[tuple[Group, SampleWeights]]:

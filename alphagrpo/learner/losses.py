@@ -34,7 +34,13 @@ class GroupLosses:
         self._module = cast(nn.Module, model)
 
     def backpropagate(
-        self, group: Group, advantages: Tensor, sample_weights: Tensor, noted: Diagnostics
+        self,
+        group: Group,
+        advantages: Tensor,
+        sample_weights: Tensor,
+        noted: Diagnostics,
+        *,
+        counts: bool = True,
     ) -> None:
         """Add the gradient of all losses of ``group``, summed over its samples.
 
@@ -46,6 +52,7 @@ class GroupLosses:
             advantages: [G].
             sample_weights: [G]; 0 leaves a sample out.
             noted: what is watched.
+            counts: False for a rank that only keeps step with others: its gradient is times 0.
         """
         algorithm, recipe = self._config.algorithm, Recipe.of(self._config, group.job.task)
         samples = float(sample_weights.sum()) / recipe.rounds
@@ -59,13 +66,13 @@ class GroupLosses:
             if replay.thoughts is not None:
                 text = self._text(replay, own, keep)
                 if factors.text > 0:
-                    _backward(factors.text / recipe.rounds * text.loss)
+                    _backward(factors.text / recipe.rounds * text.loss, counts)
                 noted.add("text", text, samples)
                 noted.add_entropy(replay.thoughts, keep)
             if algorithm.image.enabled:
                 for k in range(replay.num_steps):
                     image = self._image(replay, k, own, keep)
-                    _backward(factors.image / recipe.rounds * image.loss)
+                    _backward(factors.image / recipe.rounds * image.loss, counts)
                     noted.add("image", image, samples / replay.num_steps)
 
     def _text(self, replay: GroupReplay, advantages: Tensor, keep: Tensor) -> Objective:
@@ -113,5 +120,5 @@ class GroupLosses:
         )
 
 
-def _backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
+def _backward(loss: Tensor, counts: bool) -> None:
+    (loss if counts else loss * 0).backward()  # type: ignore[no-untyped-call]

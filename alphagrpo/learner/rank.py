@@ -12,7 +12,7 @@ from alphagrpo.learner.exchange import TorchExchange, find_store, open_store
 from alphagrpo.learner.learner import GRPOLearner
 from alphagrpo.learner.notes import GroupNotes
 from alphagrpo.learner.state import load_learner, save_learner
-from alphagrpo.learner.steps import LearnerState, StepEnd, StepTaken
+from alphagrpo.learner.steps import LearnerState, Part, StepEnd, StepTaken
 from alphagrpo.models.weights import fingerprint
 from alphagrpo.ports import TrainingGroup, WeightStore
 from alphagrpo.types import Group, WeightsManifest
@@ -58,6 +58,7 @@ class LocalRank:
         self._adopt = adopt
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="learner")
         self._meeting: Any = None
+        self._held: TrainingGroup | None = None
 
     async def open(self) -> tuple[str, int]:
         """Serve what ranks find one another by, for as long as this process lives."""
@@ -78,6 +79,7 @@ class LocalRank:
 
     async def begin(self) -> LearnerState:
         """Forget what was summed for a step that was not taken."""
+        self._held = None
         return await self._compute(self.learner.begin)
 
     async def accumulate(
@@ -90,14 +92,26 @@ class LocalRank:
             notes += await self._compute(self.learner.accumulate, [whole], settled)
         return notes
 
+    async def prepare(self, group: TrainingGroup, counts: bool) -> None:
+        """Fetch a group for a round, and raise what is wrong with it where it counts."""
+        if self._held is None or self._held.place != group.place:
+            self._held = replace(group, reference=await self._fetch(group.reference))
+        if counts:
+            await self._compute(self.learner.check, self._held)
+
+    async def keep_step(self, part: Part, number: int, counts: bool) -> GroupNotes:
+        """Replay a part of the group that was prepared, together with all other ranks."""
+        return await self._compute(self.learner.keep_step, self._held, part, number, counts)
+
     async def finish(self, end: StepEnd) -> StepTaken:
         """The optimizer step."""
         return await self._compute(self.learner.finish, end)
 
     async def publish(self) -> WeightsManifest:
-        """Publish the current parameters as a new version."""
+        """Publish the current parameters as a new version; of ranks with shares the first does."""
         manifest, chunks = await self._compute(self.learner.export)
-        await self._store.publish(chunks, manifest)
+        if not self.learner.shards or self.learner.shards.rank == 0:
+            await self._store.publish(chunks, manifest)
         await self._compute(self._adopt, manifest)
         return manifest
 
@@ -119,6 +133,8 @@ class LocalRank:
         size, deadline_s = config.num_ranks, config.learner.deadline_s
         store = self._meeting if rank == 0 else find_store(host, port, size, deadline_s)
         self.learner.exchange = TorchExchange(store, rank, size, deadline_s)
+        if config.sharded:
+            self.learner.shard()
 
     async def _compute(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

@@ -14,7 +14,14 @@ from typing import Protocol, TypeVar
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import EnvironmentProblem, LearnerLost
 from alphagrpo.learner.notes import GroupNotes
-from alphagrpo.learner.steps import LearnerState, StepEnd, StepTaken, step_end, update_report
+from alphagrpo.learner.steps import (
+    LearnerState,
+    Part,
+    StepEnd,
+    StepTaken,
+    step_end,
+    update_report,
+)
 from alphagrpo.ports import TrainingBlock, TrainingGroup, UpdateReport
 from alphagrpo.types import WeightsManifest
 
@@ -44,6 +51,14 @@ class Rank(Protocol):
         self, groups: Sequence[TrainingGroup], settled: int
     ) -> Sequence[GroupNotes]:
         """Replay the groups behind the references."""
+        ...
+
+    async def prepare(self, group: TrainingGroup, counts: bool) -> None:
+        """Fetch a group for a round, and raise what is wrong with it where it counts."""
+        ...
+
+    async def keep_step(self, part: Part, number: int, counts: bool) -> GroupNotes:
+        """Replay a part of the group that was prepared, together with all other ranks."""
         ...
 
     async def finish(self, end: StepEnd) -> StepTaken:
@@ -80,12 +95,10 @@ class RankedLearner:
         """Bring the ranks together, and prove that they have the same model.
 
         Raises:
-            EnvironmentProblem: where they do not meet in time, or hold other parameters.
+            EnvironmentProblem: where they hold other parameters, or do not meet in time.
         """
         if len(self._ranks) == 1:
             return
-        host, port = await self._call(0, self._ranks[0].open)
-        await self._all(lambda rank, index: rank.join(host, port, index))
         prints = await self._all(lambda rank, _: rank.fingerprint())
         for index, own in enumerate(prints):
             if own != prints[0]:
@@ -94,6 +107,8 @@ class RankedLearner:
                     f"{index} has {own[:12]} and rank 0 {prints[0][:12]}; give all nodes the same "
                     "model folder"
                 )
+        host, port = await self._call(0, self._ranks[0].open)
+        await self._all(lambda rank, index: rank.join(host, port, index))
 
     async def begin(self) -> None:
         """Begin a step; what was summed for one that was abandoned is forgotten."""

@@ -6,11 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Literal
 
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import PolicyDataError
 from alphagrpo.learner.notes import GroupNotes, StepNotes
 from alphagrpo.ports import RankSeconds, UpdateReport
+
+Part = Literal["samples", "drafts"]
+"""What of a training group is replayed at a time, where ranks keep step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

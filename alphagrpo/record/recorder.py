@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from alphagrpo.eval.figures import differences, summarise
+from alphagrpo.record.pace import step_pace
 from alphagrpo.record.summary import (
     EvaluationSummary,
     PublishedWeights,
@@ -14,7 +15,7 @@ from alphagrpo.record.summary import (
     sample_counts,
     stage_seconds,
     step0_parity,
-    total,
+    trained_s,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Recorder:
             run=self._config.name,
             steps=int(metrics[-1]["step"]) if metrics else 0,
             wall_s=round(wall_s, 3),
-            training_s=round(total(metrics, "time/step_s"), 3),
+            training_s=round(trained_s(metrics), 3),
             evaluation=EvaluationSummary(
                 before=summarise(before),
                 after=summarise(after),
@@ -76,6 +77,7 @@ class Recorder:
             ),
             samples=sample_counts(metrics),
             time=stage_seconds(metrics),
+            pace=step_pace(metrics, self._config.rollout.max_lag),
             parity=step0_parity(metrics),
             weights=PublishedWeights(
                 version=weights.version if weights else None,

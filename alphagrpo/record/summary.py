@@ -14,6 +14,7 @@ from typing import Any
 from alphagrpo.eval.figures import SortFigures
 from alphagrpo.eval.lines import Measure
 from alphagrpo.eval.paired import PairedDifference
+from alphagrpo.json_records import LEFT_OUT
 from alphagrpo.types import Sort
 
 Metrics = Sequence[Mapping[str, Any]]
@@ -45,14 +46,31 @@ class SampleCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSeconds:
-    """Seconds over all steps by stage; they add up to the steps' wall time."""
+    """Seconds that all steps waited, by what for; they add up to the steps' wall time.
+
+    What went on behind something else is in none of them.
+    """
 
     rollout_s: float = 0.0
+    """Until a step's last group was sampled."""
     verify_wait_s: float = 0.0
-    """Waiting for verdicts that drawing did not hide."""
+    """From there until its last verdict."""
     learn_s: float = 0.0
+    """From there until the optimizer had stepped."""
     sync_s: float = 0.0
-    """Publishing and pulling weights."""
+    """Publishing weights, and the busiest runner's pull."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPace:
+    """Medians over the steps (:func:`alphagrpo.record.pace.timed_steps`)."""
+
+    step_s: float
+    """T: wall time of a step."""
+    bound_s: float
+    """T*: its longest stage, which no step can beat."""
+    efficiency: float
+    """T* / T of a step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +101,12 @@ class RunSummary:
     wall_s: float | None = None
     """Seconds of all parts of the run, evaluations and starts included."""
     training_s: float | None = None
-    """Seconds of the steps."""
+    """Wall seconds of the steps of all parts of the run."""
     evaluation: EvaluationSummary = field(default_factory=EvaluationSummary)
     samples: SampleCounts = field(default_factory=SampleCounts)
     time: StageSeconds = field(default_factory=StageSeconds)
+    pace: StepPace | None = field(default=None, metadata=LEFT_OUT)
+    """None of a run without a step, or whose steps did not measure it."""
     parity: Parity = field(default_factory=Parity)
     weights: PublishedWeights = field(default_factory=PublishedWeights)
     prompts_set_aside: Mapping[str, str] = field(default_factory=dict)
@@ -102,8 +122,13 @@ def total(metrics: Metrics, key: str) -> float:
     return math.fsum(line.get(key) or 0.0 for line in metrics)
 
 
+def values_of(metrics: Metrics, key: str) -> list[float]:
+    """A figure of the steps that have it."""
+    return [line[key] for line in metrics if line.get(key) is not None]
+
+
 def trained_s(metrics: Metrics) -> float:
-    """Seconds that all steps took by the clock; of older lines, the sum of their stages."""
+    """Wall seconds of all steps: as whoever drove them saw it, else as the steps themselves did."""
     return math.fsum(line.get("time/wall_s") or line.get("time/step_s") or 0.0 for line in metrics)
 
 

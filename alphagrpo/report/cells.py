@@ -28,3 +28,13 @@ def ratio_cell(value: float | None) -> str:
 def reward_cell(value: float | None) -> str:
     """A reward to three digits."""
     return ABSENT if value is None else f"{value:.3f}"
+
+
+def seconds_cell(value: float | None) -> str:
+    """Seconds, of three digits or so: ``0.85 s``, ``35.0 s``, ``17.0 min``, ``4.9 h``."""
+    if value is None:
+        return ABSENT
+    for unit, length in (("h", 3600), ("min", 60)):
+        if value >= 2 * length:
+            return f"{value / length:.1f} {unit}"
+    return f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"

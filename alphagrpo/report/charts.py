@@ -59,11 +59,13 @@ def line_chart(
     *,
     percent: bool = False,
     from_zero: bool = False,
+    up_to: float | None = None,
     limit: tuple[float, str] | None = None,
 ) -> str:
     """An SVG line chart over steps; empty text where no series has a point.
 
     ``limit`` is a value with its name, shown as a dashed line. ``percent`` labels y as per cent.
+    The axis reaches ``up_to`` at least.
     """
     lines = [line for line in series if line.points]
     if not lines:
@@ -72,6 +74,8 @@ def line_chart(
     ys = [y for line in lines for _, y in line.points]
     if limit is not None:
         ys.append(limit[0])
+    if up_to is not None:
+        ys.append(up_to)
     scale = scale_for(xs, ys, from_zero=from_zero)
     body = [axes(scale, percent=percent)]
     if limit is not None:

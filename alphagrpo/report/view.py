@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from alphagrpo.lag import measured_lag
 from alphagrpo.record.curve import heldout_curve, probed_ids
-from alphagrpo.report.curves import charts
+from alphagrpo.report.curves import charts, pace_charts
 from alphagrpo.report.figures import (
     REFINEMENT_COLUMNS,
     SORT_NAMES,
@@ -23,11 +24,12 @@ from alphagrpo.report.figures import (
     notes,
     refinement_rows,
 )
+from alphagrpo.report.pace import WAIT_COLUMNS, pace_facts, reading, wait_rows
 
 if TYPE_CHECKING:
     from alphagrpo.eval.lines import HeldOutLine
     from alphagrpo.record.folder import RunFolder
-    from alphagrpo.record.summary import RunSummary
+    from alphagrpo.record.summary import Metrics, RunSummary
     from alphagrpo.types import Sort
 
 NUM_GROUPS = 3
@@ -65,11 +67,25 @@ def build_view(folder: RunFolder, progress: Progress | None = None) -> dict[str,
         "headlines": headlines(summary, heldout),
         "facts": facts(summary, metrics),
         "charts": charts(metrics, heldout, config),
+        "pace": pace_view(metrics, config),
         "groups": [group_view(folder, step, rows) for step, rows in sample_groups(folder)],
         "pairs": {name: pairs(folder, sort, before, after) for sort, name in SORT_NAMES.items()},
         "notes": notes(summary, metrics),
         "versions": config.pop("versions", {}),
         "config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+    }
+
+
+def pace_view(metrics: Metrics, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the time went; a part that the run did not measure is empty."""
+    max_lag = config["rollout"]["max_lag"]
+    return {
+        "facts": pace_facts(metrics, max_lag),
+        "averaged": max_lag > 0,
+        "readings": [told for told in (reading(metrics, config), measured_lag(metrics)) if told],
+        "wait_columns": WAIT_COLUMNS,
+        "waits": wait_rows(metrics, max_lag),
+        "charts": pace_charts(metrics, config),
     }
 
 

@@ -153,6 +153,7 @@ def training_groups(
             drafts=weights.drafts,
             place=position,
             rank=report.job.ranks[0],
+            task=report.job.task,
         )
         return (whole,)
     parts = [(part, weights.drafts) for part in report.draft_slices if weights.drafts is not None]
@@ -164,6 +165,7 @@ def training_groups(
             samples=all_samples.part(part.job.samples),
             place=first + index,
             rank=part.job.ranks[0],
+            task=part.job.task,
         )
         for index, (part, all_samples) in enumerate(parts)
         if all_samples is not None

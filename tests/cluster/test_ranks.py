@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from actors.run import MeshRun
 from alphagrpo.config import RunConfig
 from alphagrpo.loop import StepReport
+from alphagrpo.policy.checkpoint import open_checkpoint, read_state
 from tests.tiny_run import DECOMPOSER, VERIFIER, config_for, write_model, write_prompts
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -143,3 +144,28 @@ def test_runners_that_learn_what_they_drew_learn_what_ranks_of_their_own_do(
     for name, gradient in gradients(checkpoint).items():
         np.testing.assert_array_equal(gradients(tmp_path / "saved")[name], gradient)
     assert reports[0].metrics["time/bound_s"] == reports[0].metrics["stage/shared_s"]
+
+
+def test_ranks_with_shares_learn_what_one_learns_and_any_number_goes_on(
+    files: Any, tmp_path: Path, mesh_cluster: str
+) -> None:
+    """Two ranks with shares of the experts; their checkpoint on one rank and on three."""
+    one = run_of(config_for("whole", *files), tmp_path / "whole")
+    shares = {"ranks": 2, "sharded": True}
+    two = run_of(config_for("shares", *files, learner=shares), tmp_path / "shares")
+    assert two.rewards[0] == one.rewards[0]
+    assert two.reports[0].metrics["parity/image_max_abs_log_ratio"] == 0.0
+    expected = gradients(tmp_path / "whole")
+    largest = max(np.abs(gradient).max() for gradient in expected.values())
+    folder = tmp_path / "shares" / "learner"
+    with open_checkpoint(folder, read_state(folder)) as saved:
+        for name, gradient in expected.items():
+            found = saved.read(name, None).numpy()
+            np.testing.assert_allclose(found, gradient, rtol=0, atol=1e-5 * largest)
+    for ranks in (1, 3):
+        learner = {"ranks": ranks, "sharded": True}
+        with started(config_for(f"on-{ranks}", *files, learner=learner)) as run:
+            run.restore(tmp_path / "shares")
+            report = run.step()
+            assert [s.reward for g in report.groups for s in g.samples] == two.rewards[1]
+            assert report.step == 2

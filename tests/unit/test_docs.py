@@ -44,6 +44,12 @@ MADE_BY_USERS = {
     "image/max_abs_log_ratio",
     "parity/image_max_abs_log_ratio",
     "parity/text_max_abs_log_ratio",
+    "hidden/verify_s",
+    "hidden/learn_s",
+    "hidden/sync_s",
+    "stage/draw_s",
+    "stage/learn_s",
+    "stage/shared_s",
     "application/json",
 }
 """What looks like a path of the repository and is none, and why."""

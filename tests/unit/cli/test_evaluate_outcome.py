@@ -24,6 +24,7 @@ from alphagrpo.record.summary import (
     RunSummary,
     SampleCounts,
     StageSeconds,
+    StepPace,
 )
 from alphagrpo.types import Sort
 from tests.fakes import make_config
@@ -94,6 +95,7 @@ SUMMARY = RunSummary(
     ),
     samples=SampleCounts(drawn=1200, scored=1190, invalid=10, trained=1100),
     time=StageSeconds(rollout_s=11.2, verify_wait_s=22.2, learn_s=33.3, sync_s=44.4),
+    pace=StepPace(step_s=12.4, bound_s=9.5, efficiency=0.766),
     parity=Parity(max_abs_log_ratio_step0=2.5e-7),
     memory={"mesh_gib": 5.4, "driver_gib": 1.25, "runner_gib": 4.0},
     stopped_by="SIGTERM",
@@ -107,16 +109,22 @@ def test_the_facts_are_the_summarys() -> None:
         ("whole run", "10:05"),
         ("samples", "1,200 drawn, 10 without a score, 1,100 trained on"),
         (
-            "seconds in",
-            "drawing 11, waiting for verdicts 22, learning 33, moving weights 44",
+            "seconds waited for",
+            "drawing 11, verdicts 22, learning 33, weights 44",
         ),
+        ("a step, median", "T 12.4 s, T* (longest stage) 9.50 s, efficiency T* / T 77%"),
         ("largest |log ratio| at step 0", "2.5e-07"),
         ("memory of the whole mesh", "5.40 GiB"),
         ("", "driver 1.25, runner 4.00"),
         ("ended by", "SIGTERM"),
     ]
     short = outcome.fact_rows(replace(SUMMARY, memory=None, stopped_by=None, parity=Parity()))
+    assert short[-2][0] == "a step, median"
     assert short[-1] == ("largest |log ratio| at step 0", "-")
+    earlier = outcome.fact_rows(replace(SUMMARY, pace=None))
+    assert [row for row in outcome.fact_rows(SUMMARY) if row not in earlier] == [
+        ("a step, median", "T 12.4 s, T* (longest stage) 9.50 s, efficiency T* / T 77%")
+    ], "what a run of an earlier version did not measure is left out"
 
 
 def test_differences_are_in_points_with_their_interval() -> None:

@@ -68,9 +68,10 @@ def world_judges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate_command, "judges_of", judges_of)
 
 
-def config_in(output: Path, **training: Any) -> RunConfig:
+def config_in(output: Path, max_lag: int = 0, **training: Any) -> RunConfig:
     return make_config(
         output=str(output),
+        rollout={"max_lag": max_lag},
         data={"heldout": "shapes:heldout"},
         evaluation={"num_plain": 6, "num_thought": 6, "every": 2, "num_probe": 3},
         training={"num_steps": 4, "checkpoint_every": 2, "report_groups_every": 1, **training},
@@ -221,6 +222,21 @@ def test_minutes_are_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(training_command, "perf_counter", lambda: next(clock))
     folder = train(config_in(tmp_path, max_minutes=1.0))
     assert [line["time/wall_s"] for line in folder.metrics()] == [30.0, 30.0]
+
+
+def test_a_resumed_run_with_lag_counts_its_wall_seconds_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps overlap with lag; by a clock on which each takes half a minute, two minutes are four of
+    them, before and after the interruption."""
+    clock = itertools.count(0.0, 30.0)
+    monkeypatch.setattr(training_command, "perf_counter", lambda: next(clock))
+    train(config_in(tmp_path, max_lag=1, num_steps=2))
+    folder = train(config_in(tmp_path, max_lag=1, num_steps=9, max_minutes=2.0), resume=True)
+    assert [line["time/wall_s"] for line in folder.metrics()] == [30.0] * 4
+    summary = folder.summary()
+    assert summary.training_s == 120.0
+    assert summary.stopped_by == "training.max_minutes (2)"
 
 
 def test_the_last_step_is_kept_whatever_its_number(tmp_path: Path) -> None:

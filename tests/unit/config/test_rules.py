@@ -13,6 +13,7 @@ from tests.fakes import make_config
 REFLECTION = {"prompt": "the picture should be {prompt}"}
 SILENT = {"task": {"think": False}, "reward": {"format_bonus": 0}}
 
+EXPERTS = {"path": "x", "trainable": "experts"}
 RULES = [
     (
         {"rollout": {"flow": {"num_points": 5, "window": {"allowed": [0, 11]}}}},
@@ -91,6 +92,16 @@ RULES = [
         {"learner": {"placement": "runners", "gpus": 1}},
         r"no device of its own, got learner\.gpus 1",
         "set it to 0",
+    ),
+    (
+        {"learner": {"sharded": True, "ranks": 2}},
+        r"got learner\.sharded true with model\.trainable lora",
+        "set it to false",
+    ),
+    (
+        {"learner": {"placement": "runners", "sharded": True}, "model": EXPERTS},
+        r"draws with whole weights, got learner\.sharded true",
+        r"learner\.placement to own",
     ),
     (
         {"learner": {"placement": "runners"}, "rollout": {"max_lag": 1}},
@@ -239,3 +250,21 @@ def test_a_reflection_prompt_quotes_the_prompt_and_leaves_other_braces_alone() -
     config = make_config(refinement={"prompt": "draw {prompt}, not {that}"})
     assert config.refinement is not None
     assert config.refinement.request("a {prompt} dog") == "draw a {prompt} dog, not {that}"
+
+
+@pytest.mark.parametrize(
+    ("learner", "trainable", "sharded"),
+    [
+        ({"ranks": 2, "gpus": 1}, "experts", True),
+        ({"ranks": 2}, "experts", False),
+        ({"ranks": 2, "sharded": True}, "experts", True),
+        ({"ranks": 2, "gpus": 1, "sharded": False}, "experts", False),
+        ({"ranks": 2, "gpus": 1}, "lora", False),
+        ({"gpus": 1, "sharded": True}, "experts", False),
+    ],
+)
+def test_experts_are_shared_out_over_ranks_that_have_a_gpu(
+    learner: dict[str, Any], trainable: str, sharded: bool
+) -> None:
+    config = with_sections(learner=learner, model={"path": "x", "trainable": trainable})
+    assert config.sharded == sharded

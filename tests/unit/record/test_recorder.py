@@ -20,9 +20,11 @@ from alphagrpo.record.summary import (
     RunSummary,
     SampleCounts,
     StageSeconds,
+    StepPace,
     dropped_groups,
     skipped_updates,
     step0_parity,
+    trained_s,
 )
 from alphagrpo.types import QuestionSet, RolloutJob, Score
 from tests.fakes import FakeDecomposer, FakeLearner, FakePool, make_config, make_prompts
@@ -155,11 +157,44 @@ async def test_the_summary_sums_over_the_steps_of_all_parts_of_a_run(tmp_path: P
     assert summary.time == StageSeconds(
         rollout_s=0.375, verify_wait_s=2.375, learn_s=4.375, sync_s=6.375
     )
+    assert summary.pace is None
     assert summary.weights == PublishedWeights()
     assert summary.evaluation.before == summary.evaluation.difference == {}
     assert Recorder(folder, config).earlier_wall_s() == 0.0
     folder.write_summary(summary)
     assert Recorder(folder, config).earlier_wall_s() == 7.0
+
+
+def test_training_takes_the_wall_seconds_of_its_steps_each_once(tmp_path: Path) -> None:
+    lines = [
+        {"time/step_s": 3.0, "time/wall_s": 4.0},
+        {"time/step_s": 5.0, "time/wall_s": None},
+        {"step": 3},
+    ]
+    assert trained_s(lines) == 9.0
+    config = config_in(tmp_path)
+    folder = RunFolder.create(config)
+    for step in (1, 2):
+        report = step_report(step, **{"time/step_s": 3.0})
+        Recorder(folder, config).record_step(report, {"time/wall_s": 4.0})
+    assert Recorder(folder, config).summary(wall_s=9.0, weights=None).training_s == 8.0
+
+
+def test_the_summary_has_the_pace_of_steps_that_measured_it(tmp_path: Path) -> None:
+    times = {"time/step_s": 12.0, "time/bound_s": 9.0, "time/efficiency": 0.75}
+    config = config_in(tmp_path)
+    folder = RunFolder.create(config)
+    Recorder(folder, config).record_step(step_report(1, **times))
+    folder.write_summary(Recorder(folder, config).summary(wall_s=13.0, weights=None))
+    assert folder.summary().pace == StepPace(step_s=12.0, bound_s=9.0, efficiency=0.75)
+    lagging = make_config(output=str(tmp_path), name="lagging", rollout={"max_lag": 1})
+    folder, each = RunFolder.create(lagging), {"busy/draw": 0.5, "busy/learn": 0.5}
+    for step, (draw_s, learn_s) in enumerate([(9.0, 3.0), (3.0, 9.0)], start=1):
+        stages = {"stage/draw_s": draw_s, "stage/learn_s": learn_s}
+        report = step_report(step, **times, **stages, **each)
+        Recorder(folder, lagging).record_step(report)
+    pace = Recorder(folder, lagging).summary(wall_s=25.0, weights=None).pace
+    assert pace == StepPace(step_s=12.0, bound_s=6.0, efficiency=0.5)
 
 
 async def test_the_summarys_evaluation_is_that_of_the_lines_on_disk(tmp_path: Path) -> None:

@@ -51,6 +51,12 @@ def test_labels_of_shares_that_lie_close_have_a_digit_more() -> None:
     assert labels(0.42, 0.5) == ["42.5%", "45.0%", "47.5%", "50.0%"]
 
 
+def test_an_axis_reaches_as_far_as_it_is_asked_to() -> None:
+    line = Series(name="a", points=((0.0, 0.2), (1.0, 0.3)))
+    svg = line_chart([line], percent=True, from_zero=True, up_to=1.0)
+    assert re.findall(r">([\d.]+%)<", svg) == ["0%", "50%", "100%"]
+
+
 def test_the_moving_average_keeps_a_straight_line_inside() -> None:
     line = [(float(x), 2.0 * x) for x in range(30)]
     assert [y for _, y in moving_average(line)[5:25]] == pytest.approx(range(10, 50, 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alphagrpo.eval.figures import SortFigures
 from alphagrpo.record.curve import HeldOutCurve
 from alphagrpo.record.summary import EvaluationSummary, Parity, RunSummary, SampleCounts
-from alphagrpo.report.curves import STAGES, heldout_note, heldout_series, stage_chart
+from alphagrpo.report.curves import heldout_note, heldout_series
 from alphagrpo.report.figures import facts, notes
 
 
@@ -63,10 +63,3 @@ def test_the_held_out_chart_says_on_how_many_prompts_it_stands() -> None:
         "by the oracle, which never rewards; every point is of the same 32 prompts that need a "
         "thought and 48 of 256 plain prompts"
     )
-
-
-def test_stages_are_stacked_for_steps_that_have_all_of_them() -> None:
-    whole = {name: 1.0 for name in STAGES}
-    svg = stage_chart([{"step": 1, **whole}, {"step": 2}, {"step": 3, **whole}])
-    assert svg.count('class="area') == len(STAGES) == 4
-    assert stage_chart([{"step": 1, "time/learn_s": 1.0}]) == ""

@@ -1,0 +1,109 @@
+"""The front of ranks that hold shares of the model: all of them replay together, round by round.
+
+A pass through a sharded layer is a collective of all ranks (:mod:`alphagrpo.learner.sharding`), so
+that groups are not dealt beforehand: a round has a part for each rank, all of one form.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from alphagrpo.config import RunConfig
+from alphagrpo.learner.ranked import Rank, RankedLearner
+from alphagrpo.learner.steps import Part
+from alphagrpo.ports import TrainingBlock, TrainingGroup, UpdateReport
+from alphagrpo.types import WeightsManifest
+
+
+class _Turn(NamedTuple):
+    """A part of a group that one rank replays in a round."""
+
+    group: TrainingGroup
+    part: Part
+
+
+class SteppingLearner(RankedLearner):
+    """:class:`alphagrpo.ports.Learner` over ranks with shares.
+
+    Rounds are made in the order of the groups' places, whoever came first, so that a step gives the
+    same bits streamed or not. A group that is late holds up all later ones.
+    """
+
+    def __init__(self, ranks: Sequence[Rank], config: RunConfig) -> None:
+        super().__init__(ranks, config)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._waiting: dict[int, TrainingGroup] = {}
+        self._turns_of: dict[str, list[_Turn]] = {}
+        """Parts that wait for a round, by the task that decides their form."""
+        self._before: dict[str, list[_Turn]] = {}
+        self._number = 0
+        self._rounds = asyncio.Lock()
+
+    async def begin(self) -> None:
+        """Begin a step; what was summed for one that was abandoned is forgotten."""
+        async with self._rounds:
+            await super().begin()
+        self._forget()
+
+    async def accumulate(self, block: TrainingBlock) -> None:
+        """Replay as many whole rounds as there are parts for."""
+        self._waiting |= {group.place: group for group in block.groups}
+        async with self._rounds:
+            await self._take_rounds(block.settled)
+
+    async def finish(self, denominator: float) -> UpdateReport:
+        """Replay what is left, and end the step."""
+        async with self._rounds:
+            last = max(self._waiting, default=-1) + 1
+            await self._take_rounds(last)
+            for task, turns in self._turns_of.items():
+                if turns:
+                    await self._round(task, turns)
+            return await super().finish(denominator)
+
+    async def publish(self) -> WeightsManifest:
+        """Publish the parameters, which all ranks gather."""
+        manifest, *_ = await self._all(lambda rank, _: rank.publish())
+        return manifest
+
+    async def save(self, folder: str) -> None:
+        """Write the learner's state into ``folder``, each rank its share."""
+        await self._all(lambda rank, _: rank.save(folder))
+
+    async def _take_rounds(self, settled: int) -> None:
+        for place in sorted(place for place in self._waiting if place < settled):
+            group = self._waiting.pop(place)
+            for task, turn in self._parts(group):
+                turns = self._turns_of.setdefault(task, [])
+                turns.append(turn)
+                if len(turns) == len(self._ranks):
+                    self._turns_of[task] = []
+                    await self._round(task, turns)
+
+    def _parts(self, group: TrainingGroup) -> list[tuple[str, _Turn]]:
+        parts: list[tuple[str, _Turn]] = [(group.task, _Turn(group, "samples"))]
+        if group.drafts is not None:
+            parts.insert(0, ("rt2i", _Turn(group, "drafts")))
+        return parts
+
+    async def _round(self, task: str, turns: list[_Turn]) -> None:
+        """Each rank replays its part; one that has none repeats its last, or the first, times 0."""
+        spare = self._before.get(task, [turns[0]] * len(self._ranks))
+        every = [*turns, *spare[len(turns) :]]
+        number, self._number = self._number, self._number + 1
+        self._before[task] = every
+        await self._all(lambda rank, index: rank.prepare(every[index].group, index < len(turns)))
+        notes = await self._all(
+            lambda rank, index: rank.keep_step(every[index].part, number, index < len(turns))
+        )
+        for own, note in zip(self._notes[: len(turns)], notes, strict=False):
+            own.append(note)
+
+
+def front_of(ranks: Sequence[Rank], config: RunConfig) -> RankedLearner:
+    """The front of a config's ranks."""
+    return SteppingLearner(ranks, config) if config.sharded else RankedLearner(ranks, config)
