@@ -40,29 +40,35 @@ T* is the longest stage: a role's seconds of work, spread evenly over its proces
 long run can be shorter; at lag 0 a step also has to draw its first group before it can learn, which
 alone is 1 / (groups a runner x slices) of T* where both stages are equal. **Rules alone** is
 wall / T* of the same program on a virtual clock, where nothing but sleeping takes time: what is
-above it is processes, calls and the machine. CPU is of all threads of a process, per group. Steps
-are medians without the first; a goal is judged by its figure as measured here."""
+above it, also told in milliseconds a group, is processes, calls and the machine. CPU is of all
+threads of a process, in milliseconds a group: the driver's, and the central learner's, which has
+the front of the ranks. Two calls of actors with nothing in them, one with two returns as a group
+has, cost this driver {bare:.2f} ms. Steps are medians without the first, means with lag. A goal is
+judged by its figure as measured here."""
 
 
-def measured_by_ray(tables: Sequence[Table], narrator: Narrator) -> list[Answer]:
-    """All tables over actors of a cluster of their own."""
+def measured_by_ray(tables: Sequence[Table], narrator: Narrator) -> tuple[list[Answer], float]:
+    """All tables over actors of a cluster of their own, and what two bare calls cost there."""
     from benchmarks.mesh.page import Answer
 
     with ray_session(None, num_cpus=AT_ONCE, store_bytes=STORE_BYTES):
-        measured = asyncio.run(_measure_all(tables, narrator))
-    with narrator.stage("the rules alone"):
-        return [
+        measured, bare_ms = asyncio.run(_measure_all(tables, narrator))
+    with narrator.stage("The rules alone"):
+        answers = [
             Answer(table, rows, virtually(table))
             for table, rows in zip(tables, measured, strict=True)
         ]
+    return answers, bare_ms
 
 
-async def _measure_all(tables: Sequence[Table], narrator: Narrator) -> list[tuple[Measured, ...]]:
-    from benchmarks.mesh.measuring import measure
+async def _measure_all(
+    tables: Sequence[Table], narrator: Narrator
+) -> tuple[list[tuple[Measured, ...]], float]:
+    from benchmarks.mesh.measuring import bare_calls_ms, measure
     from benchmarks.mesh.processes import RayProcesses
 
     rows = [row for table in tables for row in table.rows]
-    with narrator.stage("processes"):
+    with narrator.stage("Processes"):
         processes = RayProcesses(
             num_runners=max(row.runners for row in rows),
             num_ranks=max(row.ranks for row in rows),
@@ -72,7 +78,7 @@ async def _measure_all(tables: Sequence[Table], narrator: Narrator) -> list[tupl
     for table in tables:
         with narrator.stage(table.title):
             measured.append(tuple([await measure(row, processes) for row in table.rows]))
-    return measured
+    return measured, await bare_calls_ms(processes.runners[:16])
 
 
 def virtually(table: Table) -> tuple[Measured, ...]:
@@ -109,9 +115,9 @@ def main() -> None:
     from benchmarks.mesh.page import page
     from benchmarks.mesh.rows import tables
 
-    preface = PREFACE.format(load=os.getloadavg()[0], commit=commit())
-    answers = measured_by_ray(tables(), Narrator())
-    text = page(answers, preface)
+    load, at = os.getloadavg()[0], commit()
+    answers, bare_ms = measured_by_ray(tables(), Narrator())
+    text = page(answers, PREFACE.format(load=load, commit=at, bare=bare_ms))
     print(text)
     (RESULTS / "mesh.md").write_text(text, encoding="utf-8")
     records = [record for answer in answers for record in answer.records()]

@@ -76,16 +76,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Over the counted steps of a row: medians, and the mean of their work."""
+    """Over the counted steps of a row."""
 
     row: Row
     wall_s: float
-    """Of a step."""
+    """Of a step: the median, and the mean where steps overlap (lag)."""
     work: Work
+    """The mean."""
     driver_ms: float
-    """CPU of the driver's process, all its threads, per group."""
+    """Median CPU of the driver's process, all its threads, per group."""
     central_ms: float
-    """CPU of the central learner's process per group; 0 where its front is in the driver's."""
+    """Median CPU of the central learner's process per group; 0 where the driver has its front."""
 
     @property
     def ratio(self) -> float:
@@ -126,9 +127,10 @@ async def measure(row: Row, processes: Processes) -> Measured:
             jobs.append([group.job for group in report.groups])
     finally:
         await loop.close()
+    middle = statistics.fmean if config.rollout.max_lag else statistics.median
     return Measured(
         row=row,
-        wall_s=statistics.median(walls[1:]),
+        wall_s=middle(walls[1:]),
         work=Work.of(jobs[1:], stages, config),
         driver_ms=1000 * statistics.median(driver[1:]) / row.prompts,
         central_ms=1000 * statistics.median(central[1:]) / row.prompts,

@@ -14,7 +14,7 @@ from benchmarks.tables import markdown
 
 COLUMNS = (
     "runners", "ranks", "groups", "what", "step, s", "T*, s", "wall / T*", "rules alone", "goal",
-    "draw busy", "learn busy", "driver CPU, ms", "learner CPU, ms",
+    "above rules, ms", "draw busy", "learn busy", "driver CPU, ms", "learner CPU, ms",
 )  # fmt: skip
 
 
@@ -65,6 +65,7 @@ def cells(measured: Measured, ideal: Measured) -> list[str]:
         number_cell(measured.ratio) if sleeps else ABSENT,
         number_cell(ideal.ratio) if sleeps else ABSENT,
         ABSENT if goal is None else goal.cell(measured.ratio),
+        f"{1000 * (measured.wall_s - ideal.wall_s) / row.prompts:.1f}",
         share_cell(measured.draw_busy if sleeps else None),
         share_cell(measured.learn_busy if sleeps else None),
         f"{measured.driver_ms:.2f}",
@@ -97,6 +98,6 @@ def number_cell(value: float) -> str:
 
 def page(answers: Sequence[Answer], preface: str) -> str:
     """The whole page."""
-    return "\n".join(["# The mesh over stages that sleep", "", preface, "", *(
-        answer.markdown() for answer in answers
-    )])  # fmt: skip
+    parts = ["# The mesh over stages that sleep", preface]
+    parts += [answer.markdown().rstrip() for answer in answers]
+    return "\n\n".join(parts) + "\n"

@@ -84,16 +84,16 @@ class RayProcesses:
             name = actor_name(RUN, role)
             return actor(kind).options(name=name, num_cpus=0, max_concurrency=AT_ONCE).remote(index)
 
-        self._runners = [start(SleepingRunner, runner_role(i), i) for i in range(num_runners)]
+        self.runners = [start(SleepingRunner, runner_role(i), i) for i in range(num_runners)]
         self._ranks = [start(SleepingLearner, rank_role(i), i) for i in range(num_ranks)]
 
     async def ready(self) -> None:
         """Wait until all have started."""
-        await asyncio.gather(*(h.status.remote() for h in self._runners + self._ranks))
+        await asyncio.gather(*(h.status.remote() for h in self.runners + self._ranks))
 
     async def prepare(self, config: RunConfig, stages: Stages) -> Mesh:
         """See :class:`Processes`."""
-        runners = self._runners[: config.rollout.num_runners]
+        runners = self.runners[: config.rollout.num_runners]
         ranks = self._ranks[: config.learner.ranks]
         await asyncio.gather(*(h.prepare.remote(config, stages) for h in runners + ranks))
         if config.learner.on_runners:
