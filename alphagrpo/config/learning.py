@@ -29,6 +29,9 @@ class LearnerConfig(Section):
     streamed: bool = True
     """Replay groups while others of their step are still drawn. The sums are the same either way,
     bit for bit."""
+    groups_ahead: int = Field(4, ge=0)
+    """Groups per rank that may be replayed before one of an earlier place, whose rewards are late:
+    each keeps a gradient of its own until that one is summed."""
     recompute: bool = False
     """Recompute each layer in the backward pass (gradient checkpointing): a third more arithmetic,
     and one layer's activations at a time instead of all layers'."""

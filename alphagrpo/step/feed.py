@@ -11,16 +11,13 @@ from alphagrpo.step.blocks import StepBlocks, places_per_group, training_groups
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig
 
-MOST_AHEAD = 4
-"""Groups per rank that are replayed before one of an earlier place, whose rewards are late: each
-keeps a gradient of its own until that one is summed."""
-
 
 class StepFeed:
     """One step on its way into the learner.
 
     Gradients are summed in the order of the groups' places. Where a group is late, later ones are
-    replayed meanwhile, :data:`MOST_AHEAD` of a rank at most, and summed when its turn has come.
+    replayed meanwhile, ``learner.groups_ahead`` of a rank at most, and summed when its turn has
+    come.
     """
 
     def __init__(self, config: RunConfig, learner: Learner) -> None:
@@ -86,4 +83,5 @@ class StepFeed:
 
     def _may_go(self, position: int) -> bool:
         ahead = sum(handed > self._settled for handed in self._handed)
-        return position == self._settled or ahead < MOST_AHEAD * self._config.num_ranks
+        most = self._config.learner.groups_ahead * self._config.num_ranks
+        return position == self._settled or ahead < most

@@ -15,7 +15,9 @@ CARD_SIZES = (80e9, 141e9)
 
 
 def cases_of(name: str, *overrides: str) -> dict[str, Case]:
-    config: RunConfig = load_config(CONFIGS / f"bagel-7b-{name}.yaml", list(overrides))
+    """Of one learner beside seven runners, unless ``overrides`` say otherwise."""
+    measured = ["learner.ranks=1", "rollout.num_runners=7"]
+    config: RunConfig = load_config(CONFIGS / f"bagel-7b-{name}.yaml", [*measured, *overrides])
     return {case.name: case for case in cases(config, *model_size(config))}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from alphagrpo.errors import PolicyDataError
 from alphagrpo.ports import GroupReport, Sample, TrainingBlock
-from alphagrpo.step.feed import MOST_AHEAD, StepFeed
+from alphagrpo.step.feed import StepFeed
 from tests.fakes import FakeLearner, make_config, make_job, make_prompts, make_questions
 
 
@@ -25,7 +25,7 @@ def report(place: int) -> GroupReport:
     )
 
 
-def feed_of(fake: FakeLearner, **sections: Any) -> StepFeed:
+def feed_of(fake: FakeLearner, /, **sections: Any) -> StepFeed:
     algorithm = {"advantage_std": "group", **sections.pop("algorithm", {})}
     return StepFeed(make_config(algorithm=algorithm, **sections), fake)
 
@@ -58,14 +58,14 @@ async def test_a_dropped_group_settles_its_place() -> None:
 
 async def test_few_groups_are_replayed_ahead_of_one_that_is_late() -> None:
     learner = FakeLearner()
-    feed = feed_of(learner)
-    for place in range(1, MOST_AHEAD + 3):
+    feed = feed_of(learner, learner={"groups_ahead": 4})
+    for place in range(1, 7):
         feed.add(place, report(place))
     await asyncio.sleep(0)
-    assert [places for places, _ in handed(learner)] == [[p] for p in range(1, MOST_AHEAD + 1)]
+    assert [places for places, _ in handed(learner)] == [[p] for p in range(1, 5)]
     feed.add(0, report(0))
     await asyncio.sleep(0)
-    late = handed(learner)[MOST_AHEAD:]
+    late = handed(learner)[4:]
     assert late == [([0], 5), ([5], 6), ([6], 7)]
     await feed.finish()
 
