@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from benchmarks.mesh.measuring import ALL, Measured, Row
 from benchmarks.mesh.stages import Stages
@@ -167,14 +168,14 @@ def late_verdict() -> Table:
     runners, draw_s = 16, 0.2
     stages = Stages(draw_s=draw_s, learn_s=draw_s / runners, verify_s=0.02)
 
-    def row(label: str, *, std: str = "group", streamed: bool = True, late: bool = True) -> Row:
+    def row(label: str, *, std: str = "group", late: bool = True, **learner: Any) -> Row:
         return Row(
             label=label,
             runners=runners,
             prompts=4 * runners,
             stages=stages,
             std=std,
-            learner={"streamed": streamed},
+            learner=learner,
             late_s=LATE_S if late else 0.0,
             steps=3,
         )
@@ -187,6 +188,7 @@ standard deviation, and the blocks are completed in prompt order.""",
         rows=(
             row("group, nobody late", late=False),
             row("group, first late"),
+            row("group, first late, groups_ahead 64", groups_ahead=4 * runners),
             row("batch, nobody late", std="batch", late=False),
             row("batch, first late", std="batch"),
             row("not streamed, first late", streamed=False),
