@@ -14,6 +14,7 @@ BENCHMARKS = {
     "autoscaling": "replicas over time under a steady and a bursty load; reversals, failed calls",
     "install": "what an installation costs: megabytes and seconds of the wheel, of packages",
     "kernels": "kernels against eager torch and Liger: milliseconds, error, memory",
+    "mesh": "wall over the longest stage of steps that sleep: 4 to 64 runners, ranks, slices",
     "metrics": "series there at a first scrape and a minute later",
     "rounds": "one pass against one and two inference rounds: seconds, pictures per second",
     "weights": "publish, fetch and apply of 323 MB against put, get and one copy",
