@@ -32,6 +32,8 @@ class _Runner:
     index: int
     handle: Handle
     jobs: int = 0
+    samples: int = 0
+    """That its jobs ask for: slices of a group differ by one."""
     up: bool = True
 
 
@@ -102,7 +104,7 @@ class RayRolloutPool:
 
         if self._config.learner.on_runners:
             return await self._there(self._runners[job.ranks[0]], call)
-        return await self._anywhere(call)
+        return await self._anywhere(call, job.size)
 
     async def draw_drafts(
         self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
@@ -143,11 +145,11 @@ class RayRolloutPool:
         finally:
             await self._give_back(runner)
 
-    async def _anywhere(self, call: Callable[[Handle], Awaitable[T]]) -> T:
+    async def _anywhere(self, call: Callable[[Handle], Awaitable[T]], samples: int = 0) -> T:
         """Run ``call`` on a runner; again on another where the process was lost on the way."""
         losses = 0
         while True:
-            runner = await self._take()
+            runner = await self._take(samples)
             try:
                 return await call(runner.handle)
             except (RayActorError, ObjectLostError) as error:
@@ -162,10 +164,10 @@ class RayRolloutPool:
                         "it probably kills them: look for memory in the runners' logs"
                     ) from error
             finally:
-                await self._give_back(runner)
+                await self._give_back(runner, samples)
 
-    async def _take(self) -> _Runner:
-        """The runner with the fewest jobs among those that are up and have room."""
+    async def _take(self, samples: int) -> _Runner:
+        """The runner with the fewest samples to draw among those that are up and have room."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._free() is not None or not self._hope())
             runner = self._free()
@@ -175,18 +177,22 @@ class RayRolloutPool:
                     "resume once the cause is fixed"
                 )
             runner.jobs += 1
+            runner.samples += samples
             return runner
 
     def _free(self) -> _Runner | None:
         free = [r for r in self._runners if r.up and r.jobs < self._in_flight]
-        return min(free, key=lambda runner: (runner.jobs, runner.index), default=None)
+        return min(
+            free, key=lambda runner: (runner.samples, runner.jobs, runner.index), default=None
+        )
 
     def _hope(self) -> bool:
         return any(runner.up for runner in self._runners) or bool(self._reviving)
 
-    async def _give_back(self, runner: _Runner) -> None:
+    async def _give_back(self, runner: _Runner, samples: int = 0) -> None:
         async with self._changed:
             runner.jobs -= 1
+            runner.samples -= samples
             self._changed.notify_all()
 
     def _lose(self, runner: _Runner, error: Exception) -> None:

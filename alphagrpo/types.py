@@ -7,7 +7,7 @@ Legend of shapes: L text token, K trained SDE step, N image token, C latent chan
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
@@ -116,10 +116,35 @@ class Score:
     templates.
     """
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Verdicts travel as columns: a report has hundreds, and one by one they are most of what
+        it costs the process that reads it.
+        """
+        verdicts = self.verdicts
+        ids = [verdict.question_id for verdict in verdicts]
+        columns = (
+            None if ids == [question.id for question in self.questions] else ids,
+            [verdict.p_yes for verdict in verdicts],
+            [verdict.judge for verdict in verdicts],
+            [verdict.grade for verdict in verdicts],
+        )
+        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "verdicts"}
+        return _score_of_columns, (rest, columns)
+
     def answers(self) -> tuple[tuple[Question, Verdict], ...]:
         """Each question that was answered, in the order they were asked, with its verdict."""
         by_id = {verdict.question_id: verdict for verdict in self.verdicts}
         return tuple((q, by_id[q.id]) for q in self.questions if q.id in by_id)
+
+
+def _score_of_columns(rest: dict[str, Any], columns: tuple[Any, ...]) -> Score:
+    ids, *others = columns
+    asked = [question.id for question in rest["questions"]] if ids is None else ids
+    verdicts = (
+        Verdict(question_id=name, p_yes=p_yes, judge=judge, grade=grade)
+        for name, p_yes, judge, grade in zip(asked, *others, strict=True)
+    )
+    return Score(verdicts=tuple(verdicts), **rest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

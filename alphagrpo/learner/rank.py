@@ -56,7 +56,7 @@ class LocalRank:
         """
         self.learner = learner
         self._store, self._fetch, self._host = store, fetch, host
-        self._adopt = adopt
+        self._adopt, self._turn = adopt, asyncio.Lock()
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="learner")
         self._meeting: Any = None
         self._held: TrainingGroup | None = None
@@ -79,18 +79,25 @@ class LocalRank:
         return await self._compute(fingerprint, self.learner.module)
 
     async def begin(self) -> LearnerState:
-        """Forget what was summed for a step that was not taken."""
-        self._held = None
-        return await self._compute(self.learner.begin)
+        """Forget what was summed for a step that was not taken, and what still comes of it."""
+        async with self._turn:
+            self._held = None
+            return await self._compute(self.learner.begin)
 
     async def accumulate(
         self, groups: Sequence[TrainingGroup], settled: int
     ) -> Sequence[GroupNotes]:
-        """Replay the groups behind the references, one after the other."""
+        """Replay the groups behind the references, one after the other.
+
+        They are fetched at once, while those of an earlier call are replayed: calls are replayed in
+        the order they came, on which the order of the sum stands.
+        """
+        fetches = [asyncio.ensure_future(self._fetch(group.reference)) for group in groups]
         notes = []
-        for group in groups:
-            whole = replace(group, reference=await self._fetch(group.reference))
-            notes += await self._compute(self.learner.accumulate, [whole], settled)
+        async with self._turn:
+            for group, fetch in zip(groups, fetches, strict=True):
+                whole = replace(group, reference=await fetch)
+                notes += await self._compute(self.learner.accumulate, [whole], settled)
         return notes
 
     async def prepare(self, group: TrainingGroup, counts: bool) -> None:

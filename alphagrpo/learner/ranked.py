@@ -27,6 +27,9 @@ from alphagrpo.types import WeightsManifest
 
 T = TypeVar("T")
 
+CALLS = 2
+"""Calls of a rank at a time: it fetches the next group while it replays one."""
+
 
 class Rank(Protocol):
     """One process that learns. Its calls are answered in the order they were made."""
@@ -87,7 +90,7 @@ class RankedLearner:
 
     def __init__(self, ranks: Sequence[Rank], config: RunConfig) -> None:
         self._ranks, self._config = ranks, config
-        self._turns = [asyncio.Lock() for _ in ranks]
+        self._turns = [asyncio.Semaphore(CALLS) for _ in ranks]
         self._state = LearnerState(step=0, version=-1)
         self._notes: list[list[GroupNotes]] = [[] for _ in ranks]
 
@@ -167,7 +170,7 @@ class RankedLearner:
         return list(await asyncio.gather(*calls))
 
     async def _call(self, index: int, ask: Callable[..., Awaitable[T]], *arguments: object) -> T:
-        """One call of a rank at a time, each within the deadline."""
+        """A few calls of a rank at a time, each within the deadline."""
         limit_s = self._config.learner.deadline_s
         async with self._turns[index]:
             try:

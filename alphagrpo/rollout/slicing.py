@@ -49,8 +49,10 @@ class SlicedPool:
 
     @property
     def size(self) -> int:
-        """How many groups are worth having in flight at once."""
-        return max(1, self._pool.size // self._config.rollout.slices)
+        """How many groups are worth having in flight at once: one more than there is room
+        for, since slices may wait in the pool.
+        """
+        return -(-self._pool.size // self._config.rollout.slices) + 1
 
     async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
         """Draw pictures for evaluation."""

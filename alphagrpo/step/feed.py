@@ -29,6 +29,7 @@ class StepFeed:
         self._held: dict[int, tuple[TrainingGroup, ...]] = {}
         """Ready to be handed over, by position."""
         self._handed: set[int] = set()
+        """Handed over before one of an earlier place."""
         self._settled = 0
         self._calls: list[asyncio.Task[None]] = []
 
@@ -80,9 +81,9 @@ class StepFeed:
         while self._settled in self._handed or (
             self._settled in self._reports and self._reports[self._settled] is None
         ):
+            self._handed.discard(self._settled)
             self._settled += 1
 
     def _may_go(self, position: int) -> bool:
-        ahead = sum(handed > self._settled for handed in self._handed)
         most = self._config.learner.groups_ahead * self._config.num_ranks
-        return position == self._settled or ahead < most
+        return position == self._settled or len(self._handed) < most

@@ -21,7 +21,8 @@ from alphagrpo import seeds
 from alphagrpo.config import RunConfig
 from alphagrpo.learner.notes import GroupNotes
 from alphagrpo.learner.steps import LearnerState, StepEnd, StepTaken
-from alphagrpo.ports import GroupReport, Sample, Timings, TrainingGroup
+from alphagrpo.ports import GroupReport, Sample, Timings
+from alphagrpo.training import TrainingGroup
 from alphagrpo.types import (
     Prompt,
     Question,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import threading
 from collections.abc import Sequence
@@ -211,3 +212,25 @@ def _distance(one: Sequence[Tensor | None], other: Sequence[Tensor | None]) -> f
             norm += float(right.double().square().sum())
     assert norm > 0
     return (difference / norm) ** 0.5
+
+
+async def test_what_an_abandoned_step_still_replays_is_not_in_the_next() -> None:
+    """Its groups are being fetched when the next step begins."""
+    config = config_of(1, 1, streamed=True, trained_drafts=False)
+    step = await take_step(config)
+    gate = asyncio.Event()
+
+    async def fetch(group: Any) -> Any:
+        await gate.wait()
+        return group
+
+    learner = GRPOLearner(make_model(), config)
+    learner.export()
+    rank = LocalRank(learner, LocalStore(), fetch=fetch)
+    stale = asyncio.create_task(rank.accumulate(step.handed[:1], 0))
+    await asyncio.sleep(0)
+    begun = asyncio.create_task(rank.begin())
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(stale, begun)
+    assert learner._sum.take() is None
