@@ -310,7 +310,7 @@ class WeightsManifest:
 
     version: int
     checksum: str
-    """BLAKE3 over all chunks in order, hex."""
+    """BLAKE3 over the tensors' checksums in order, hex."""
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[str, ...]
@@ -320,4 +320,4 @@ class WeightsManifest:
     nbytes: int
     kind: WeightsKind = "full"
     checksums: tuple[str, ...] = ()
-    """BLAKE3 of each tensor's bytes, hex, in the order of the names: which one is broken."""
+    """BLAKE3 of each tensor's bytes, hex, in the order of the names."""

@@ -36,7 +36,7 @@ def flatten(
     """Copy ``parameters`` into read-only chunks of at most ``chunk_bytes``.
 
     Tensors follow one another without gaps, in the mapping's order and their own dtype; one may
-    straddle chunks. The manifest's checksum is the BLAKE3 of all bytes in order.
+    straddle chunks. Each has a BLAKE3 checksum, and the manifest one over these.
     """
     chunks: list[Chunk] = []
     packer = Packer(chunks.append, chunk_bytes)
@@ -71,13 +71,12 @@ class Packer:
     def __init__(self, emit: Callable[[Chunk], object], chunk_bytes: int = CHUNK_BYTES) -> None:
         self._emit, self._chunk_bytes = emit, chunk_bytes
         self._chunk, self._filled, self._nbytes = np.empty(0, np.uint8), 0, 0
-        self._digest = blake3(max_threads=blake3.AUTO)
         self._tensors: list[_Packed] = []
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Copy the bytes of the next tensor, on any device."""
         flat = tensor.detach().reshape(-1).contiguous().cpu().view(torch.uint8).numpy()
-        digest = blake3(flat.data, max_threads=blake3.AUTO).hexdigest()
+        digest = checksum([flat])
         self._tensors.append(
             _Packed(name, tuple(tensor.shape), _name(tensor.dtype), self._nbytes, digest)
         )
@@ -94,23 +93,23 @@ class Packer:
     def close(self, *, version: int, kind: WeightsKind = "full") -> WeightsManifest:
         """Hand on the last chunk; returns what they all hold."""
         self._hand_on()
+        checksums = tuple(tensor.checksum for tensor in self._tensors)
         return WeightsManifest(
             version=version,
-            checksum=self._digest.hexdigest(),
+            checksum=_of_all(checksums),
             names=tuple(tensor.name for tensor in self._tensors),
             shapes=tuple(tensor.shape for tensor in self._tensors),
             dtypes=tuple(tensor.dtype for tensor in self._tensors),
             offsets=tuple(tensor.offset for tensor in self._tensors),
             nbytes=self._nbytes,
             kind=kind,
-            checksums=tuple(tensor.checksum for tensor in self._tensors),
+            checksums=checksums,
         )
 
     def _hand_on(self) -> None:
         if self._filled:
             chunk = self._chunk[: self._filled]
             chunk.setflags(write=False)
-            self._digest.update(chunk.data)
             self._emit(chunk)
         self._chunk, self._filled = np.empty(0, np.uint8), 0
 
@@ -132,10 +131,11 @@ def apply(
             f"weights {manifest.version} must have {manifest.nbytes} bytes, got {arrived}; "
             "fetch them again"
         )
-    if (got := checksum(chunks)) != manifest.checksum:
+    found = _checksums(manifest, chunks)
+    if (got := _of_all(found)) != manifest.checksum:
         raise WeightsError(
             f"weights {manifest.version} must have checksum {manifest.checksum[:12]}, "
-            f"got {got[:12]}{_broken(manifest, chunks)}; fetch them again"
+            f"got {got[:12]}{_broken(manifest, found)}; fetch them again"
         )
     chunk_bytes = chunks[0].nbytes if chunks else CHUNK_BYTES
     with torch.no_grad():
@@ -149,28 +149,37 @@ def apply(
                 parameter.copy_(torch.from_numpy(flat).view(parameter.dtype).view(parameter.shape))
 
 
-def checksum(chunks: Sequence[Chunk]) -> str:
-    """BLAKE3 over all chunks in order, hex; the same however the bytes are cut.
+def checksum(pieces: Sequence[Chunk]) -> str:
+    """BLAKE3 over bytes in order, hex; the same however they are cut.
 
     A tree of hashes, which several cores share: at both ends SHA-256 was most of what moving
     weights took.
     """
     digest = blake3(max_threads=blake3.AUTO)
-    for chunk in chunks:
-        digest.update(chunk.data)
+    for piece in pieces:
+        digest.update(piece.data)
     return digest.hexdigest()
 
 
-def _broken(manifest: WeightsManifest, chunks: Sequence[Chunk]) -> str:
-    """Which tensors are to blame for a wrong checksum, for the message."""
-    ends = (*manifest.offsets[1:], manifest.nbytes)
-    broken = []
-    for name, start, end, own in zip(
-        manifest.names, manifest.offsets, ends, manifest.checksums, strict=False
-    ):
+def _of_all(checksums: Sequence[str]) -> str:
+    """One checksum of those of all tensors, so that no byte is hashed twice."""
+    return blake3("".join(checksums).encode()).hexdigest()
+
+
+def _checksums(manifest: WeightsManifest, chunks: Sequence[Chunk]) -> list[str]:
+    """Of each tensor that the manifest names, as it arrived."""
+    ends = (*manifest.offsets, manifest.nbytes)[1:]
+    found = []
+    for start, end in zip(manifest.offsets, ends, strict=True):
         pieces = _pieces(start, end - start, chunks, chunks[0].nbytes)
-        got = checksum([chunk[at : at + p.stop - p.start] for p, chunk, at in pieces])
-        broken += [name] if got != own else []
+        found.append(checksum([chunk[at : at + p.stop - p.start] for p, chunk, at in pieces]))
+    return found
+
+
+def _broken(manifest: WeightsManifest, found: Sequence[str]) -> str:
+    """Which tensors are to blame for a wrong checksum, for the message."""
+    sums = zip(manifest.names, manifest.checksums, found, strict=False)
+    broken = [name for name, expected, got in sums if expected != got]
     more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
     return f" ({broken[0]}{more} broken)" if broken else ""
 

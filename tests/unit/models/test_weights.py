@@ -67,8 +67,11 @@ def test_flipped_bit_is_refused_before_anything_changes() -> None:
 def test_each_tensor_has_a_checksum_of_its_own() -> None:
     parameters = make_parameters(0)
     manifest, _ = weights.flatten(parameters, version=0, chunk_bytes=7)
-    alone = [weights.flatten({n: t}, version=0)[0].checksum for n, t in parameters.items()]
-    assert manifest.checksums == tuple(alone)
+    alone = [weights.flatten({n: t}, version=0)[1] for n, t in parameters.items()]
+    assert manifest.checksums == tuple(weights.checksum(chunks) for chunks in alone)
+    other = weights.flatten(parameters | {"a.weight": -parameters["a.weight"]}, version=0)[0]
+    assert other.checksums[1:] == manifest.checksums[1:]
+    assert other.checksum != manifest.checksum
 
 
 def test_a_chunk_is_handed_on_as_soon_as_it_is_full() -> None:
