@@ -62,9 +62,9 @@ class LearnerActor:
         """Bring the ranks together, all of which run."""
         await self._front.start()
 
-    async def begin(self) -> None:
+    async def begin(self, attempt: int) -> None:
         """Begin an optimizer step."""
-        await self._front.begin()
+        await self._front.begin(attempt)
 
     async def accumulate(self, block: TrainingBlock) -> None:
         """Have the groups behind the references replayed."""
@@ -138,9 +138,9 @@ class RayLearner:
         """Bring the ranks together, all of which run."""
         await self._ask("start")
 
-    async def begin(self) -> None:
+    async def begin(self, attempt: int) -> None:
         """Begin an optimizer step."""
-        await self._ask("begin")
+        await self._ask("begin", attempt)
 
     async def accumulate(self, block: TrainingBlock) -> None:
         """Have groups replayed; the references travel, the groups do not."""

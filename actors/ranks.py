@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from alphagrpo.config import RunConfig
     from alphagrpo.learner.notes import GroupNotes
     from alphagrpo.learner.steps import LearnerState, Part, StepEnd, StepTaken
-    from alphagrpo.training import TrainingGroup
+    from alphagrpo.training import CallOrder, TrainingGroup
     from alphagrpo.types import WeightsManifest
 
 
@@ -70,16 +70,16 @@ class RayRank:
         """Checksum of all parameters and buffers."""
         return str(await self._ask("fingerprint"))
 
-    async def begin(self) -> LearnerState:
+    async def begin(self, attempt: int) -> LearnerState:
         """Forget what was summed for a step that was not taken."""
-        state: LearnerState = await self._ask("begin")
+        state: LearnerState = await self._ask("begin", attempt)
         return state
 
     async def accumulate(
-        self, groups: Sequence[TrainingGroup], settled: int
+        self, groups: Sequence[TrainingGroup], order: CallOrder
     ) -> Sequence[GroupNotes]:
         """Replay the groups; their references travel, the groups do not."""
-        notes: Sequence[GroupNotes] = await self._ask("accumulate", groups, settled)
+        notes: Sequence[GroupNotes] = await self._ask("accumulate", groups, order)
         return notes
 
     async def prepare(self, group: TrainingGroup, counts: bool) -> None:

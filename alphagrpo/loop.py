@@ -89,7 +89,7 @@ class TrainingLoop:
         self.manifest: WeightsManifest | None = None
         self._room = asyncio.Semaphore(self.pool.size)
         self._ahead: deque[StepDrawing] = deque()
-        self._newest = -1
+        self._newest = self._attempt = -1
 
     async def run_step(self) -> StepReport:
         """Sample, score, learn, publish. A step that raises before the optimizer leaves no trace:
@@ -100,9 +100,10 @@ class TrainingLoop:
         clock.published = perf_counter()
         drawing = self._ahead.popleft() if self._ahead else self._drawing(self.step, self.position)
         self._draw_ahead(drawing)
-        feed = StepFeed(self.config, self.learner)
+        self._attempt += 1
+        feed = StepFeed(self.config, self.learner, self._attempt)
         try:
-            await self.learner.begin()
+            await self.learner.begin(self._attempt)
             arrivals = await self._feed(drawing, feed)
             groups = [arrival.report for arrival in arrivals]
             usable = [group for group in groups if self._is_usable(group)]

@@ -212,8 +212,8 @@ class SlicePool(RolloutPool, Protocol):
 class Learner(Protocol):
     """Owns the policy's trainable parameters."""
 
-    async def begin(self) -> None:
-        """Begin an optimizer step; what was summed for one that was abandoned is forgotten."""
+    async def begin(self, attempt: int) -> None:
+        """Begin an optimizer step; what was summed for an earlier attempt is forgotten."""
         ...
 
     async def accumulate(self, block: TrainingBlock) -> None:

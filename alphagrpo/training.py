@@ -59,13 +59,43 @@ class TrainingGroup(GroupWeights):
     task: TaskName = "rt2i"
 
 
+@dataclass(frozen=True, slots=True)
+class CallOrder:
+    """Where a call of a learner stands among those of its step: on the way to another process
+    calls may overtake one another.
+    """
+
+    attempt: int
+    """At a step; calls of one that was given up are ignored."""
+    number: int
+    """Of the calls of this attempt, from 0."""
+    settled: int
+    """All groups at places below this one were handed over by this call or those before it, or will
+    never come."""
+
+
+class Settling:
+    """Up to which place all groups of a step are there, however its calls come."""
+
+    def __init__(self) -> None:
+        self._next, self._settled = 0, 0
+        self._early: dict[int, int] = {}
+
+    def arrived(self, order: CallOrder) -> int:
+        """A call is there; all groups at places below the number returned are, too."""
+        self._early[order.number] = order.settled
+        while self._next in self._early:
+            self._settled = max(self._settled, self._early.pop(self._next))
+            self._next += 1
+        return self._settled
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBlock:
     """Groups of one step whose advantages are known: what a learner is handed at a time."""
 
     groups: tuple[TrainingGroup, ...]
-    settled: int
-    """All groups at places below this one were handed over, or will never come."""
+    order: CallOrder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -186,7 +186,7 @@ class FakeLearner:
         self.begun = 0
         self.version = -1
 
-    async def begin(self) -> None:
+    async def begin(self, attempt: int) -> None:
         self.begun += 1
         self.blocks.clear()
 

@@ -32,28 +32,31 @@ class SteppingLearner(RankedLearner):
     """
 
     def __init__(self, ranks: Sequence[Rank], config: RunConfig) -> None:
+        self._rounds = asyncio.Lock()
         super().__init__(ranks, config)
-        self._forget()
 
-    def _forget(self) -> None:
+    def _forget(self, attempt: int) -> None:
+        super()._forget(attempt)
         self._waiting: dict[int, TrainingGroup] = {}
         self._turns_of: dict[str, list[_Turn]] = {}
         """Parts that wait for a round, by the task that decides their form."""
         self._before: dict[str, list[_Turn]] = {}
         self._number = 0
-        self._rounds = asyncio.Lock()
 
-    async def begin(self) -> None:
-        """Begin a step; what was summed for one that was abandoned is forgotten."""
+    async def begin(self, attempt: int) -> None:
+        """Begin a step; what was summed for an earlier attempt is forgotten."""
         async with self._rounds:
-            await super().begin()
-        self._forget()
+            await super().begin(attempt)
 
     async def accumulate(self, block: TrainingBlock) -> None:
         """Replay as many whole rounds as there are parts for."""
+        if block.order.attempt != self._attempt:
+            return
         self._waiting |= {group.place: group for group in block.groups}
+        settled = self._settling.arrived(block.order)
         async with self._rounds:
-            await self._take_rounds(block.settled)
+            if block.order.attempt == self._attempt:
+                await self._take_rounds(settled)
 
     async def finish(self, denominator: float) -> UpdateReport:
         """Replay what is left, and end the step."""

@@ -111,12 +111,11 @@ class GRPOLearner:
         self._taken.clear()
         return LearnerState(step=self.step, version=self.version)
 
-    def accumulate(self, groups: Sequence[TrainingGroup], settled: int = 0) -> list[GroupNotes]:
+    def accumulate(self, groups: Sequence[TrainingGroup]) -> list[GroupNotes]:
         """Replay groups of a step and add up their gradients; no parameter changes.
 
         Args:
             groups: each group itself in the place of its reference.
-            settled: all groups of this rank at places below have been here, or will never be.
 
         Returns:
             what there is to note of each.
@@ -128,8 +127,11 @@ class GRPOLearner:
         for training in groups:
             refuse_unfit(training, self.version, self.config, self.visits, self._taken)
             notes.append(self._replay(training))
-            self._sum.settle(settled)
         return notes
+
+    def settle(self, below: int) -> None:
+        """All groups at places below were replayed here, or will never be: add them up."""
+        self._sum.settle(below)
 
     def finish(self, end: StepEnd) -> StepTaken:
         """The optimizer step on what all ranks have summed; each of them must be called.

@@ -15,7 +15,7 @@ from alphagrpo.learner.state import load_learner, save_learner
 from alphagrpo.learner.steps import LearnerState, Part, StepEnd, StepTaken
 from alphagrpo.models.weights import fingerprint
 from alphagrpo.ports import WeightStore
-from alphagrpo.training import TrainingGroup
+from alphagrpo.training import CallOrder, Settling, TrainingGroup
 from alphagrpo.types import Group, WeightsManifest
 
 T = TypeVar("T")
@@ -60,6 +60,7 @@ class LocalRank:
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="learner")
         self._meeting: Any = None
         self._held: TrainingGroup | None = None
+        self._attempt, self._settling = -1, Settling()
 
     async def open(self) -> tuple[str, int]:
         """Serve what ranks find one another by, for as long as this process lives."""
@@ -78,26 +79,30 @@ class LocalRank:
         """Checksum of all parameters and buffers."""
         return await self._compute(fingerprint, self.learner.module)
 
-    async def begin(self) -> LearnerState:
+    async def begin(self, attempt: int) -> LearnerState:
         """Forget what was summed for a step that was not taken, and what still comes of it."""
         async with self._turn:
-            self._held = None
+            self._held, self._attempt, self._settling = None, attempt, Settling()
             return await self._compute(self.learner.begin)
 
     async def accumulate(
-        self, groups: Sequence[TrainingGroup], settled: int
+        self, groups: Sequence[TrainingGroup], order: CallOrder
     ) -> Sequence[GroupNotes]:
         """Replay the groups behind the references, one after the other.
 
-        They are fetched at once, while those of an earlier call are replayed: calls are replayed in
-        the order they came, on which the order of the sum stands.
+        They are fetched at once, while those of an earlier call are replayed. Calls may come in any
+        order: what they say of places counts once those before them are there.
         """
         fetches = [asyncio.ensure_future(self._fetch(group.reference)) for group in groups]
-        notes = []
+        fetched = await asyncio.gather(*fetches)
+        notes: list[GroupNotes] = []
         async with self._turn:
-            for group, fetch in zip(groups, fetches, strict=True):
-                whole = replace(group, reference=await fetch)
-                notes += await self._compute(self.learner.accumulate, [whole], settled)
+            if order.attempt != self._attempt:
+                return notes
+            for group, reference in zip(groups, fetched, strict=True):
+                whole = replace(group, reference=reference)
+                notes += await self._compute(self.learner.accumulate, [whole])
+            await self._compute(self.learner.settle, self._settling.arrived(order))
         return notes
 
     async def prepare(self, group: TrainingGroup, counts: bool) -> None:

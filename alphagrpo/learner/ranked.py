@@ -22,7 +22,13 @@ from alphagrpo.learner.steps import (
     step_end,
     update_report,
 )
-from alphagrpo.training import TrainingBlock, TrainingGroup, UpdateReport
+from alphagrpo.training import (
+    CallOrder,
+    Settling,
+    TrainingBlock,
+    TrainingGroup,
+    UpdateReport,
+)
 from alphagrpo.types import WeightsManifest
 
 T = TypeVar("T")
@@ -46,14 +52,14 @@ class Rank(Protocol):
         """Checksum of all parameters and buffers, frozen ones included."""
         ...
 
-    async def begin(self) -> LearnerState:
+    async def begin(self, attempt: int) -> LearnerState:
         """See :meth:`alphagrpo.learner.learner.GRPOLearner.begin`."""
         ...
 
     async def accumulate(
-        self, groups: Sequence[TrainingGroup], settled: int
+        self, groups: Sequence[TrainingGroup], order: CallOrder
     ) -> Sequence[GroupNotes]:
-        """Replay the groups behind the references."""
+        """Replay the groups behind the references; ``order`` is among this rank's calls."""
         ...
 
     async def prepare(self, group: TrainingGroup, counts: bool) -> None:
@@ -92,7 +98,7 @@ class RankedLearner:
         self._ranks, self._config = ranks, config
         self._turns = [asyncio.Semaphore(CALLS) for _ in ranks]
         self._state = LearnerState(step=0, version=-1)
-        self._notes: list[list[GroupNotes]] = [[] for _ in ranks]
+        self._forget(-1)
 
     async def start(self) -> None:
         """Bring the ranks together, and prove that they have the same model.
@@ -113,26 +119,37 @@ class RankedLearner:
         host, port = await self._call(0, self._ranks[0].open)
         await self._all(lambda rank, index: rank.join(host, port, index))
 
-    async def begin(self) -> None:
-        """Begin a step; what was summed for one that was abandoned is forgotten."""
-        self._notes = [[] for _ in self._ranks]
-        self._state, *_ = await self._all(lambda rank, _: rank.begin())
+    async def begin(self, attempt: int) -> None:
+        """Begin a step; what was summed for an earlier attempt is forgotten."""
+        self._forget(attempt)
+        self._state, *_ = await self._all(lambda rank, _: rank.begin(attempt))
+
+    def _forget(self, attempt: int) -> None:
+        self._attempt, self._settling = attempt, Settling()
+        self._notes: list[list[GroupNotes]] = [[] for _ in self._ranks]
+        self._calls = [0] * len(self._ranks)
 
     async def accumulate(self, block: TrainingBlock) -> None:
         """Hand each rank its groups of the block; returns once they are replayed."""
-        notes = self._notes
-        await asyncio.gather(
-            *(
-                self._replay(index, groups, block.settled, notes[index])
-                for index in range(len(self._ranks))
-                if (groups := [group for group in block.groups if group.rank == index])
-            )
-        )
+        if block.order.attempt != self._attempt:
+            return
+        notes, settled = self._notes, self._settling.arrived(block.order)
+        calls = []
+        for index in range(len(self._ranks)):
+            if groups := [group for group in block.groups if group.rank == index]:
+                order = CallOrder(self._attempt, self._calls[index], settled)
+                self._calls[index] += 1
+                calls.append(self._replay(index, groups, order, notes[index]))
+        await asyncio.gather(*calls)
 
     async def _replay(
-        self, index: int, groups: Sequence[TrainingGroup], settled: int, notes: list[GroupNotes]
+        self,
+        index: int,
+        groups: Sequence[TrainingGroup],
+        order: CallOrder,
+        notes: list[GroupNotes],
     ) -> None:
-        notes += await self._call(index, self._ranks[index].accumulate, groups, settled)
+        notes += await self._call(index, self._ranks[index].accumulate, groups, order)
 
     async def finish(self, denominator: float) -> UpdateReport:
         """End the step: the same on every rank."""

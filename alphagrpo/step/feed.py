@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from alphagrpo.ports import GroupReport, Learner
 from alphagrpo.step.blocks import StepBlocks, places_per_group, training_groups
-from alphagrpo.training import TrainingBlock, TrainingGroup, UpdateReport
+from alphagrpo.training import CallOrder, TrainingBlock, TrainingGroup, UpdateReport
 
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig
@@ -21,8 +21,8 @@ class StepFeed:
     come.
     """
 
-    def __init__(self, config: RunConfig, learner: Learner) -> None:
-        self._config, self._learner = config, learner
+    def __init__(self, config: RunConfig, learner: Learner, attempt: int) -> None:
+        self._config, self._learner, self._attempt = config, learner, attempt
         self._places = places_per_group(config.rollout.slices)
         self.blocks = StepBlocks(config)
         self._reports: dict[int, GroupReport | None] = {}
@@ -73,7 +73,9 @@ class StepFeed:
                 groups = self._held.pop(position)
                 self._handed.add(position)
                 self._settle()
-                block = TrainingBlock(groups=groups, settled=self._settled * self._places)
+                settled = self._settled * self._places
+                order = CallOrder(self._attempt, len(self._calls), settled)
+                block = TrainingBlock(groups=groups, order=order)
                 self._calls.append(asyncio.create_task(self._learner.accumulate(block)))
 
     def _settle(self) -> None:

@@ -22,7 +22,7 @@ from alphagrpo.config import RunConfig
 from alphagrpo.learner.notes import GroupNotes
 from alphagrpo.learner.steps import LearnerState, StepEnd, StepTaken
 from alphagrpo.ports import GroupReport, Sample, Timings
-from alphagrpo.training import TrainingGroup
+from alphagrpo.training import CallOrder, TrainingGroup
 from alphagrpo.types import (
     Prompt,
     Question,
@@ -81,12 +81,12 @@ class SleepingRank:
         self._step, self._version = 0, -1
         self.stages = Stages(draw_s=0.0, learn_s=0.0, verify_s=0.0)
 
-    async def begin(self) -> LearnerState:
+    async def begin(self, attempt: int) -> LearnerState:
         """Where the learner is."""
         return LearnerState(step=self._step, version=self._version)
 
     async def accumulate(
-        self, groups: Sequence[TrainingGroup], settled: int
+        self, groups: Sequence[TrainingGroup], order: CallOrder
     ) -> Sequence[GroupNotes]:
         """Fetch and replay one group after the other."""
         notes = []

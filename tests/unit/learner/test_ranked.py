@@ -12,7 +12,7 @@ from alphagrpo.errors import EnvironmentProblem, LearnerLost, ParityError, Polic
 from alphagrpo.learner.notes import GroupNotes
 from alphagrpo.learner.ranked import RankedLearner
 from alphagrpo.learner.steps import LearnerState, StepTaken
-from alphagrpo.training import SampleWeights, TrainingBlock, TrainingGroup
+from alphagrpo.training import CallOrder, SampleWeights, TrainingBlock, TrainingGroup
 from tests.fakes import FakeLearner, make_config
 
 
@@ -33,15 +33,15 @@ class FakeRank:
     async def fingerprint(self) -> str:
         return self.traits.get("fingerprint", "f" * 64)
 
-    async def begin(self) -> LearnerState:
+    async def begin(self, attempt: int) -> LearnerState:
         return LearnerState(step=self.traits.get("step", 3), version=3)
 
-    async def accumulate(self, groups: Any, settled: int) -> list[GroupNotes]:
+    async def accumulate(self, groups: Any, order: CallOrder) -> list[GroupNotes]:
         self.busy += 1
         assert self.busy <= 2, "it fetches one while it replays another"
         await asyncio.sleep(self.traits.get("delay_s", 0))
         self.busy -= 1
-        self.log.append(f"{self.name}: {[g.place for g in groups]} below {settled}")
+        self.log.append(f"{self.name}: {[g.place for g in groups]} below {order.settled}")
         return [
             GroupNotes(
                 place=group.place,
@@ -85,20 +85,22 @@ def front_of(*traits: dict[str, Any], **learner: Any) -> tuple[RankedLearner, li
     return RankedLearner([FakeRank(i, log, **t) for i, t in enumerate(traits)], config), log
 
 
-def block(*ranks: int, first: int = 0, advantage: float = 1.0) -> TrainingBlock:
+def block(
+    *ranks: int, first: int = 0, advantage: float = 1.0, number: int = 0, attempt: int = 0
+) -> TrainingBlock:
     weights = SampleWeights((advantage, -advantage), (1.0, 1.0))
     groups = (
         TrainingGroup(reference=None, samples=weights, place=first + i, rank=rank)
         for i, rank in enumerate(ranks)
     )
-    return TrainingBlock(groups=tuple(groups), settled=first)
+    return TrainingBlock(groups=tuple(groups), order=CallOrder(attempt, number, first))
 
 
 async def test_each_rank_gets_its_own_groups_and_all_end_the_step() -> None:
     front, log = front_of({}, {}, {})
-    await front.begin()
+    await front.begin(0)
     await front.accumulate(block(0, 1, 0))
-    await front.accumulate(block(1, first=3))
+    await front.accumulate(block(1, first=3, number=1))
     assert log == ["0: [0, 2] below 0", "1: [1] below 0", "1: [3] below 3"]
     log.clear()
     report = await front.finish(8.0)
@@ -113,27 +115,38 @@ async def test_each_rank_gets_its_own_groups_and_all_end_the_step() -> None:
 
 async def test_a_slow_rank_does_not_hold_up_another() -> None:
     front, log = front_of({"delay_s": 0.05}, {})
-    await front.begin()
-    slow = [asyncio.create_task(front.accumulate(block(0, first=i))) for i in range(2)]
+    await front.begin(0)
+    slow = [block(0, first=place, number=place) for place in range(2)]
+    waiting = [asyncio.create_task(front.accumulate(late)) for late in slow]
     await asyncio.sleep(0)
-    await front.accumulate(block(1, first=2))
+    await front.accumulate(block(1, first=2, number=2))
     assert log == ["1: [2] below 2"]
-    await asyncio.gather(*slow)
+    await asyncio.gather(*waiting)
 
 
 async def test_what_an_abandoned_step_has_summed_is_not_in_the_next() -> None:
     front, log = front_of({}, {})
-    await front.begin()
+    await front.begin(0)
     await front.accumulate(block(0, 1))
-    await front.begin()
-    await front.accumulate(block(1, first=5))
+    await front.begin(1)
+    await front.accumulate(block(1, first=5, attempt=1))
+    await front.accumulate(block(0, first=9))
     await front.finish(2.0)
-    assert log[-1] == "finish 1 ['p5'] True"
+    assert log[-1] == "finish 1 ['p5'] True", "nor what comes of it late"
+
+
+async def test_what_calls_say_of_places_counts_once_those_before_them_are_there() -> None:
+    front, log = front_of({}, {})
+    await front.begin(0)
+    await front.accumulate(block(0, first=4, number=2))
+    await front.accumulate(block(1, first=2, number=0))
+    await front.accumulate(block(0, first=3, number=1))
+    assert log == ["0: [4] below 0", "1: [2] below 2", "0: [3] below 4"]
 
 
 async def test_a_step_that_teaches_nothing_is_not_taken() -> None:
     front, log = front_of({}, {})
-    await front.begin()
+    await front.begin(0)
     await front.accumulate(block(0, 1, advantage=0.0))
     report = await front.finish(4.0)
     assert report.skipped
@@ -142,12 +155,12 @@ async def test_a_step_that_teaches_nothing_is_not_taken() -> None:
 
 async def test_a_first_step_at_odds_on_one_rank_is_taken_on_none() -> None:
     front, log = front_of({"step": 0}, {"step": 0, "log_ratio": 1e-3})
-    await front.begin()
+    await front.begin(0)
     await front.accumulate(block(0, 1))
     with pytest.raises(ParityError, match=r"image part has 1\.0e-03"):
         await front.finish(4.0)
     assert not [line for line in log if line.startswith("finish")]
-    await front.begin()
+    await front.begin(0)
     with pytest.raises(PolicyDataError, match="at least one group"):
         await front.finish(4.0)
 
@@ -164,14 +177,14 @@ async def test_ranks_with_other_parameters_are_refused_at_the_start() -> None:
 async def test_ranks_prove_their_parameters_every_so_many_steps() -> None:
     for step, checked in ((4, True), (5, False)):
         front, log = front_of({"step": step}, {"step": step}, check_every=4)
-        await front.begin()
+        await front.begin(0)
         await front.publish()
         assert log == ["publish 0", f"follow 1 {checked}"]
 
 
 async def test_a_rank_that_does_not_answer_is_lost() -> None:
     front, _ = front_of({}, {"delay_s": 5.0}, deadline_s=0.05)
-    await front.begin()
+    await front.begin(0)
     with pytest.raises(LearnerLost, match=r"deadline_s \(0\.05 s\), rank 1 did not"):
         await front.accumulate(block(0, 1))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from alphagrpo.policy.replay import replay_group
 from alphagrpo.policy.worker import RolloutWorker
 from alphagrpo.rollout.inprocess import LocalPool
 from alphagrpo.rollout.runner import GroupRunner
-from alphagrpo.training import SampleWeights, TrainingBlock, TrainingGroup
+from alphagrpo.training import CallOrder, SampleWeights, TrainingBlock, TrainingGroup
 from alphagrpo.types import Group
 from tests.fakes import (
     FakeDecomposer,
@@ -214,6 +215,24 @@ def _distance(one: Sequence[Tensor | None], other: Sequence[Tensor | None]) -> f
     return (difference / norm) ** 0.5
 
 
+async def test_calls_that_overtake_one_another_change_no_bit() -> None:
+    """Groups of three calls, in every order that they can come in."""
+    config = config_of(1, 1, streamed=True, trained_drafts=True)
+    groups = (await take_step(config)).handed[:3]
+    assert len(groups) == 3
+    found = []
+    for numbers in itertools.permutations(range(3)):
+        learner = GRPOLearner(make_model(), config)
+        learner.export()
+        rank = LocalRank(learner, LocalStore())
+        await rank.begin(0)
+        for number in numbers:
+            settled = groups[number].place + 1
+            await rank.accumulate([groups[number]], CallOrder(0, number, settled))
+        found.append(learner._sum.take())
+    assert all(_distance(other, found[0]) == 0.0 for other in found[1:])
+
+
 async def test_what_an_abandoned_step_still_replays_is_not_in_the_next() -> None:
     """Its groups are being fetched when the next step begins."""
     config = config_of(1, 1, streamed=True, trained_drafts=False)
@@ -227,9 +246,10 @@ async def test_what_an_abandoned_step_still_replays_is_not_in_the_next() -> None
     learner = GRPOLearner(make_model(), config)
     learner.export()
     rank = LocalRank(learner, LocalStore(), fetch=fetch)
-    stale = asyncio.create_task(rank.accumulate(step.handed[:1], 0))
+    await rank.begin(0)
+    stale = asyncio.create_task(rank.accumulate(step.handed[:1], CallOrder(0, 0, 0)))
     await asyncio.sleep(0)
-    begun = asyncio.create_task(rank.begin())
+    begun = asyncio.create_task(rank.begin(1))
     await asyncio.sleep(0)
     gate.set()
     await asyncio.gather(stale, begun)

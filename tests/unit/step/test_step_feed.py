@@ -28,11 +28,13 @@ def report(place: int) -> GroupReport:
 
 def feed_of(fake: FakeLearner, /, **sections: Any) -> StepFeed:
     algorithm = {"advantage_std": "group", **sections.pop("algorithm", {})}
-    return StepFeed(make_config(algorithm=algorithm, **sections), fake)
+    return StepFeed(make_config(algorithm=algorithm, **sections), fake, 7)
 
 
 def handed(learner: FakeLearner) -> list[tuple[list[int], int]]:
-    return [([group.place for group in b.groups], b.settled) for b in learner.blocks]
+    assert [b.order.number for b in learner.blocks] == list(range(len(learner.blocks)))
+    assert {b.order.attempt for b in learner.blocks} <= {7}
+    return [([group.place for group in b.groups], b.order.settled) for b in learner.blocks]
 
 
 async def test_a_group_goes_as_soon_as_it_is_there_whichever_came_first() -> None:
@@ -119,7 +121,7 @@ async def test_slices_of_a_group_have_places_and_ranks_of_their_own() -> None:
         (6, 0, "slice 0"),
         (7, 1, "slice 1"),
     ]
-    assert block.settled == 8
+    assert block.order.settled == 8
     weights = feed.blocks.weights[1]
     assert sum((g.samples.advantages for g in block.groups[2:]), ()) == weights.samples.advantages
     await feed.finish()
