@@ -120,7 +120,7 @@ def test_a_run_that_can_never_be_placed_is_refused_before_its_services_are_deplo
 
     monkeypatch.setattr(training, "deployed", deployed)
     monkeypatch.setenv("RAY_ADDRESS", mesh_cluster)
-    changes = ["learner.gpus=4", "services.serve_config=deploy/serve/shapes.yaml"]
+    changes = ["learner.gpus=1", "services.serve_config=deploy/serve/shapes.yaml"]
     arguments = [word for change in changes for word in ("--set", change)]
     assert main(["train", str(run_config), *arguments]) == 2
-    assert "room for 0 of 1 learner (0.5 CPU, 4 GPU)" in capsys.readouterr().err
+    assert "room for 0 of 1 learner (0.5 CPU, 1 GPU)" in capsys.readouterr().err
