@@ -93,8 +93,7 @@ class LocalRank:
         They are fetched at once, while those of an earlier call are replayed. Calls may come in any
         order: what they say of places counts once those before them are there.
         """
-        fetches = [asyncio.ensure_future(self._fetch(group.reference)) for group in groups]
-        fetched = await asyncio.gather(*fetches)
+        fetched = await asyncio.gather(*(self._fetch(group.reference) for group in groups))
         notes: list[GroupNotes] = []
         async with self._turn:
             if order.attempt != self._attempt:

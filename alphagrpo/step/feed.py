@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from alphagrpo.ports import GroupReport, Learner
 from alphagrpo.step.blocks import StepBlocks, places_per_group, training_groups
+from alphagrpo.step.drawing import raise_first_failure
 from alphagrpo.training import CallOrder, TrainingBlock, TrainingGroup, UpdateReport
 
 if TYPE_CHECKING:
@@ -38,9 +39,7 @@ class StepFeed:
 
         Groups come in any order, each position of the step once.
         """
-        for call in self._calls:
-            if call.done():
-                call.result()
+        raise_first_failure(self._calls)
         self._reports[position] = report
         self._hold(self.blocks.add(position, report))
         if self._config.learner.streamed:
