@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,8 +22,9 @@ from torch import Tensor
 from alphagrpo.config.optimization import OptimizerConfig
 from alphagrpo.errors import PolicyDataError
 from alphagrpo.learner.gradients import taken_gradients
+from alphagrpo.learner.losses import add_gradients
 from alphagrpo.learner.optimizer import MasterAdamW
-from alphagrpo.learner.rounds import deal_rounds
+from alphagrpo.learner.rounds import Round, Rounds
 from alphagrpo.learner.sharding import Shards, form_of, shard_layers
 from alphagrpo.learner.state import load_learner, save_learner
 from alphagrpo.models import weights
@@ -184,14 +185,21 @@ def same_bits(dtype: torch.dtype, recompute: bool) -> bool:
     return all(found)
 
 
+def all_rounds(forms: Sequence[Hashable], ranks: int) -> list[Round[int]]:
+    """The rounds of parts of these forms, which are named by their index."""
+    dealt: Rounds[int] = Rounds(ranks)
+    filled = [dealt.add(form, index) for index, form in enumerate(forms)]
+    return [*(round_ for round_ in filled if round_), *dealt.rest()]
+
+
 def replay_rounds(rank: Rank, groups: Sequence[Group]) -> list[int]:
     """All groups' gradients, in rounds; the parts that this rank replayed without counting."""
     idle = []
-    for turns in deal_rounds([form_of(group) for group in groups], rank.shards.ranks):
-        part, counts = turns[rank.shards.rank]
+    for round_ in all_rounds([form_of(group) for group in groups], rank.shards.ranks):
+        part, counts = round_.parts[rank.shards.rank], rank.shards.rank < round_.counting
         rank.shards.keep_step(form_of(groups[part]))
         for term in scores(rank.model, groups[part]):
-            rank.shards.backward((part + 1) * term.sum(), counts=counts)
+            add_gradients((part + 1) * term.sum(), counts)
         idle += [] if counts else [part]
     return idle
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from alphagrpo.config import RunConfig
 from alphagrpo.learner.ranked import Rank, RankedLearner
+from alphagrpo.learner.rounds import Round, Rounds
 from alphagrpo.learner.steps import Part
 from alphagrpo.training import TrainingBlock, TrainingGroup, UpdateReport
 from alphagrpo.types import WeightsManifest
@@ -38,9 +39,8 @@ class SteppingLearner(RankedLearner):
     def _forget(self, attempt: int) -> None:
         super()._forget(attempt)
         self._waiting: dict[int, TrainingGroup] = {}
-        self._turns_of: dict[str, list[_Turn]] = {}
-        """Parts that wait for a round, by the task that decides their form."""
-        self._before: dict[str, list[_Turn]] = {}
+        self._dealt: Rounds[_Turn] = Rounds(len(self._ranks))
+        """The task decides a part's form."""
         self._number = 0
 
     async def begin(self, attempt: int) -> None:
@@ -63,9 +63,8 @@ class SteppingLearner(RankedLearner):
         async with self._rounds:
             last = max(self._waiting, default=-1) + 1
             await self._take_rounds(last)
-            for task, turns in self._turns_of.items():
-                if turns:
-                    await self._round(task, turns)
+            for round_ in self._dealt.rest():
+                await self._replay_round(round_)
             return await super().finish(denominator)
 
     async def publish(self) -> WeightsManifest:
@@ -81,11 +80,8 @@ class SteppingLearner(RankedLearner):
         for place in sorted(place for place in self._waiting if place < settled):
             group = self._waiting.pop(place)
             for task, turn in self._parts(group):
-                turns = self._turns_of.setdefault(task, [])
-                turns.append(turn)
-                if len(turns) == len(self._ranks):
-                    self._turns_of[task] = []
-                    await self._round(task, turns)
+                if round_ := self._dealt.add(task, turn):
+                    await self._replay_round(round_)
 
     def _parts(self, group: TrainingGroup) -> list[tuple[str, _Turn]]:
         parts: list[tuple[str, _Turn]] = [(group.task, _Turn(group, "samples"))]
@@ -93,17 +89,14 @@ class SteppingLearner(RankedLearner):
             parts.insert(0, ("rt2i", _Turn(group, "drafts")))
         return parts
 
-    async def _round(self, task: str, turns: list[_Turn]) -> None:
-        """Each rank replays its part; one that has none repeats its last, or the first, times 0."""
-        spare = self._before.get(task, [turns[0]] * len(self._ranks))
-        every = [*turns, *spare[len(turns) :]]
+    async def _replay_round(self, round_: Round[_Turn]) -> None:
+        turns, counting = round_.parts, round_.counting
         number, self._number = self._number, self._number + 1
-        self._before[task] = every
-        await self._all(lambda rank, index: rank.prepare(every[index].group, index < len(turns)))
+        await self._all(lambda rank, index: rank.prepare(turns[index].group, index < counting))
         notes = await self._all(
-            lambda rank, index: rank.keep_step(every[index].part, number, index < len(turns))
+            lambda rank, index: rank.keep_step(turns[index].part, number, index < counting)
         )
-        for own, note in zip(self._notes[: len(turns)], notes, strict=False):
+        for own, note in zip(self._notes[:counting], notes, strict=False):
             own.append(note)
 
 

@@ -66,13 +66,13 @@ class GroupLosses:
             if replay.thoughts is not None:
                 text = self._text(replay, own, keep)
                 if factors.text > 0:
-                    _backward(factors.text / recipe.rounds * text.loss, counts)
+                    add_gradients(factors.text / recipe.rounds * text.loss, counts)
                 noted.add("text", text, samples)
                 noted.add_entropy(replay.thoughts, keep)
             if algorithm.image.enabled:
                 for k in range(replay.num_steps):
                     image = self._image(replay, k, own, keep)
-                    _backward(factors.image / recipe.rounds * image.loss, counts)
+                    add_gradients(factors.image / recipe.rounds * image.loss, counts)
                     noted.add("image", image, samples / replay.num_steps)
 
     def _text(self, replay: GroupReplay, advantages: Tensor, keep: Tensor) -> Objective:
@@ -120,5 +120,6 @@ class GroupLosses:
         )
 
 
-def _backward(loss: Tensor, counts: bool) -> None:
+def add_gradients(loss: Tensor, counts: bool) -> None:
+    """Backward, of a rank that only keeps step (``counts`` False) with the loss times 0."""
     (loss if counts else loss * 0).backward()  # type: ignore[no-untyped-call]

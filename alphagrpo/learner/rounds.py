@@ -2,47 +2,60 @@
 
 Where layers are sharded (:mod:`alphagrpo.learner.sharding`), every pass through a layer is a
 collective of all ranks. So the ranks replay in rounds: in a round each replays one part, and all
-parts of a round are of one form, which is what decides how many passes there are. Dealing looks at
-forms, order and the number of ranks alone, so that every rank deals the same rounds by itself.
+parts of a round are of one form, which is what decides how many passes there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Part = TypeVar("Part")
 
 
-class Turn(NamedTuple):
-    """What one rank does in one round."""
+@dataclass(frozen=True, slots=True)
+class Round(Generic[Part]):
+    """What the ranks replay together."""
 
-    part: int
-    """Index of the part it replays."""
-    counts: bool
-    """False where the rank has none of its own and only keeps step: its gradient is times 0."""
+    parts: tuple[Part, ...]
+    """One for each rank."""
+    counting: int
+    """The first ranks' parts count; the others only keep step, and their gradients are times 0."""
 
 
-def deal_rounds(forms: Sequence[Hashable], ranks: int) -> list[tuple[Turn, ...]]:
-    """Deal parts to ranks: rounds of ``ranks`` turns, in which each part counts exactly once.
+class Rounds(Generic[Part]):
+    """Deals parts to ranks as they come; each part counts in exactly one round.
 
-    Parts keep their order among those of one form; forms come in the order of their first part. A
-    rank that is left without a part in the last round of a form replays the one it had in the round
-    before, which it still holds, or the round's first where there was no round before.
-
-    While a step's parts still arrive, deal only as many of each form as fill whole rounds, and what
-    is left when the last one is there: a round with empty places costs as much as a full one.
-
-    Args:
-        forms: of the parts, in their order; equal where parts may share a round.
-        ranks: how many take part in each round.
+    Dealing looks at forms, order and the number of ranks alone. A round goes as soon as there is a
+    part of one form for each rank, since one with empty places costs as much as a full one. What is
+    left goes last (:meth:`rest`): a rank without a part then replays the one it had in the form's
+    round before, which it still holds, or the round's first where there was none before.
     """
-    order: dict[Hashable, list[int]] = {}
-    for index, form in enumerate(forms):
-        order.setdefault(form, []).append(index)
-    rounds = []
-    for parts in order.values():
-        for start in range(0, len(parts), ranks):
-            own = parts[start : start + ranks]
-            held = parts[start - ranks : start] if start else [own[0]] * ranks
-            turns = [Turn(part, True) for part in own]
-            rounds.append((*turns, *(Turn(part, False) for part in held[len(own) :])))
-    return rounds
+
+    def __init__(self, ranks: int) -> None:
+        self._ranks = ranks
+        self._open: dict[Hashable, list[Part]] = {}
+        self._before: dict[Hashable, tuple[Part, ...]] = {}
+
+    def add(self, form: Hashable, part: Part) -> Round[Part] | None:
+        """Take in a part, whose ``form`` equals that of parts it may share a round with.
+
+        Returns the round that it fills, if it fills one.
+        """
+        parts = self._open.setdefault(form, [])
+        parts.append(part)
+        return self._take(form) if len(parts) == self._ranks else None
+
+    def rest(self) -> Iterator[Round[Part]]:
+        """The rounds of the parts that are left, in the order in which their forms first came."""
+        for form, parts in self._open.items():
+            if parts:
+                yield self._take(form)
+
+    def _take(self, form: Hashable) -> Round[Part]:
+        parts = tuple(self._open[form])
+        held = self._before.get(form, parts[:1] * self._ranks)
+        self._open[form] = []
+        self._before[form] = (*parts, *held[len(parts) :])
+        return Round(self._before[form], len(parts))

@@ -19,7 +19,7 @@ the first replay of a step to its last:
   backward reaches the understanding expert alone. What decides this is the *form* of what is
   replayed (:func:`form_of`): task, whether it thinks, rounds, steps of the window. Lengths, sizes
   and contents do not matter.
-* So ranks replay in rounds of parts of one form (:func:`alphagrpo.learner.rounds.deal_rounds`), and
+* So ranks replay in rounds of parts of one form (:class:`alphagrpo.learner.rounds.Rounds`), and
   a rank without a part of its own replays another with its loss times 0. :meth:`Shards.keep_step`
   begins a round: it compares the forms, since ranks that differ would wait for each other until the
   group's deadline, or add up the wrong gradients.
@@ -103,13 +103,6 @@ class Shards:
                 f"all ranks must replay groups of one form in a round, rank {self.rank} has {form} "
                 "and others do not; give all ranks one config and deal rounds by form"
             )
-
-    def backward(self, loss: Tensor, *, counts: bool = True) -> None:
-        """Add the gradients of all ranks' losses to the shares' ``grad``, in float32.
-
-        ``counts`` is False on a rank that only keeps step.
-        """
-        (loss if counts else loss * 0).backward()
 
     def norm(self, own: Tensor) -> Tensor:
         """The norm of all shares together, of the norm of this rank's."""

@@ -11,7 +11,7 @@ import torch
 
 from alphagrpo.errors import CheckpointError
 from alphagrpo.learner.optimizer import MasterAdamW
-from alphagrpo.learner.rounds import Turn, deal_rounds
+from alphagrpo.learner.rounds import Round
 from alphagrpo.learner.state import load_learner, save_learner
 from alphagrpo.models import weights
 from alphagrpo.policy.checkpoint import load_weights
@@ -187,17 +187,13 @@ def test_a_whole_checkpoint_takes_the_place_of_a_sharded_one(tmp_path: Path) -> 
 
 def test_every_part_counts_once_and_rounds_are_of_one_form() -> None:
     forms = ["draft", "group", "draft", "group", "draft", "group", "group"]
-    rounds = deal_rounds(forms, 2)
-    assert rounds == [
-        (Turn(0, True), Turn(2, True)),
-        (Turn(4, True), Turn(2, False)),
-        (Turn(1, True), Turn(3, True)),
-        (Turn(5, True), Turn(6, True)),
-    ]
+    rounds = ranks.all_rounds(forms, 2)
+    assert rounds == [Round((0, 2), 2), Round((1, 3), 2), Round((5, 6), 2), Round((4, 2), 1)]
     for count in (1, 2, 3, 4, 9):
-        rounds = deal_rounds(forms, count)
-        assert sorted(t.part for turns in rounds for t in turns if t.counts) == list(range(7))
-        assert all(len(turns) == count for turns in rounds)
-        assert all(len({forms[t.part] for t in turns}) == 1 for turns in rounds)
-    assert deal_rounds(["group"], 3) == [(Turn(0, True), Turn(0, False), Turn(0, False))]
-    assert deal_rounds([], 2) == []
+        rounds = ranks.all_rounds(forms, count)
+        counted = [part for round_ in rounds for part in round_.parts[: round_.counting]]
+        assert sorted(counted) == list(range(7))
+        assert all(len(round_.parts) == count for round_ in rounds)
+        assert all(len({forms[part] for part in round_.parts}) == 1 for round_ in rounds)
+    assert ranks.all_rounds(["group"], 3) == [Round((0, 0, 0), 1)]
+    assert ranks.all_rounds([], 2) == []
