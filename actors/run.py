@@ -5,9 +5,10 @@ The command line and the RLlib algorithm are thin users of :class:`MeshRun`, whi
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,11 +23,12 @@ from alphagrpo import files
 from alphagrpo.data import load_prompts
 from alphagrpo.errors import CheckpointError, LearnerLost, WeightsError
 from alphagrpo.loop import StepReport, TrainingLoop
-from alphagrpo.ports import Picture, PictureRequest, RolloutPool
+from alphagrpo.ports import Picture, PictureRequest, PictureSource
 
 if TYPE_CHECKING:
     from typing import Self
 
+    from actors.pool import RayRolloutPool
     from alphagrpo.config import RunConfig
     from alphagrpo.types import WeightsManifest
 
@@ -36,8 +38,9 @@ T = TypeVar("T")
 STATE, LEARNER = "mesh.json", "learner"
 FORMAT = 1
 """Raised whenever a checkpoint of an older format can no longer be read."""
-STEP_ATTEMPTS = 3
-"""How often a step is begun again after a process or an object was lost under it."""
+PAUSES_S = (1.0, 2.0, 4.0, 8.0)
+"""Before work is begun again after a process or an object was lost under it, one time after
+another."""
 CLIENTS = {
     "decomposer": "services.client:connect_decomposer",
     "verifier": "services.client:connect_verifier",
@@ -82,6 +85,7 @@ class MeshRun:
         self._tell = tell
         self.parts = (decomposer or decomposer_client(config), verifier or verifier_client(config))
         self._checkpoint: Path | None = None
+        self._recovering, self._recoveries = asyncio.Lock(), 0
         self._gauges = StepGauges(config.name)
         self._events = EventLoop()
         try:
@@ -141,9 +145,14 @@ class MeshRun:
     # -- what is known of it
 
     @property
-    def pool(self) -> RolloutPool:
-        """Where pictures are drawn."""
+    def pool(self) -> RayRolloutPool:
+        """Where groups are drawn."""
         return self.mesh.pool
+
+    @property
+    def pictures(self) -> PictureSource:
+        """Where an evaluation has its pictures drawn, whatever is lost meanwhile."""
+        return _Pictures(self)
 
     @property
     def step_number(self) -> int:
@@ -157,53 +166,73 @@ class MeshRun:
 
     def manifest(self) -> WeightsManifest:
         """Of the weights to draw with; published now where none are yet."""
-        return self.wait_for(self.loop.ensure_published())
+        return self.wait_for(self._surviving(self.loop.ensure_published))
 
     # -- steps and pictures
 
     def step(self) -> StepReport:
         """Sample, score, learn, publish; begun again where a process died under it."""
-        report = self.wait_for(self._step())
+        report = self.wait_for(self._surviving(self.loop.run_step))
         self._gauges.observe(report.metrics)
         return report
 
-    async def _step(self) -> StepReport:
-        for attempt in range(1, STEP_ATTEMPTS + 1):
+    async def _surviving(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What ``work`` returns, which is begun again once what was lost under it is restored."""
+        pauses = iter(PAUSES_S)
+        loss: Exception | None = None
+        known = self._recoveries
+        while True:
             try:
-                return await self.loop.run_step()
-            except (LearnerLost, WeightsError) as error:
-                if attempt == STEP_ATTEMPTS:
+                if loss is not None:
+                    await self._recover_once(loss, known)
+                known = self._recoveries
+                return await work()
+            except (LearnerLost, WeightsError, RayTaskError) as error:
+                if isinstance(error, RayTaskError) and not isinstance(error.cause, ObjectLostError):
                     raise
-                await self._recover(error)
-            except RayTaskError as error:
-                # A group was lost with its node before the learner had read it: nothing was
-                # trained, and the same groups are sampled again.
-                if attempt == STEP_ATTEMPTS or not isinstance(error.cause, ObjectLostError):
+                pause_s = next(pauses, None)
+                if pause_s is None:
                     raise
-                log.warning("a group was lost, the step begins again: %s", error.cause)
-        raise AssertionError("the last attempt returns or raises")
+                log.warning("begun again in %g s: %s", pause_s, error)
+                await asyncio.sleep(pause_s)
+                loss = error
 
-    async def _recover(self, error: LearnerLost | WeightsError) -> None:
+    async def _recover_once(self, error: Exception, known: int) -> None:
+        """Unless other work that met the same loss has done so since ``known`` recoveries."""
+        async with self._recovering:
+            if self._recoveries == known:
+                await self._recover(error)
+                self._recoveries += 1
+
+    async def _recover(self, error: Exception) -> None:
         """Other ranks where one was lost, or the weights again that a registry died with.
 
-        A runner may be the first to see either death: as weights that it cannot fetch.
+        A runner may be the first to see either death: as weights that it cannot fetch. A group that
+        was lost with its node before the learner had read it is only sampled again.
         """
+        if isinstance(error, RayTaskError):
+            return
         loss = error if isinstance(error, LearnerLost) else await self._learner_loss()
         if loss is not None:
             await self._revive_learner(loss)
             return
         manifest = self.loop.manifest
-        if manifest is None or await self.mesh.has_weights(manifest.version):
-            raise error
-        log.warning("the weight registry was lost; weights are published again")
+        if manifest is not None and not await self.mesh.has_weights(manifest.version):
+            log.warning("the weight registry was lost; weights are published again")
         self.loop.manifest = None
 
     async def _learner_loss(self) -> LearnerLost | None:
         """Why the learner is lost, if it is."""
+        limit_s = self.config.deadlines.ping_s
         try:
-            await self.mesh.learner.status()
+            await asyncio.wait_for(self.mesh.learner.status(), limit_s)
         except LearnerLost as loss:
             return loss
+        except TimeoutError:
+            return LearnerLost(
+                f"a rank of the learner must say within deadlines.ping_s ({limit_s:g} s) that it "
+                "lives, one did not; the ranks are started again from the last checkpoint"
+            )
         return None
 
     async def _revive_learner(self, error: LearnerLost) -> None:
@@ -223,8 +252,16 @@ class MeshRun:
 
     def draw(self, requests: Sequence[PictureRequest]) -> tuple[Picture, ...]:
         """Pictures by the current weights, with the evaluation's settings."""
-        version = self.manifest().version
-        return self.wait_for(self.mesh.pool.draw(requests, version))
+        return self.wait_for(self.drawn(requests))
+
+    async def drawn(self, requests: Sequence[PictureRequest]) -> tuple[Picture, ...]:
+        """As :meth:`draw`, where the mesh lives."""
+
+        async def work() -> tuple[Picture, ...]:
+            manifest = await self.loop.ensure_published()
+            return await self.mesh.pool.draw(requests, manifest.version)
+
+        return await self._surviving(work)
 
     # -- checkpoints: JSON and safetensors
 
@@ -265,6 +302,17 @@ class MeshRun:
         await self.loop.close()
         await self.mesh.learner.load(str(folder / LEARNER))
         self.loop.load_state_dict(content["loop"])
+
+
+class _Pictures:
+    """:class:`alphagrpo.ports.PictureSource` over a run."""
+
+    def __init__(self, run: MeshRun) -> None:
+        self._run = run
+
+    async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
+        """Pictures by the run's weights, of ``version`` unless a loss has set the run back."""
+        return await self._run.drawn(requests)
 
 
 def decomposer_client(config: RunConfig) -> Part:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from alphagrpo.config.algorithm import AlgorithmConfig
+from alphagrpo.config.deadlines import DeadlineConfig
 from alphagrpo.config.learning import LearnerConfig
 from alphagrpo.config.optimization import OptimizerConfig
 from alphagrpo.config.placement import PlacementConfig
@@ -196,6 +197,7 @@ class RunConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     services: ServiceConfig = ServiceConfig()
     placement: PlacementConfig = PlacementConfig()
+    deadlines: DeadlineConfig = DeadlineConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     versions: dict[str, str] = Field(default_factory=dict)
