@@ -34,6 +34,10 @@ class EngineSettings(Section):
     """Preprocessed pictures kept, so that each is prepared once for all its questions."""
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     tensor_parallel_size: int = Field(1, ge=1)
+    silence_s: float = Field(120.0, ge=30)
+    """Seconds an engine with work may put out nothing, not a token of any request, before it is
+    taken for hung and its replica ends itself. Longer than its longest prefill.
+    """
     options: dict[str, Any] = Field(default_factory=dict)
     """Further vLLM engine arguments by their own names; they win over all above."""
 
@@ -112,7 +116,6 @@ class GatewaySettings(Patience):
     max_questions: int = Field(256, ge=1)
     max_concurrency: Count = 64
     deadline_s: Seconds = 180.0
-    max_attempts: Count = 3
 
 
 def parse_settings(kind: type[_T], args: dict[str, Any], app: str) -> _T:

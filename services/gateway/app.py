@@ -234,7 +234,9 @@ def _served_app(args: dict[str, Any]) -> FastAPI:
         connect_decomposer(app=settings.decomposer_app, **patience),
         connect_verifier(app=settings.verifier_app, **patience),
         settings,
-        connect_generator(app=settings.generator_app) if settings.generator_app else None,
+        connect_generator(app=settings.generator_app, **patience)
+        if settings.generator_app
+        else None,
     )
 
 

@@ -180,7 +180,7 @@ async def test_the_engines_own_metrics_are_there_while_they_are_idle(config):
 
 
 async def test_calls_survive_the_death_of_the_only_replica(config):
-    client = connect_verifier(deadline_s=240.0, max_attempts=8)
+    client = connect_verifier(deadline_s=240.0)
     await client.verify(_picture(2), QUESTIONS)
     (pid,) = _verifier_pids()
     children = psutil.Process(pid).children(recursive=True)
