@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from alphagrpo.config.services import Patience, Seconds
 from alphagrpo.errors import ConfigError, DeadlineExceeded, MeshError, ServiceUnavailable
-from services.silence import SilenceTeller
+from services.silence import SilenceTeller, brief
 
 T = TypeVar("T")
 
@@ -156,9 +156,8 @@ class PatientCaller:
                 "add replicas"
             )
         return ServiceUnavailable(
-            f"{limit}, {tries.failed} attempts failed, the last with {type(tries.last).__name__}: "
-            f"{tries.last}; see the service's log and that its application is running (serve "
-            "status)"
+            f"{limit}, {tries.failed} attempts failed, the last with {brief(tries.last)}; see the "
+            "service's log and that its application is running (serve status)"
         )
 
     def _semaphore(self) -> asyncio.Semaphore:

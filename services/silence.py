@@ -13,6 +13,12 @@ FIRST_WORD_S = 10.0
 """Seconds without any answer before it is first said who is waited for; then they double."""
 
 
+def brief(error: BaseException) -> str:
+    """An error in one line: Ray tells of a dead actor in ten."""
+    first = next(iter(str(error).splitlines()), "").strip()
+    return f"{type(error).__name__}: {first}"
+
+
 class SilenceTeller:
     """Watches the calls of one client: while some are open and none is answered, it says so.
 
@@ -48,7 +54,7 @@ class SilenceTeller:
 
     def failed(self, error: BaseException) -> None:
         """An attempt has failed and will be made again."""
-        self._failure = f", the last attempt failed with {type(error).__name__}: {error}"
+        self._failure = f", the last attempt failed with {brief(error)}"
 
     def heard(self) -> None:
         """An open call was answered."""

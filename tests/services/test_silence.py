@@ -47,7 +47,7 @@ def test_many_silent_calls_are_one_line_then_at_doubling_intervals(loop: FakeLoo
     teller = SilenceTeller("judge", 300.0, lambda line: said.append((loop.now - 50.0, line)))
     with teller.waiting(), teller.waiting():
         loop.pass_s(5)
-        teller.failed(OSError("gone"))
+        teller.failed(OSError("gone\nwith a trace"))
         loop.pass_s(94)
     loop.pass_s(100)
     assert [at for at, _ in said] == [10.0, 20.0, 40.0, 80.0], "and none when nobody waits"
