@@ -22,6 +22,7 @@ from alphagrpo.rewards.programs import Holistic
 from alphagrpo.types import Question, QuestionSet
 from services.engine_vllm import VllmEngine, engine_arguments
 from services.settings import EngineSettings
+from services.watching import watch
 from tests.services.models import make_random
 
 QUESTION = "is there a red circle ?"
@@ -94,10 +95,9 @@ async def _check_silence(engine: VllmEngine, tokens: Sequence[int]) -> None:
     try:
         asked = engine.score_tokens("<image>?", tokens, pixels=255 - PIXELS, image_key="stopped")
         owed = asyncio.create_task(asked)
-        async with asyncio.timeout(120):
-            while (reason := engine.failure()) is None:
-                await asyncio.sleep(0.1)
-        assert "has put out nothing for" in reason
+        reasons: list[str] = []
+        await asyncio.wait_for(watch(engine, reasons.append, look_s=0.2), timeout=120)
+        assert "has put out nothing for" in reasons[0]
         with pytest.raises(ServiceUnavailable, match="put out nothing"):
             await engine.check_health()
     finally:
