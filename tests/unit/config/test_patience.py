@@ -49,7 +49,8 @@ def test_the_defaults_stand_in_one_place() -> None:
     assert owners == {
         *(f"alphagrpo/config/services.py: Patience.{name}" for name in NAMES),
         *(f"services/settings.py: GatewaySettings.{name}" for name in NAMES),
-        # Others of the same name: a whole request, a start, a step.
+        # Others of the same name: one caller's share, a whole request, a start, a step.
+        "services/settings.py: CallerSettings.max_concurrency",
         "services/settings.py: GeneratorSettings.deadline_s",
         "alphagrpo/config/placement.py: PlacementConfig.deadline_s",
         "alphagrpo/config/learning.py: LearnerConfig.deadline_s",
