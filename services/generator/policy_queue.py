@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from alphagrpo.config import load_config
-from alphagrpo.errors import CheckpointError, ConfigError
+from alphagrpo.errors import CheckpointError, ConfigError, ServiceUnavailable
 from alphagrpo.ports import Picture, PictureRequest
 from alphagrpo.record.folder import RunFolder, find_learner
 from alphagrpo.rollout.generation_queue import GenerationQueue
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from alphagrpo.policy.worker import RolloutWorker
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +60,23 @@ class _SigningWorker:
 class PolicyQueue(GenerationQueue[SignedPicture]):
     """A generation queue whose weights are a checkpoint's, or the newest of a run folder.
 
-    ``source`` names the folder; None draws with the model as it is.
+    ``source`` names the folder; None draws with the model as it is. ``silence_s``: longer than any
+    batch takes, after which the drawing thread is taken for hung.
     """
 
-    def __init__(self, worker: RolloutWorker, source: str | None, **limits: int) -> None:
+    def __init__(
+        self, worker: RolloutWorker, source: str | None, *, silence_s: float, **limits: int
+    ) -> None:
         self._signing = _SigningWorker(worker)
         super().__init__(self._signing, **limits)
         self.config, self.source = worker.config, source
         self._changing = asyncio.Lock()
+        self._silence_s = silence_s
+        self._busy_since: float | None = None
+        self._broken = ""
+        self.closed = False
+        """See :class:`services.watching.Watched`, which this queue is."""
+        self.alarm = asyncio.Event()
 
     @property
     def weights(self) -> WeightsModel:
@@ -82,6 +93,45 @@ class PolicyQueue(GenerationQueue[SignedPicture]):
         """Height and width of every picture."""
         task = self.config.task
         return task.height, task.width
+
+    def failure(self) -> str | None:
+        """Why nothing can be drawn any more: the device failed, or the drawing thread hangs."""
+        if self._broken and not self.closed:
+            return f"the device of {self.model_name} has failed: {self._broken}"
+        busy_s = 0.0 if self._busy_since is None else monotonic() - self._busy_since
+        if busy_s > self._silence_s and not self.closed:
+            return (
+                f"the drawing thread of {self.model_name} is at one batch for {busy_s:.0f} s, no "
+                f"request may take longer than deadline_s, {self._silence_s:g}"
+            )
+        return None
+
+    async def between_batches(self, work: Callable[[], T]) -> T:
+        """See :meth:`GenerationQueue.between_batches`; notes what :meth:`failure` tells."""
+        try:
+            return await super().between_batches(partial(self._timed, work))
+        except Exception as error:
+            if is_device_failure(error):
+                self._broken = f"{type(error).__name__}: {error}"
+                self.alarm.set()
+                raise ServiceUnavailable(
+                    f"the device of {self.model_name} must work, it failed with "
+                    f"{self._broken}; its replica is being replaced, ask again"
+                ) from None
+            raise
+
+    def _timed(self, work: Callable[[], T]) -> T:
+        """In the drawing thread."""
+        self._busy_since = monotonic()
+        try:
+            return work()
+        finally:
+            self._busy_since = None
+
+    def close(self) -> None:
+        """Draw no more."""
+        self.closed = True
+        super().close()
 
     async def refresh(self) -> bool:
         """Take newer weights if there are any; returns whether they changed.
@@ -119,6 +169,16 @@ class PolicyQueue(GenerationQueue[SignedPicture]):
         return encode_start(self._signing.worker.model, pixels, self.config.task)
 
 
+def is_device_failure(error: BaseException) -> bool:
+    """Whether an accelerator has failed for this process: all it is asked later fails too.
+
+    Too little memory is no such failure: the next batch may fit.
+    """
+    import torch
+
+    return isinstance(error, torch.AcceleratorError)
+
+
 def newest_weights(folder: Path) -> Path | None:
     """The learner's folder in a checkpoint, or in the newest complete checkpoint of a run folder.
 
@@ -152,7 +212,11 @@ def open_queue(settings: GeneratorSettings) -> PolicyQueue:
     policy = load_policy(config)
     worker = RolloutWorker(policy.model, policy.tokenizer, config)
     queue = PolicyQueue(
-        worker, settings.weights, max_batch=settings.max_batch, max_queued=settings.max_queued
+        worker,
+        settings.weights,
+        silence_s=settings.deadline_s,
+        max_batch=settings.max_batch,
+        max_queued=settings.max_queued,
     )
     queue.load_now()
     return queue
