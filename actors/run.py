@@ -167,6 +167,10 @@ class MeshRun:
         self._gauges.observe(report.metrics)
         return report
 
+    def show(self, metrics: Mapping[str, float]) -> None:
+        """Show figures of the last step that the loop knows nothing of, such as a watch's."""
+        self._gauges.observe(metrics)
+
     async def _step(self) -> StepReport:
         for attempt in range(1, STEP_ATTEMPTS + 1):
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,11 +94,11 @@ def _answer(args: argparse.Namespace, folder: RunFolder, span: Span) -> None:
         print_json({name: to_json(figures[name]()) for name in chosen})
         return
     console = make_console()
-    show = {
+    show: dict[str, Callable[[Console, Any], None]] = {
         "questions": _show_questions,
         "prompts": _show_prompts,
         "tags": _show_tags,
-        "losses": lambda *answer: _show_losses(*answer, top=args.top),
+        "losses": lambda console, losses: _show_losses(console, losses, top=args.top),
     }
     for name in chosen:
         show[name](console, figures[name]())
@@ -163,11 +163,11 @@ def _show_losses(console: Console, losses: LossFigures, *, top: int) -> None:
     if groups:
         columns = ("group", "scored", "prompt", "reason")
         print_table(console, _title("groups not trained on", groups, top), groups[:top], columns)
-    skipped = [(str(lost.step), lost.prompt or lost.prompt_id, lost.reason)
+    prompts = [(str(lost.step), lost.prompt or lost.prompt_id, lost.reason)
                for lost in losses.skipped]  # fmt: skip
-    if skipped:
+    if prompts:
         columns = ("step", "prompt", "reason")
-        print_table(console, _title("prompts skipped", skipped, top), skipped[:top], columns)
+        print_table(console, _title("prompts skipped", prompts, top), prompts[:top], columns)
 
 
 def _title(text: str, rows: Sequence[Any], top: int) -> str:

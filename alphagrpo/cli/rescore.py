@@ -212,9 +212,9 @@ def _show(args: argparse.Namespace, outcome: dict[str, Any], narrator: Narrator)
     if outcome["reasons"]:
         rows = [(f"{count:,}", reason) for reason, count in outcome["reasons"].items()]
         print_table(console, "no new score because", rows, ("samples", "reason"))
-    rows = [(f"{one.kendall:+.2f}", one.name, one.prompt) for one in figures.most_changed]
-    if rows:
-        print_table(console, "rankings that changed most", rows, ("tau-b", "group", "prompt"))
+    changed = [(f"{one.kendall:+.2f}", one.name, one.prompt) for one in figures.most_changed]
+    if changed:
+        print_table(console, "rankings that changed most", changed, ("tau-b", "group", "prompt"))
 
 
 def figure_rows(outcome: dict[str, Any], figures: RescoreFigures) -> list[tuple[str, str]]:

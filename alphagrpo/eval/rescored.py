@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, get_args
@@ -81,7 +81,7 @@ class RescoreComparison:
 
     algorithm: AlgorithmConfig
     _agreements: Counter[str] = field(default_factory=Counter)
-    _sums: Counter[str] = field(default_factory=Counter)
+    _sums: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     _changed: list[ChangedGroup] = field(default_factory=list)
 
     def add(self, groups: Sequence[PairedGroup]) -> None:
@@ -122,7 +122,7 @@ class RescoreComparison:
 
     def _blocks(self, std: StdMode, groups: Sequence[PairedGroup]) -> list[list[PairedGroup]]:
         """What a spread is taken over, as in training (:mod:`alphagrpo.step.blocks`)."""
-        size = 1 if std == "group" else self.algorithm.advantage_prompts
+        size = 1 if std == "group" else self.algorithm.advantage_prompts or max(1, len(groups))
         by_task: dict[str, list[PairedGroup]] = {}
         for group in groups:
             by_task.setdefault(group.task, []).append(group)

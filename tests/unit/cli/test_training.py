@@ -8,7 +8,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -103,6 +103,9 @@ class FakeRun:
 
     def step(self) -> StepReport:
         return self.wait_for(self.loop.run_step())
+
+    def show(self, metrics: Mapping[str, float]) -> None:
+        self.shown = dict(metrics)
 
     def manifest(self) -> WeightsManifest:
         return self.wait_for(self.loop.ensure_published())
