@@ -33,7 +33,7 @@ FIRST_TIME = "watch.json"
 
 
 class Watch:
-    """Looks at a run's judge after each step; one warning when an alarm begins, one when it ends."""
+    """Looks at a run's judge after each step; warns when an alarm begins, and when it ends."""
 
     def __init__(self, config: RunConfig, mesh_run: MeshRun, folder: RunFolder) -> None:
         self._config, self._settings = config, config.watch
