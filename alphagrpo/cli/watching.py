@@ -44,12 +44,18 @@ class Watch:
         self._canary = load_canary(config.watch.canary) if config.watch.canary else ()
         looks = [line["step"] for line in metrics if "watch/heldout_score" in line]
         self._looked = max(looks, default=-config.watch.every)
+        self._step = max((line["step"] for line in metrics), default=0)
         self._verifiers: dict[str, Verifier] = {}
         self.stop_reason = ""
         """Why the run shall end, where an alarm shall end it."""
 
     def after_step(self, report: StepReport, extra: Mapping[str, float]) -> dict[str, float]:
         """What the step shows: figures and flags for its metrics, to which ``extra`` belongs."""
+        if report.step <= self._step:
+            # The learner was restored, and the steps since then come again.
+            earlier = [line for line in self._folder.metrics() if line["step"] < report.step]
+            self._watch = JudgeWatch(self._settings, earlier)
+        self._step = report.step
         figures = self._pictures.look(report.groups)
         figures |= self._ask_canary(report.step)
         figures |= self._ask_heldout(report)

@@ -18,7 +18,7 @@ from alphagrpo.errors import BadImage
 from alphagrpo.eval.alarms import ALARM_KINDS, AlarmKind, alarm_key
 from alphagrpo.eval.figures import heldout_key
 from alphagrpo.eval.probe import PROMPT_SET
-from alphagrpo.eval.trend import divergence
+from alphagrpo.eval.trend import Divergence, divergence
 from alphagrpo.images import decode_image
 from alphagrpo.types import SORTS
 
@@ -144,10 +144,12 @@ class JudgeWatch:
         ``metrics`` are all of the step's, those of probe and watch included.
         """
         figures: Figures = {}
-        if self._take(metrics):
-            figures |= self._divergence()
-        states = {"divergence": bool(figures.pop("on", False))} if figures else {}
-        states |= self._bounds(metrics)
+        states = self._bounds(metrics)
+        if self._take(metrics) and len(self._looks) == self._settings.window:
+            trends = divergence(*zip(*self._looks, strict=True))
+            already = self._on.get("divergence", False)
+            states["divergence"] = trends.holds(min_fall=self._settings.min_fall, already=already)
+            figures = trend_metrics(trends)
         begun, ended = [], []
         for kind in ALARM_KINDS:
             if kind not in states:
@@ -160,17 +162,18 @@ class JudgeWatch:
         figures |= {alarm_key(kind): float(on) for kind, on in self._on.items()}
         return figures, Changes(tuple(begun), tuple(ended))
 
-    def _bounds(self, metrics: Mapping[str, Any]) -> dict[str, bool]:
+    def _bounds(self, metrics: Mapping[str, Any]) -> dict[AlarmKind, bool]:
         """The alarms that are a figure beyond its bound; none whose figures are not there."""
-        settings, states = self._settings, {}
+        settings = self._settings
+        states: dict[AlarmKind, bool] = {}
         if (drift := metrics.get("watch/canary_drift")) is not None:
             states["drift"] = drift > settings.max_drift
         same, flat = metrics.get("watch/same_share"), metrics.get("watch/flat_share")
         if same is not None:
-            # Kept pictures are looked at in some steps only; what they showed lasts until the next.
             spread = metrics.get("watch/picture_spread")
             alike = max(same, flat or 0.0) > settings.max_same_share
             alike |= spread is not None and spread < settings.min_spread
+            # Kept pictures are looked at in some steps only; what they showed lasts until the next.
             if alike or flat is not None or not self._on.get("constant"):
                 states["constant"] = alike
         if (repeat := metrics.get("watch/repeat_share")) is not None:
@@ -195,16 +198,11 @@ class JudgeWatch:
         self._rewards.clear()
         return True
 
-    def _divergence(self) -> Figures:
-        if len(self._looks) < self._settings.window:
-            return {}
-        trends = divergence(*zip(*self._looks, strict=True))
-        on = trends.holds(
-            min_fall=self._settings.min_fall, already=self._on.get("divergence", False)
-        )
-        return {
-            "watch/heldout_fall": trends.fall,
-            "watch/heldout_fall_p": trends.fall_p,
-            "watch/reward_rise_p": trends.rise_p,
-            "on": float(on),
-        }
+
+def trend_metrics(trends: Divergence) -> Figures:
+    """What a look at the held-out judge shows of both trends."""
+    return {
+        "watch/heldout_fall": trends.fall,
+        "watch/heldout_fall_p": trends.fall_p,
+        "watch/reward_rise_p": trends.rise_p,
+    }
