@@ -25,6 +25,7 @@ from alphagrpo.cli.console import Narrator
 from alphagrpo.cli.stopping import Stopped, StopSwitch
 from alphagrpo.cli.training import TrainingRun
 from alphagrpo.config import RunConfig
+from alphagrpo.eval.canary import shapes_canary
 from alphagrpo.eval.figures import share_all_right, summarise
 from alphagrpo.eval.heldout import HeldOutJudges
 from alphagrpo.eval.oracles import shapes_oracle
@@ -437,7 +438,8 @@ def test_a_judge_that_drifts_is_an_alarm_in_metrics_log_and_report(
     page = folder.report_path.read_text(encoding="utf-8")
     assert '<p class="alarm" role="alert"><b>Alarm</b> the judge drifts, since step 4 (acc' in page
     kept = json.loads((folder.path / "watch.json").read_text())
-    assert (kept["judge"], len(kept["answers"])) == ("fake@1", 8 * 6 + 1)
+    questions = sum(len(picture.questions) for picture in shapes_canary(8))
+    assert (kept["judge"], len(kept["answers"])) == ("fake@1", questions)
 
 
 def test_an_alarm_ends_a_run_only_where_it_is_asked_to_and_resume_goes_on(
