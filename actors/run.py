@@ -176,6 +176,10 @@ class MeshRun:
         self._gauges.observe(report.metrics)
         return report
 
+    def show(self, metrics: Mapping[str, float]) -> None:
+        """Show figures of the last step that the loop knows nothing of, such as a watch's."""
+        self._gauges.observe(metrics)
+
     async def _surviving(self, work: Callable[[], Awaitable[T]]) -> T:
         """What ``work`` returns, which is begun again once what was lost under it is restored."""
         pauses = iter(PAUSES_S)

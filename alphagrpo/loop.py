@@ -155,6 +155,7 @@ class TrainingLoop:
         """How a step's groups are drawn that are dispatched from now on."""
         version, dealer = self._newest, Dealer(self.config)
         pictured = REPORT_GROUPS if step % self.config.training.report_groups_every == 0 else 0
+        kept = self.config.training.kept_pictures(self.config.rollout.group_size)
 
         def draw(place: int, turn: Visit) -> Awaitable[GroupReport]:
             task = task_of(self.config, turn.prompt.id, turn.visit)
@@ -168,7 +169,7 @@ class TrainingLoop:
                 task=task,
                 ranks=dealer.deal(task),
             )
-            keep = job.group_size if place < pictured else 0
+            keep = job.group_size if place < pictured else kept
             return self._roll_out(job, turn.questions, keep)
 
         return draw

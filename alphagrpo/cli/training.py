@@ -17,6 +17,7 @@ from alphagrpo.cli.outcome import tell_outcome
 from alphagrpo.cli.ray_session import ray_session
 from alphagrpo.cli.serving import deployed
 from alphagrpo.cli.stopping import Stopped, StopSwitch
+from alphagrpo.cli.watching import Watch
 from alphagrpo.lag import announced_lag
 from alphagrpo.record.folder import RunFolder, step_of
 from alphagrpo.record.recorder import Recorder
@@ -116,6 +117,7 @@ class TrainingRun:
         else:
             self._folder = RunFolder.create(config)
         self._heldout = HeldOutEvaluations(config, mesh_run, self._folder, narrator)
+        self._watch = Watch(config, mesh_run, self._folder)
         self._report = LiveReport(self._folder, narrator)
         self._recorder = Recorder(self._folder, config)
         self._earlier_s = self._recorder.earlier_wall_s()
@@ -158,12 +160,17 @@ class TrainingRun:
             self._after_step(report, took)
             if self._stop.pulled:
                 return self._stop.reason
+            if reason := self._watch.stop_reason:
+                self._checkpoint_if_whole()
+                return reason
         return ""
 
     def _after_step(self, report: StepReport, took: float) -> None:
         settings = self._config.training
         last = report.step >= settings.num_steps or self._training_s >= self._limit_s
         extra = {} if last or self._stop.pulled else self._heldout.probe(report.step)
+        if not self._stop.pulled:
+            extra |= self._watch.after_step(report, extra)
         with self._stop.step():
             self._recorder.record_step(report, {"time/wall_s": took, **extra})
             self._narrator.step(

@@ -424,3 +424,16 @@ async def test_cancelled_step_leaves_no_trace() -> None:
     assert [t for t, _ in turns(await loop.run_step())] == [
         t for t, _ in turns(await make_loop().run_step())
     ]
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"),
+    [("report", [[0, 0, 0], [4, 4, 4]]), ("all", [[4, 4, 4]] * 2), (2, [[2, 2, 2], [4, 4, 4]]),
+     (9, [[4, 4, 4]] * 2)],
+)  # fmt: skip
+async def test_pictures_are_kept_as_the_config_says(keep: Any, expected: list[list[int]]) -> None:
+    config = make_config(training={"keep_pictures": keep, "report_groups_every": 2})
+    loop = make_loop(config=config)
+    reports = [await loop.run_step() for _ in range(2)]
+    kept = [[sum(s.png is not None for s in g.samples) for g in r.groups] for r in reports]
+    assert sorted(kept) == sorted(expected)

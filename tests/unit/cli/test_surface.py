@@ -20,6 +20,13 @@ SURFACE = {
     "serve": {"config", "--status", "--down", "--json"},
     "doctor": {"--json"},
     "report": {"run_folder"},
+    "ledger": {
+        "run_folder", "topic", "--sample", "--steps", "--top", "--at-least", "--bins", "--json",
+    },
+    "rescore": {
+        "run_folder", "--judge", "--program", "--aggregate", "--kinds", "--steps",
+        "--serve-config", "--json",
+    },
     "shapes": {"action"},
     "shapes sheet": {"--output", "--num", "--seed"},
 }  # fmt: skip

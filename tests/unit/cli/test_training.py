@@ -8,23 +8,28 @@ import json
 import os
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import pytest
 
 from alphagrpo.cli import evaluate as evaluate_command
 from alphagrpo.cli import training as training_command
+from alphagrpo.cli import watching
 from alphagrpo.cli.again import Asked
 from alphagrpo.cli.console import Narrator
 from alphagrpo.cli.stopping import Stopped, StopSwitch
 from alphagrpo.cli.training import TrainingRun
 from alphagrpo.config import RunConfig
+from alphagrpo.eval.canary import shapes_canary
 from alphagrpo.eval.figures import share_all_right, summarise
 from alphagrpo.eval.heldout import HeldOutJudges
 from alphagrpo.eval.oracles import shapes_oracle
+from alphagrpo.images import encode_png
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.ports import Picture, PictureRequest
 from alphagrpo.record.folder import RunFolder, step_of
@@ -32,8 +37,15 @@ from alphagrpo.report import render
 from alphagrpo.report.render import write_report
 from alphagrpo.report.view import Progress
 from alphagrpo.rewards.programs import reward_program
-from alphagrpo.types import WeightsManifest
-from tests.fakes import FakeDecomposer, FakeLearner, FakePool, make_config, make_prompts
+from alphagrpo.types import Question, Verdict, WeightsManifest
+from tests.fakes import (
+    FakeDecomposer,
+    FakeLearner,
+    FakePool,
+    FakeVerifier,
+    make_config,
+    make_prompts,
+)
 from tests.synthetic_run import OracleDecomposer, OracleVerifier, RenderingPool
 
 
@@ -68,9 +80,12 @@ def world_judges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate_command, "judges_of", judges_of)
 
 
-def config_in(output: Path, max_lag: int = 0, **training: Any) -> RunConfig:
+def config_in(
+    output: Path, max_lag: int = 0, watch: dict[str, Any] | None = None, **training: Any
+) -> RunConfig:
     return make_config(
         output=str(output),
+        watch=watch or {},
         rollout={"max_lag": max_lag},
         data={"heldout": "shapes:heldout"},
         evaluation={"num_plain": 6, "num_thought": 6, "every": 2, "num_probe": 3},
@@ -103,6 +118,9 @@ class FakeRun:
 
     def step(self) -> StepReport:
         return self.wait_for(self.loop.run_step())
+
+    def show(self, metrics: Mapping[str, float]) -> None:
+        self.shown = dict(metrics)
 
     def manifest(self) -> WeightsManifest:
         return self.wait_for(self.loop.ensure_published())
@@ -378,3 +396,97 @@ def test_outside_a_step_one_signal_is_enough() -> None:
         assert stop.pulled
         assert not stop.step_abandoned
     assert signal.getsignal(signal.SIGINT) is before
+
+
+class DriftingVerifier(OracleVerifier):
+    """Right at first; after ``good`` pictures it says yes to everything."""
+
+    def __init__(self, good: int) -> None:
+        self.good = good
+
+    async def verify(self, pixels: np.ndarray, questions: list[Question]) -> tuple[Verdict, ...]:
+        self.good -= 1
+        verdicts = await super().verify(pixels, questions)
+        return verdicts if self.good >= 0 else tuple(replace(v, p_yes=0.93) for v in verdicts)
+
+
+def test_a_judge_that_drifts_is_an_alarm_in_metrics_log_and_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    verifier = DriftingVerifier(good=16)
+    monkeypatch.setattr(watching, "connect", lambda _config, _app: verifier)
+    config = config_in(tmp_path, watch={"canary": "shapes:8", "every": 2})
+    folder = train(config)
+    lines = folder.metrics()
+    assert [line.get("watch/canary_accuracy", -1) > 0 for line in lines] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert [line["watch/alarm_drift"] for line in lines] == [0, 0, 0, 1]
+    assert lines[0]["watch/canary_drift"] == lines[1]["watch/canary_drift"] == 0
+    assert lines[3]["watch/canary_drift"] > 0.2
+    told = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert (
+        [text for text in told if "alarm" in text]
+        == [
+            text for text in told if text.startswith("alarm at step 4: the judge drifts (accuracy ")
+        ]
+        != []
+    )
+    page = folder.report_path.read_text(encoding="utf-8")
+    assert '<p class="alarm" role="alert"><b>Alarm</b> the judge drifts, since step 4 (acc' in page
+    kept = json.loads((folder.path / "watch.json").read_text())
+    questions = sum(len(picture.questions) for picture in shapes_canary(8))
+    assert (kept["judge"], len(kept["answers"])) == ("fake@1", questions)
+
+
+def test_an_alarm_ends_a_run_only_where_it_is_asked_to_and_resume_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier = DriftingVerifier(good=8)
+    monkeypatch.setattr(watching, "connect", lambda _config, _app: verifier)
+    watch = {"canary": "shapes:8", "every": 2, "stop": True}
+    config = config_in(tmp_path, watch=watch, num_steps=5, checkpoint_every=4)
+    folder = train(config)
+    assert folder.summary().steps == 2
+    assert (folder.summary().stopped_by or "").startswith("watch.stop: the judge drifts")
+    assert step_of(folder.checkpoints()[-1]) == 2
+    assert train(config, resume=True).summary().steps == 5
+    assert [line["watch/alarm_drift"] for line in folder.metrics()] == [0, 1, 1, 1, 1]
+
+
+def test_without_a_canary_nobody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(_config: RunConfig, _app: str) -> None:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(watching, "connect", connect)
+    folder = train(config_in(tmp_path))
+    assert not [key for line in folder.metrics() for key in line if "canary" in key]
+    assert not (folder.path / "watch.json").exists()
+
+
+def test_a_second_verifier_is_asked_about_kept_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class PicturingPool(LearningPool):
+        async def roll_out(self, *args: Any, **options: Any) -> Any:
+            report = await super().roll_out(*args, **options)
+            png = encode_png(np.full((16, 16, 3), len(self.jobs), np.uint8))
+            return replace(
+                report, samples=tuple(replace(s, png=s.png and png) for s in report.samples)
+            )
+
+    def connect(_config: RunConfig, app: str) -> FakeVerifier:
+        asked.append(app)
+        return FakeVerifier(lambda _pixels, _question: 0.25)
+
+    monkeypatch.setattr(watching, "connect", connect)
+    config = config_in(tmp_path, watch={"heldout_app": "other", "every": 2}, report_groups_every=2)
+    lines = train(config, pool=PicturingPool()).metrics()
+    assert asked == ["other"]
+    assert [line.get("watch/heldout_score") for line in lines] == [0.25, None, 0.25, None]
+    assert 0 < lines[0]["watch/heldout_reward"] < 1
