@@ -18,11 +18,13 @@ from actors.mesh import EventLoop, Mesh
 from actors.metrics import StepGauges
 from actors.parts import Part
 from actors.storage import config_for_actors
+from actors.verdicts import keeping
 from alphagrpo import files
 from alphagrpo.data import load_prompts
 from alphagrpo.errors import CheckpointError, LearnerLost, WeightsError
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.ports import Picture, PictureRequest, RolloutPool
+from alphagrpo.record.verdicts import keep_verdicts
 
 if TYPE_CHECKING:
     from typing import Self
@@ -99,6 +101,7 @@ class MeshRun:
             seed=self.config.seed,
         )
         asker = decomposer.make()
+        verifier = keeping(verifier, self.config)
         mesh = Mesh(config_for_actors(self.config), verifier, self._tell)
         try:
             await mesh.ready()
@@ -263,6 +266,8 @@ class MeshRun:
 
     async def _load(self, folder: Path, content: Mapping[str, Any]) -> None:
         await self.loop.close()
+        # Before a step is taken again: its pictures are to have the verdicts that it recorded.
+        keep_verdicts(self.config.folder, after=int(content["iteration"]))
         await self.mesh.learner.load(str(folder / LEARNER))
         self.loop.load_state_dict(content["loop"])
 

@@ -9,6 +9,7 @@
       evaluation/        before.jsonl, after.jsonl, probe.jsonl (the newest probe): one line per
                          held-out prompt
       ledger/            step-000001.parquet ...: one row per question asked
+      kept-verdicts.parquet  of steps that are being taken again
       images/            <sha256>.png
       checkpoints/       step-000040/
       report.html
@@ -30,8 +31,16 @@ from alphagrpo.errors import ConfigError
 from alphagrpo.eval.lines import HeldOutLine
 from alphagrpo.files import write_atomically
 from alphagrpo.json_records import from_json, to_json
-from alphagrpo.record.ledger import read_ledger, rows_of_group, write_ledger
+from alphagrpo.record.ledger import (
+    STEP_PREFIX,
+    ledger_parts,
+    read_ledger,
+    rows_of_group,
+    step_of,
+    write_ledger,
+)
 from alphagrpo.record.summary import RunSummary
+from alphagrpo.record.verdicts import keep_verdicts
 from alphagrpo.record.versions import package_versions
 
 if TYPE_CHECKING:
@@ -39,7 +48,6 @@ if TYPE_CHECKING:
     from alphagrpo.ports import GroupReport
     from alphagrpo.training import GroupWeights
 
-STEP_PREFIX = "step-"
 COMPLETE = "complete.json"
 """Marks a checkpoint to which everything was written."""
 
@@ -174,12 +182,14 @@ class RunFolder:
         step: int,
         reports: Sequence[GroupReport],
         training: Sequence[GroupWeights | None],
+        skipped: Sequence[Mapping[str, Any]] = (),
     ) -> Path:
         """Write the ledger rows and the kept pictures of one step's groups.
 
         ``training`` has what the learner was given of each group; None where it was dropped.
+        ``skipped`` are the rows of turns that gave no group.
         """
-        rows = []
+        rows = list(skipped)
         for index, (report, group) in enumerate(zip(reports, training, strict=True)):
             rows += rows_of_group(step, index, report, group)
             for sample in (*report.drafts, *report.samples):
@@ -251,23 +261,20 @@ class RunFolder:
             shutil.rmtree(path)
 
     def rewind(self, step: int) -> None:
-        """Forget metrics and ledger rows of steps after ``step``."""
+        """Forget metrics and ledger rows of steps after ``step``; of these rows the verdicts are
+        kept, for when the steps are taken again.
+        """
+        keep_verdicts(self.path, after=step)
         kept = [line for line in self.metrics() if line["step"] <= step]
         write_atomically(self.metrics_path, json_lines(kept))
-        for part in (self.path / "ledger").glob(f"{STEP_PREFIX}*.parquet"):
-            if step_of(part) > step:
-                part.unlink()
+        for part in ledger_parts(self.path, after=step):
+            part.unlink()
 
 
 def find_learner(checkpoint: Path) -> Path | None:
     """The learner's folder of a checkpoint: the folder itself, or the one inside it; or None."""
     folders = (checkpoint, checkpoint / "learner")
     return next((folder for folder in folders if (folder / "learner.json").is_file()), None)
-
-
-def step_of(path: Path) -> int:
-    """The step in a name such as ``step-000040`` or ``step-000040.parquet``."""
-    return int(path.name.split(".")[0].removeprefix(STEP_PREFIX))
 
 
 def read_heldout_lines(path: Path) -> list[HeldOutLine]:

@@ -12,6 +12,7 @@ import pytest
 from alphagrpo.errors import ConfigError, PolicyDataError, ServiceUnavailable, WeightsError
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.prompt_iterator import PromptIterator
+from alphagrpo.turns import Cursor
 from tests.fakes import FakeDecomposer, FakeLearner, FakePool, make_config, make_prompts
 
 
@@ -132,7 +133,7 @@ async def test_decomposition_is_asked_for_in_bursts() -> None:
     decomposer = FakeDecomposer()
     iterator = PromptIterator(make_prompts(100), 0, decomposer, lookahead=4)
     asked = []
-    async for _ in iterator.stream(0, 24):
+    async for _ in iterator.stream(Cursor(), 24):
         await asyncio.sleep(0)
         asked.append(sum(decomposer.calls.values()))
     iterator.close()
@@ -242,6 +243,9 @@ async def test_publication_that_failed_is_done_again_without_training_twice() ->
     with pytest.raises(ServiceUnavailable):
         await loop.run_step()
     assert (loop.step, len(learner.updates)) == (1, 1)
+    report = await loop.run_step()
+    assert (report.step, report.version, len(learner.updates)) == (1, 1, 1), "and it is reported"
+    assert report.metrics["time/learn_s"] >= 0
     report = await loop.run_step()
     assert (report.step, report.version, len(learner.updates)) == (2, 2, 2)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from alphagrpo.errors import ConfigError, NoQuestions, ServiceUnavailable
-from alphagrpo.prompt_iterator import PromptIterator, Visit
+from alphagrpo.prompt_iterator import PromptIterator
+from alphagrpo.retries import Retries
+from alphagrpo.turns import Cursor, SkippedTurn, Visit
 from tests.fakes import FakeDecomposer, make_prompts
 
 
@@ -16,8 +18,12 @@ def iterator_of(
     return PromptIterator(make_prompts(count), seed, decomposer or FakeDecomposer(), **options)
 
 
-async def visits_of(iterator: PromptIterator, start: int, count: int) -> list[Visit]:
-    visits = [visit async for visit in iterator.stream(start, count)]
+async def visits_of(
+    iterator: PromptIterator, start: int | Cursor, count: int, skipped: list[SkippedTurn] | None = None
+) -> list[Visit]:
+    cursor = Cursor(start) if isinstance(start, int) else start
+    note = ([] if skipped is None else skipped).append
+    visits = [visit async for visit in iterator.stream(cursor, count, note)]
     iterator.close()
     return visits
 
@@ -42,7 +48,8 @@ async def test_a_turn_says_where_the_next_one_begins() -> None:
     unanswerable = iterator_of(FakeDecomposer(unanswerable=[order[1]]))
     visits = await visits_of(unanswerable, 0, 3)
     assert [visit.prompt.id for visit in visits] == [order[0], order[2], order[3]]
-    assert [visit.next_position for visit in visits] == [1, 3, 4]
+    assert [visit.after for visit in visits] == [Cursor(1), Cursor(3), Cursor(4)]
+    assert [visit.position for visit in visits] == [0, 2, 3]
     assert unanswerable.set_aside.keys() == {order[1]}
 
 
@@ -104,10 +111,10 @@ async def test_prompts_set_aside_stay_so_after_a_restore_and_are_not_asked_about
 async def test_what_was_asked_ahead_is_used_and_is_forgotten_at_the_end() -> None:
     decomposer = FakeDecomposer()
     iterator = iterator_of(decomposer)
-    async for _ in iterator.stream(0, 3):
+    async for _ in iterator.stream(Cursor(), 3):
         pass
     asked_ahead = decomposer.calls.copy()
-    async for visit in iterator.stream(3, 1):
+    async for visit in iterator.stream(Cursor(3), 1):
         assert asked_ahead[visit.prompt.id] == decomposer.calls[visit.prompt.id] == 1
     iterator.close()
     await visits_of(iterator, 4, 1)
