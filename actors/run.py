@@ -24,7 +24,7 @@ from alphagrpo.data import load_prompts
 from alphagrpo.errors import CheckpointError, LearnerLost, WeightsError
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.ports import Picture, PictureRequest, RolloutPool
-from alphagrpo.record.verdicts import keep_verdicts
+from alphagrpo.record.folder import RunFolder
 
 if TYPE_CHECKING:
     from typing import Self
@@ -267,7 +267,7 @@ class MeshRun:
     async def _load(self, folder: Path, content: Mapping[str, Any]) -> None:
         await self.loop.close()
         # Before a step is taken again: its pictures are to have the verdicts that it recorded.
-        keep_verdicts(self.config.folder, after=int(content["iteration"]))
+        RunFolder(self.config.folder).keep_verdicts(int(content["iteration"]))
         await self.mesh.learner.load(str(folder / LEARNER))
         self.loop.load_state_dict(content["loop"])
 

@@ -9,7 +9,7 @@
       evaluation/        before.jsonl, after.jsonl, probe.jsonl (the newest probe): one line per
                          held-out prompt
       ledger/            step-000001.parquet ...: one row per question asked
-      kept-verdicts.parquet  of steps that are being taken again
+      kept-verdicts.parquet  what steps that are taken again were answered the first time
       images/            <sha256>.png
       checkpoints/       step-000040/
       report.html
@@ -31,16 +31,9 @@ from alphagrpo.errors import ConfigError
 from alphagrpo.eval.lines import HeldOutLine
 from alphagrpo.files import write_atomically
 from alphagrpo.json_records import from_json, to_json
-from alphagrpo.record.ledger import (
-    STEP_PREFIX,
-    ledger_parts,
-    read_ledger,
-    rows_of_group,
-    step_of,
-    write_ledger,
-)
+from alphagrpo.record.ledger import read_ledger, rows_of_group, write_ledger
 from alphagrpo.record.summary import RunSummary
-from alphagrpo.record.verdicts import keep_verdicts
+from alphagrpo.record.verdicts import KEPT_VERDICTS, keep_verdicts
 from alphagrpo.record.versions import package_versions
 
 if TYPE_CHECKING:
@@ -48,6 +41,7 @@ if TYPE_CHECKING:
     from alphagrpo.ports import GroupReport
     from alphagrpo.training import GroupWeights
 
+STEP_PREFIX = "step-"
 COMPLETE = "complete.json"
 """Marks a checkpoint to which everything was written."""
 
@@ -195,9 +189,13 @@ class RunFolder:
             for sample in (*report.drafts, *report.samples):
                 if sample.png is not None and sample.picture_hash:
                     self.save_picture(sample.picture_hash, sample.png)
-        path = self.path / "ledger" / f"{STEP_PREFIX}{step:06d}.parquet"
+        path = self.ledger_path(step)
         write_ledger(path, rows)
         return path
+
+    def ledger_path(self, step: int) -> Path:
+        """Where the ledger of a step is."""
+        return self.path / "ledger" / f"{STEP_PREFIX}{step:06d}.parquet"
 
     def ledger(self, step: int | None = None) -> list[dict[str, Any]]:
         """Ledger rows of one step, or of all steps in order."""
@@ -207,7 +205,7 @@ class RunFolder:
 
     def ledger_pictures(self, step: int) -> dict[int, set[str]]:
         """Content hashes of the pictures of each group of a step, by the group's place in it."""
-        path = self.path / "ledger" / f"{STEP_PREFIX}{step:06d}.parquet"
+        path = self.ledger_path(step)
         pictures: dict[int, set[str]] = {}
         for row in read_ledger(path, columns=("group", "picture")):
             pictures.setdefault(row["group"], set()).add(row["picture"])
@@ -261,20 +259,29 @@ class RunFolder:
             shutil.rmtree(path)
 
     def rewind(self, step: int) -> None:
-        """Forget metrics and ledger rows of steps after ``step``; of these rows the verdicts are
-        kept, for when the steps are taken again.
-        """
-        keep_verdicts(self.path, after=step)
+        """Forget metrics and ledger rows of steps after ``step``, but keep their verdicts."""
+        self.keep_verdicts(step)
         kept = [line for line in self.metrics() if line["step"] <= step]
         write_atomically(self.metrics_path, json_lines(kept))
-        for part in ledger_parts(self.path, after=step):
-            part.unlink()
+        for part in (self.path / "ledger").glob(f"{STEP_PREFIX}*.parquet"):
+            if step_of(part) > step:
+                part.unlink()
+
+    def keep_verdicts(self, step: int) -> None:
+        """Keep the verdicts that the ledger has of steps after ``step``: these are taken again."""
+        parts = [self.ledger_path(number) for number in self.ledger_steps() if number > step]
+        keep_verdicts(self.path / KEPT_VERDICTS, parts)
 
 
 def find_learner(checkpoint: Path) -> Path | None:
     """The learner's folder of a checkpoint: the folder itself, or the one inside it; or None."""
     folders = (checkpoint, checkpoint / "learner")
     return next((folder for folder in folders if (folder / "learner.json").is_file()), None)
+
+
+def step_of(path: Path) -> int:
+    """The step in a name such as ``step-000040`` or ``step-000040.parquet``."""
+    return int(path.name.split(".")[0].removeprefix(STEP_PREFIX))
 
 
 def read_heldout_lines(path: Path) -> list[HeldOutLine]:

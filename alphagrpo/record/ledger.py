@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from alphagrpo.turns import SkippedTurn
     from alphagrpo.types import Question
 
-STEP_PREFIX = "step-"
 SKIPPED = "skipped"
 """Stage of a turn that gave no group."""
 _NAMES = pa.dictionary(pa.int32(), pa.string())
@@ -188,17 +187,6 @@ def _of_sample(
         "picture": sample.picture_hash,
         "policy_version": report.job.policy_version,
     }
-
-
-def step_of(path: Path) -> int:
-    """The step in a name such as ``step-000040`` or ``step-000040.parquet``."""
-    return int(path.name.split(".")[0].removeprefix(STEP_PREFIX))
-
-
-def ledger_parts(run: Path, *, after: int) -> list[Path]:
-    """The ledger files of a run's folder of steps after ``after``, in order."""
-    parts = (run / "ledger").glob(f"{STEP_PREFIX}*.parquet")
-    return sorted(part for part in parts if step_of(part) > after)
 
 
 def write_ledger(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

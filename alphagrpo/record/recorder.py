@@ -19,7 +19,7 @@ from alphagrpo.record.summary import (
     trained_s,
     turn_counts,
 )
-from alphagrpo.record.verdicts import forget_verdicts
+from alphagrpo.record.verdicts import KEPT_VERDICTS, forget_verdicts
 
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig
@@ -51,7 +51,7 @@ class Recorder:
         figures = {key: _finite(value) for key, value in report.metrics.items()}
         figures |= {"weights/version": report.version, **(extra or {})}
         self.folder.append_metrics(report.step, figures)
-        forget_verdicts(self.folder.path, report.step)
+        forget_verdicts(self.folder.path / KEPT_VERDICTS, report.step)
 
     def record_failed(self, report: StepReport) -> None:
         """The ledger of a step that ended the run, as far as it is known: what was skipped, and the

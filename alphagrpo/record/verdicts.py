@@ -8,6 +8,7 @@ rewards that were recorded of it, the same picture with the same question must h
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from alphagrpo.files import replacing
-from alphagrpo.record.ledger import ledger_parts
 
 log = logging.getLogger(__name__)
 
@@ -57,16 +57,14 @@ class Answered:
     grade: int | None
 
 
-def keep_verdicts(run: Path, *, after: int) -> None:
-    """Keep the verdicts that the ledger of a run's folder has of steps after ``after``.
+def keep_verdicts(path: Path, parts: Sequence[Path]) -> None:
+    """Keep the verdicts of some ledger files at ``path``; nothing is written where there are none.
 
-    Those that were kept before stay and come first. Nothing is written where there are none; a file
-    that cannot be read is passed over with a warning.
+    Those that were kept there before stay and come first. A file that cannot be read is passed over
+    with a warning.
     """
-    parts = ledger_parts(run, after=after)
     if not parts:
         return
-    path = run / KEPT_VERDICTS
     files = [path, *parts] if path.exists() else parts
     tables = [table for table in map(_verdicts, files) if table is not None]
     with replacing(path) as partial:
@@ -95,9 +93,8 @@ def read_verdicts(path: Path) -> dict[Asked, Answered]:
     return verdicts
 
 
-def forget_verdicts(run: Path, step: int) -> None:
+def forget_verdicts(path: Path, step: int) -> None:
     """Forget what was kept once ``step``, which has been taken again, is the last it is of."""
-    path = run / KEPT_VERDICTS
     if path.exists() and _last_step(path) <= step:
         path.unlink()
 

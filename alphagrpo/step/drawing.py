@@ -91,9 +91,12 @@ class StepDrawing:
         try:
             await self._dispatch(tasks)
             await asyncio.gather(*tasks)
-        except Exception as error:
+        except BaseException as error:
+            # Whatever it was: who takes the groups must not wait for those that will not come.
             self._arrivals.put_nowait(error)
             self._dispatched.cancel()
+            if isinstance(error, asyncio.CancelledError):
+                raise
         finally:
             for task in tasks:
                 task.cancel()

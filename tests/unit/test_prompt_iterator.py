@@ -19,7 +19,10 @@ def iterator_of(
 
 
 async def visits_of(
-    iterator: PromptIterator, start: int | Cursor, count: int, skipped: list[SkippedTurn] | None = None
+    iterator: PromptIterator,
+    start: int | Cursor,
+    count: int,
+    skipped: list[SkippedTurn] | None = None,
 ) -> list[Visit]:
     cursor = Cursor(start) if isinstance(start, int) else start
     note = ([] if skipped is None else skipped).append
