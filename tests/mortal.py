@@ -97,14 +97,14 @@ class ChainLearner(FakeLearner):
 
 
 class PaintingPool(FakePool):
-    """Pictures of 4 x 4 from the weights; no scores for ``unscored`` prompts in early versions."""
+    """Pictures of 4 x 4 from the weights; no scores for ``unscored`` jobs."""
 
     def __init__(
         self,
         config: RunConfig,
         learner: ChainLearner,
         verifier: KeptVerdicts,
-        unscored: Sequence[str],
+        unscored: Callable[[RolloutJob], bool],
     ) -> None:
         super().__init__(size=3)
         self._program = configured_program(config.reward)
@@ -117,7 +117,7 @@ class PaintingPool(FakePool):
         report = await super().roll_out(job, questions, keep_pictures=0)
         pictures = [self._picture(job, sample.id) for sample in report.samples]
         answers: list[Score | str] = ["ServiceUnavailable: down"] * len(pictures)
-        if job.prompt.id not in self._unscored or job.policy_version > 3:
+        if not self._unscored(job):
             answers = await judge_pictures(self._program, questions, pictures, self._verifier)
         pairs = zip(pictures, answers, strict=True)
         samples = tuple(_sample(*pair) for pair in pairs)
@@ -155,7 +155,7 @@ class Mortal:
         num_prompts: int = 8,
         unanswerable: Sequence[str] = (),
         down_for: Sequence[str] = (),
-        unscored: Sequence[str] = (),
+        unscored: Callable[[RolloutJob], bool] = lambda job: False,
         fickle: bool = False,
     ) -> None:
         self.config, self.num_prompts = config, num_prompts
