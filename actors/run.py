@@ -19,11 +19,13 @@ from actors.mesh import EventLoop, Mesh
 from actors.metrics import StepGauges
 from actors.parts import Part
 from actors.storage import config_for_actors
+from actors.verdicts import keeping
 from alphagrpo import files
 from alphagrpo.data import load_prompts
 from alphagrpo.errors import CheckpointError, LearnerLost, WeightsError
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.ports import Picture, PictureRequest, PictureSource
+from alphagrpo.record.folder import RunFolder
 
 if TYPE_CHECKING:
     from typing import Self
@@ -103,6 +105,7 @@ class MeshRun:
             seed=self.config.seed,
         )
         asker = decomposer.make()
+        verifier = keeping(verifier, self.config)
         mesh = Mesh(config_for_actors(self.config), verifier, self._tell)
         try:
             await mesh.ready()
@@ -304,6 +307,8 @@ class MeshRun:
 
     async def _load(self, folder: Path, content: Mapping[str, Any]) -> None:
         await self.loop.close()
+        # Before a step is taken again: its pictures are to have the verdicts that it recorded.
+        RunFolder(self.config.folder).keep_verdicts(int(content["iteration"]))
         await self.mesh.learner.load(str(folder / LEARNER))
         self.loop.load_state_dict(content["loop"])
 

@@ -154,7 +154,7 @@ class TrainingRun:
                 return f"training.max_minutes ({settings.max_minutes:g})"
             begun = perf_counter()
             with self._stop.step():
-                report = mesh_run.step()
+                report = self._step()
             took = perf_counter() - begun
             self._training_s += took
             self._after_step(report, took)
@@ -164,6 +164,22 @@ class TrainingRun:
                 self._checkpoint_if_whole()
                 return reason
         return ""
+
+    def _step(self) -> StepReport:
+        """One step; of one that ends the run the ledger has what is known of it."""
+        try:
+            return self._mesh_run.step()
+        except BaseException:
+            if (failed := self._mesh_run.loop.failed) is not None:
+                self._keep_failed(failed)
+            raise
+
+    def _keep_failed(self, report: StepReport) -> None:
+        try:
+            self._recorder.record_failed(report)
+        except OSError as error:
+            # What ended the step is what is to be told; a full disk may be both.
+            self._narrator.say(f"the ledger of step {report.step} could not be written: {error}")
 
     def _after_step(self, report: StepReport, took: float) -> None:
         settings = self._config.training

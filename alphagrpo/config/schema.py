@@ -18,6 +18,7 @@ from alphagrpo.config.optimization import OptimizerConfig
 from alphagrpo.config.placement import PlacementConfig
 from alphagrpo.config.programs import ASKING_THE_SET, BUILT_IN_PROGRAMS, check_program_name
 from alphagrpo.config.refinement import RefinementConfig
+from alphagrpo.config.retrying import PauseConfig
 from alphagrpo.config.sampling import (
     FlowConfig,
     GuidanceConfig,
@@ -99,6 +100,11 @@ class RolloutConfig(Section):
     (measured), unless ``algorithm.lag`` is ``importance``.
     """
     max_retries: int = Field(3, ge=0)
+    """Further attempts at a group with too few scores, and at a prompt's questions; also how often,
+    beyond the number of runners, a group may lose its runner.
+    """
+    pause: PauseConfig = PauseConfig()
+    """Before each further attempt at scores or questions."""
     text: SamplingParams = SamplingParams()
     flow: FlowConfig = FlowConfig()
 

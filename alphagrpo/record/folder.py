@@ -9,6 +9,7 @@
       evaluation/        before.jsonl, after.jsonl, probe.jsonl (the newest probe): one line per
                          held-out prompt
       ledger/            step-000001.parquet ...: one row per question asked
+      kept-verdicts.parquet  what steps that are taken again were answered the first time
       images/            <sha256>.png
       checkpoints/       step-000040/
       report.html
@@ -32,6 +33,7 @@ from alphagrpo.files import write_atomically
 from alphagrpo.json_records import from_json, to_json
 from alphagrpo.record.ledger import read_ledger, rows_of_group, write_ledger
 from alphagrpo.record.summary import RunSummary
+from alphagrpo.record.verdicts import KEPT_VERDICTS, keep_verdicts
 from alphagrpo.record.versions import package_versions
 
 if TYPE_CHECKING:
@@ -174,20 +176,26 @@ class RunFolder:
         step: int,
         reports: Sequence[GroupReport],
         training: Sequence[GroupWeights | None],
+        skipped: Sequence[Mapping[str, Any]] = (),
     ) -> Path:
         """Write the ledger rows and the kept pictures of one step's groups.
 
         ``training`` has what the learner was given of each group; None where it was dropped.
+        ``skipped`` are the rows of turns that gave no group.
         """
-        rows = []
+        rows = list(skipped)
         for index, (report, group) in enumerate(zip(reports, training, strict=True)):
             rows += rows_of_group(step, index, report, group)
             for sample in (*report.drafts, *report.samples):
                 if sample.png is not None and sample.picture_hash:
                     self.save_picture(sample.picture_hash, sample.png)
-        path = self.path / "ledger" / f"{STEP_PREFIX}{step:06d}.parquet"
+        path = self.ledger_path(step)
         write_ledger(path, rows)
         return path
+
+    def ledger_path(self, step: int) -> Path:
+        """Where the ledger of a step is."""
+        return self.path / "ledger" / f"{STEP_PREFIX}{step:06d}.parquet"
 
     def ledger(self, step: int | None = None) -> list[dict[str, Any]]:
         """Ledger rows of one step, or of all steps in order."""
@@ -197,7 +205,7 @@ class RunFolder:
 
     def ledger_pictures(self, step: int) -> dict[int, set[str]]:
         """Content hashes of the pictures of each group of a step, by the group's place in it."""
-        path = self.path / "ledger" / f"{STEP_PREFIX}{step:06d}.parquet"
+        path = self.ledger_path(step)
         pictures: dict[int, set[str]] = {}
         for row in read_ledger(path, columns=("group", "picture")):
             pictures.setdefault(row["group"], set()).add(row["picture"])
@@ -251,12 +259,18 @@ class RunFolder:
             shutil.rmtree(path)
 
     def rewind(self, step: int) -> None:
-        """Forget metrics and ledger rows of steps after ``step``."""
+        """Forget metrics and ledger rows of steps after ``step``, but keep their verdicts."""
+        self.keep_verdicts(step)
         kept = [line for line in self.metrics() if line["step"] <= step]
         write_atomically(self.metrics_path, json_lines(kept))
         for part in (self.path / "ledger").glob(f"{STEP_PREFIX}*.parquet"):
             if step_of(part) > step:
                 part.unlink()
+
+    def keep_verdicts(self, step: int) -> None:
+        """Keep the verdicts that the ledger has of steps after ``step``: these are taken again."""
+        parts = [self.ledger_path(number) for number in self.ledger_steps() if number > step]
+        keep_verdicts(self.path / KEPT_VERDICTS, parts)
 
 
 def find_learner(checkpoint: Path) -> Path | None:

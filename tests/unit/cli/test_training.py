@@ -25,6 +25,7 @@ from alphagrpo.cli.console import Narrator
 from alphagrpo.cli.stopping import Stopped, StopSwitch
 from alphagrpo.cli.training import TrainingRun
 from alphagrpo.config import RunConfig
+from alphagrpo.errors import PolicyDataError
 from alphagrpo.eval.canary import shapes_canary
 from alphagrpo.eval.figures import share_all_right, summarise
 from alphagrpo.eval.heldout import HeldOutJudges
@@ -33,6 +34,7 @@ from alphagrpo.images import encode_png
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.ports import Picture, PictureRequest
 from alphagrpo.record.folder import RunFolder, step_of
+from alphagrpo.record.recorder import Recorder
 from alphagrpo.report import render
 from alphagrpo.report.render import write_report
 from alphagrpo.report.view import Progress
@@ -311,6 +313,45 @@ def test_a_crash_between_checkpoints_takes_the_lost_steps_again(tmp_path: Path) 
     resumed = train(config, resume=True)
     assert [line["step"] for line in resumed.metrics()] == [1, 2, 3, 4]
     assert [row["step"] for row in resumed.ledger()] == sorted(r["step"] for r in resumed.ledger())
+
+
+def test_the_ledger_has_the_step_that_ended_the_run_until_it_is_taken_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Unscored(LearningPool):
+        async def roll_out(self, *args: Any, **options: Any) -> Any:
+            report = await super().roll_out(*args, **options)
+            if len(self.jobs) <= 6:
+                return report
+            samples = [replace(s, reward=None, invalid_reason="late") for s in report.samples]
+            return replace(report, samples=tuple(samples))
+
+    config = config_in(tmp_path)
+    with pytest.raises(PolicyDataError, match="step 3 has 100%"):
+        train(config, pool=Unscored())
+    folder = RunFolder.open(config.folder)
+    assert [line["step"] for line in folder.metrics()] == [1, 2]
+    rows = folder.ledger(3)
+    assert len({row["prompt_id"] for row in rows}) == 3
+    assert {(row["invalid_reason"], row["advantage"]) for row in rows} == {("late", None)}
+    resumed = train(config, resume=True)
+    assert {row["valid"] for row in resumed.ledger(3)} == {True}
+
+
+def test_a_ledger_that_cannot_be_written_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def crash(jobs: int) -> None:
+        if jobs == 9:
+            raise RuntimeError("the machine is gone")
+
+    def full(*_args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Recorder, "record_failed", full)
+    with pytest.raises(RuntimeError, match="the machine is gone"):
+        train(config_in(tmp_path), pool=LearningPool(crash))
+    assert "the ledger of step 4 could not be written" in capsys.readouterr().out
 
 
 def pages_of(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[str]:
