@@ -125,13 +125,14 @@ def train(
     resume: bool = False,
     pool: FakePool | None = None,
     stop: StopSwitch | None = None,
+    code: int = 0,
 ) -> RunFolder:
-    stop = stop or StopSwitch()
+    stop = stop or StopSwitch(config.training.grace_s)
     with asyncio.Runner() as runner, stop.armed():
         mesh_run = FakeRun(config, pool or LearningPool(), runner)
         run = TrainingRun(config, mesh_run, Narrator(), stop, perf_counter(), resume=resume)
         assert mesh_run.probed == config.output, "storage is tried before anything is trained"
-        assert run.go() == 0
+        assert run.go() == code
     return RunFolder.open(config.folder)
 
 
