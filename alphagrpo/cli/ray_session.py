@@ -110,9 +110,9 @@ def ray_session(
 ) -> Iterator[RaySession]:
     """Join the cluster at ``address``, or start a private one of ``num_cpus`` logical CPUs.
 
-    The private one listens on loopback only and asks for Ray's token (:mod:`.ray_token`) unless
-    RAY_AUTH_MODE says otherwise; ``ray`` and ``serve`` of the same user find it with
-    ``RAY_AUTH_MODE=token``. On leaving, what was started here is stopped, and nothing else. A
+    The private one listens on loopback, but for a port of each Serve replica, and asks for Ray's
+    token (:mod:`.ray_token`) unless RAY_AUTH_MODE says otherwise (docs/security.md has all ports).
+    ``serve`` of the same user finds it with ``RAY_AUTH_MODE=token``. On leaving, what was started here is stopped, and nothing else. A
     process that is connected already stays as it is.
     """
     set_environment(private=address is None)

@@ -110,18 +110,22 @@ def own_process_groups() -> Iterator[None]:
 
 @contextmanager
 def kept_sigterm() -> Iterator[None]:
-    """Inside the block ``ray.init`` leaves a handler of SIGTERM alone, where there is one.
+    """Around ``ray.init``: where SIGTERM has a handler, it has it inside the block and afterwards.
 
-    Ray's own exits with code 15 wherever the signal comes.
+    Ray installs two: one in Python that exits with code 15 wherever the signal comes, and one in
+    C++, unseen by Python, that prints a stack and aborts.
     """
     utils: Any = importlib.import_module("ray._private.utils")
-    install = utils.set_sigterm_handler
-    if signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, None):
+    install, handler = utils.set_sigterm_handler, signal.getsignal(signal.SIGTERM)
+    is_ours = handler not in (signal.SIG_DFL, None)
+    if is_ours:
         utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
         utils.set_sigterm_handler = install
+        if is_ours:
+            signal.signal(signal.SIGTERM, handler)
 
 
 def free_ports(number: int) -> list[int]:
