@@ -80,7 +80,7 @@ def _is_ray(process: Process) -> bool:
 
 
 def _name(process: Process) -> str:
-    """A worker's title without Ray's mark; of a script its name, of all else that of the program."""
+    """A worker's title without Ray's mark; else the name of the script, or of the program."""
     line = process.cmdline()
     if not line:
         return process.name()

@@ -112,8 +112,8 @@ def ray_session(
 
     The private one listens on loopback, but for a port of each Serve replica, and asks for Ray's
     token (:mod:`.ray_token`) unless RAY_AUTH_MODE says otherwise (docs/security.md has all ports).
-    ``serve`` of the same user finds it with ``RAY_AUTH_MODE=token``. On leaving, what was started here is stopped, and nothing else. A
-    process that is connected already stays as it is.
+    ``serve`` of the same user finds it with ``RAY_AUTH_MODE=token``. On leaving, what was started
+    here is stopped, and nothing else. A process that is connected already stays as it is.
     """
     set_environment(private=address is None)
     if address is None:

@@ -11,6 +11,7 @@ import random
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -117,7 +118,8 @@ def kept_sigterm() -> Iterator[None]:
     """
     utils: Any = importlib.import_module("ray._private.utils")
     install, handler = utils.set_sigterm_handler, signal.getsignal(signal.SIGTERM)
-    is_ours = handler not in (signal.SIG_DFL, None)
+    is_main = threading.current_thread() is threading.main_thread()
+    is_ours = is_main and handler not in (signal.SIG_DFL, None)
     if is_ours:
         utils.set_sigterm_handler = lambda handler: None
     try:

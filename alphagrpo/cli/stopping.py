@@ -95,7 +95,7 @@ class StopSwitch:
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal's number, as shells and schedulers have it: 143 or 130; 0 without one."""
+        """128 + the signal's number, as shells have it: 143 or 130; 0 while none has come."""
         return 128 + self.number if self.number else 0
 
     @property

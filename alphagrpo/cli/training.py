@@ -80,9 +80,7 @@ def _with_mesh(config: RunConfig, launch: Launch, narrator: Narrator, stop: Stop
         return run.go()
 
 
-def _start_mesh(
-    config: RunConfig, launch: Launch, narrator: Narrator, stack: ExitStack
-) -> MeshRun:
+def _start_mesh(config: RunConfig, launch: Launch, narrator: Narrator, stack: ExitStack) -> MeshRun:
     """Ray, the services, the actors; what was started is on ``stack``."""
     with narrator.stage("starting Ray" if launch.address is None else "joining Ray"):
         session = stack.enter_context(
@@ -172,8 +170,7 @@ class TrainingRun:
         return DONE if finished else self._stop.exit_code
 
     def _steps(self) -> str:
-        """Train until a signal, or the steps or minutes are spent; what ended it, empty for the steps.
-        """
+        """Train until a signal or until steps or minutes are spent; says why, where not the steps."""
         settings, mesh_run = self._config.training, self._mesh_run
         while mesh_run.step_number < settings.num_steps and not self._stop.pulled:
             if self._training_s >= self._limit_s:

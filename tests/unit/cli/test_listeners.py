@@ -70,7 +70,11 @@ class Titled:
     [
         (("/venv/site-packages/ray/core/src/ray/raylet/raylet", "--x=1"), True, "raylet"),
         (("/venv/site-packages/ray/core/src/ray/gcs/gcs_server",), True, "gcs_server"),
-        (("ray::ServeReplica:verifier:Verifier.initialize",), True, "ServeReplica:verifier:Verifier"),
+        (
+            ("ray::ServeReplica:verifier:Verifier.initialize",),
+            True,
+            "ServeReplica:verifier:Verifier",
+        ),
         (("VLLM::EngineCore",), True, "VLLM::EngineCore"),
         (
             ("/bin/python", "-u", "/v/site-packages/ray/dashboard/dashboard.py", "--host=x"),
