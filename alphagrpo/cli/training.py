@@ -170,7 +170,7 @@ class TrainingRun:
         return DONE if finished else self._stop.exit_code
 
     def _steps(self) -> str:
-        """Train until a signal or until steps or minutes are spent; says why, where not the steps."""
+        """Train until a signal, or until steps or minutes are spent; says why, if not the steps."""
         settings, mesh_run = self._config.training, self._mesh_run
         while mesh_run.step_number < settings.num_steps and not self._stop.pulled:
             if self._training_s >= self._limit_s:
