@@ -285,6 +285,7 @@ class MeshRun:
                 f"the learner's node must see {folder}, nothing it wrote is here; "
                 "use storage that all nodes share"
             )
+        _refuse_torn(folder / LEARNER, self.loop.step)
         decomposer, verifier = self.parts
         content = {
             "format": FORMAT,
@@ -333,6 +334,17 @@ def decomposer_client(config: RunConfig) -> Part:
 def verifier_client(config: RunConfig) -> Part:
     """The project's verifier client."""
     return Part(CLIENTS["verifier"], config.services.verifier_options(run=config.name))
+
+
+def _refuse_torn(learner: Path, step: int) -> None:
+    """Raise CheckpointError where a step was cut short between the learner's and the loop's part of
+    it: what was learnt is in the weights and nowhere else.
+    """
+    saved = json.loads((learner / "learner.json").read_text(encoding="utf-8"))["step"]
+    if saved != step:
+        raise CheckpointError(
+            f"learner and loop must stand at the same step in a checkpoint, got {saved} and {step}"
+        )
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the findings; exit code 1 where one of them would stop a run."""
-    findings = [*_packages(), *_machine(), *_ports(), *_ray(), *_models()]
+    findings = [*_packages(), *_machine(), *_ports(), *_ray(), *_open_ports(), *_models()]
     if args.json:
         print_json([vars_of(finding) for finding in findings])
     else:
@@ -127,6 +127,21 @@ def _ray() -> list[Finding]:
         Finding("RAY_ADDRESS", address or "not set", "ok"),
         Finding("RAY_AUTH_MODE", os.environ.get("RAY_AUTH_MODE", "not set"), "ok"),
         _joined(),
+    ]
+
+
+def _open_ports() -> list[Finding]:
+    """Where other machines can reach the Ray that runs here."""
+    from alphagrpo.cli.listeners import ray_listeners
+
+    listeners = ray_listeners()
+    reachable = [listener for listener in listeners if listener.is_open]
+    if not reachable:
+        return [Finding("Ray's ports", f"{len(listeners)}, all on loopback", "ok")]
+    remedy = "who is let in, and by what: docs/security.md"
+    return [
+        Finding("open port", f"{one.address} {one.port} of {one.process}", "note", remedy)
+        for one in reachable
     ]
 
 

@@ -10,12 +10,17 @@ from typing import Any
 
 from alphagrpo.cli import prechecks
 from alphagrpo.cli.prechecks import check_port
-from alphagrpo.cli.ray_start import set_environment, start_ray
+from alphagrpo.cli.ray_start import (
+    LOOPBACK,
+    kept_sigterm,
+    set_environment,
+    start_ray,
+    stay_at_home,
+)
 from alphagrpo.cli.ray_token import ensure_token, token_mode, token_place, use_token_of
 from alphagrpo.errors import EnvironmentProblem
 
 NAMESPACE = "alphagrpo"
-LOOPBACK = "127.0.0.1"
 LABELS = {"mesh.pool": "all"}
 """Of the one node of a private cluster: the 7B recipe's selectors name it beside each pool."""
 LOCAL, AUTO = "local", "auto"
@@ -65,6 +70,8 @@ def joinable_address() -> str | None:
         _check_form(named)
     if address is not None:
         use_token_of(address)
+        if address.startswith(f"{LOOPBACK}:") and address in prechecks.running_clusters():
+            stay_at_home()
     return address
 
 
@@ -103,10 +110,10 @@ def ray_session(
 ) -> Iterator[RaySession]:
     """Join the cluster at ``address``, or start a private one of ``num_cpus`` logical CPUs.
 
-    The private one listens on loopback only and asks for Ray's token (:mod:`.ray_token`) unless
-    RAY_AUTH_MODE says otherwise; ``ray`` and ``serve`` of the same user find it with
-    ``RAY_AUTH_MODE=token``. On leaving, what was started here is stopped, and nothing else. A
-    process that is connected already stays as it is.
+    The private one listens on loopback, but for a port of each Serve replica, and asks for Ray's
+    token (:mod:`.ray_token`) unless RAY_AUTH_MODE says otherwise (docs/security.md has all ports).
+    ``serve`` of the same user finds it with ``RAY_AUTH_MODE=token``. On leaving, what was started
+    here is stopped, and nothing else. A process that is connected already stays as it is.
     """
     set_environment(private=address is None)
     if address is None:
@@ -124,31 +131,38 @@ def ray_session(
         "log_to_driver": not quiet,
         "logging_level": "WARNING",
     }
-    if address is not None:
-        try:
-            context = ray.init(address=address, **common)
-        except (ConnectionError, RuntimeError) as error:
-            raise EnvironmentProblem(
-                f"a command runs on a node of the cluster that it joins, {address} answers and "
-                f"this process cannot be part of it ({error}); run it on a node of that cluster, "
-                "as `ray job submit` does"
-            ) from error
-    else:
-        context = start_ray(
-            address=LOCAL,
-            num_cpus=num_cpus,
-            object_store_memory=store_bytes,
-            labels=LABELS,
-            include_dashboard=True,
-            dashboard_host=LOOPBACK,
-            _node_ip_address=LOOPBACK,
-            **common,
-        )
-    url = str(getattr(context, "dashboard_url", "") or "")
     try:
+        if address is not None:
+            context = _join(address, **common)
+        else:
+            context = start_ray(
+                address=LOCAL,
+                num_cpus=num_cpus,
+                object_store_memory=store_bytes,
+                labels=LABELS,
+                include_dashboard=True,
+                dashboard_host=LOOPBACK,
+                **common,
+            )
+        url = str(getattr(context, "dashboard_url", "") or "")
         yield RaySession(private=address is None, dashboard=f"http://{url}" if url else "")
     finally:
         ray.shutdown()
+
+
+def _join(address: str, **options: Any) -> Any:
+    """``ray.init`` at a running cluster; EnvironmentProblem where this process cannot join it."""
+    import ray
+
+    try:
+        with kept_sigterm():
+            return ray.init(address=address, **options)
+    except (ConnectionError, RuntimeError) as error:
+        raise EnvironmentProblem(
+            f"a command runs on a node of the cluster that it joins, {address} answers and "
+            f"this process cannot be part of it ({error}); run it on a node of that cluster, "
+            "as `ray job submit` does"
+        ) from error
 
 
 def check_ports(http_port: int) -> None:

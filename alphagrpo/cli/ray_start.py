@@ -8,7 +8,10 @@ from __future__ import annotations
 import importlib
 import os
 import random
+import signal
 import socket
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -35,6 +38,17 @@ PATIENCE: dict[str, str] = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
 }
 """Environment of a private cluster: what Ray 2.60 waits for, each with its default in brackets."""
+LOOPBACK = "127.0.0.1"
+AT_HOME: dict[str, str] = {
+    # Ray's own switch, for Windows and macOS: a node's address is 127.0.0.1. Without it ray.init
+    # takes the machine's outside address even where it is given 127.0.0.1, and its servers then
+    # listen on every interface.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Of vLLM's engines, and of the connections that torch.distributed makes in them.
+    "VLLM_HOST_IP": LOOPBACK,
+    "GLOO_SOCKET_IFNAME": "lo",
+}
+"""Environment of processes that talk to one another on this machine only."""
 PORTS = range(20_000, 30_000)
 """Below the ephemeral ports, so that no connection takes one before its agent binds it."""
 
@@ -55,13 +69,65 @@ def set_environment(*, private: bool) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def stay_at_home() -> None:
+    """Have Ray's processes that this one starts listen on loopback, or join one that does."""
+    home = socket.if_nameindex()
+    for name, value in AT_HOME.items():
+        if name != "GLOO_SOCKET_IFNAME" or value in {interface for _, interface in home}:
+            os.environ.setdefault(name, value)
+    if constants := sys.modules.get("ray._private.ray_constants"):
+        constants.__dict__["ENABLE_RAY_CLUSTER"] = False  # read when ray was imported
+
+
 def start_ray(**options: Any) -> Any:
-    """``ray.init`` of a cluster of our own, with its ``options``; returns Ray's context."""
+    """``ray.init`` of a cluster of our own, with its ``options``; returns Ray's context.
+
+    It listens on loopback, in process groups of its own.
+    """
+    stay_at_home()
     import ray
 
     ports = free_ports(4)
-    with known_agent_ports(*ports[:3]):
+    with known_agent_ports(*ports[:3]), own_process_groups(), kept_sigterm():
         return ray.init(_metrics_export_port=ports[3], **options)
+
+
+@contextmanager
+def own_process_groups() -> Iterator[None]:
+    """Inside the block each process of Ray's gets a process group of its own.
+
+    A signal to the group of this process (Ctrl-C, `timeout`, a shell's `kill %1`) then leaves Ray
+    alone, so that a step can end. Ray blocks SIGINT in what it starts, SIGTERM it does not. They
+    end with this process all the same: the kernel tells them of its death.
+    """
+    services: Any = importlib.import_module("ray._private.services")
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
+
+
+@contextmanager
+def kept_sigterm() -> Iterator[None]:
+    """Around ``ray.init``: where SIGTERM has a handler, it has it inside the block and afterwards.
+
+    Ray installs two: one in Python that exits with code 15 wherever the signal comes, and one in
+    C++, unseen by Python, that prints a stack and aborts.
+    """
+    utils: Any = importlib.import_module("ray._private.utils")
+    install, handler = utils.set_sigterm_handler, signal.getsignal(signal.SIGTERM)
+    is_main = threading.current_thread() is threading.main_thread()
+    is_ours = is_main and handler not in (signal.SIG_DFL, None)
+    if is_ours:
+        utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = install
+        if is_ours:
+            signal.signal(signal.SIGTERM, handler)
 
 
 def free_ports(number: int) -> list[int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from contextlib import ExitStack
+from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from alphagrpo.cli.ray_session import ray_session
 from alphagrpo.cli.serving import deployed
 from alphagrpo.cli.stopping import Stopped, StopSwitch
 from alphagrpo.cli.watching import Watch
+from alphagrpo.errors import CheckpointError
 from alphagrpo.lag import announced_lag
 from alphagrpo.record.folder import RunFolder, step_of
 from alphagrpo.record.recorder import Recorder
@@ -31,29 +34,33 @@ if TYPE_CHECKING:
     from alphagrpo.report.view import Progress
 
 DONE = 0
+STEPS_KNOWN = 5
+"""Steps whose median says how long the next one takes."""
 
 
 def train(config: RunConfig, asked: Asked, *, resume: bool, narrator: Narrator) -> int:
-    """Train as ``config`` says; returns the exit code, 0 also where a signal ended the run.
+    """Train as ``config`` says; returns the exit code: 0 of a run that is finished, 143 or 130 of
+    one that SIGTERM or SIGINT ended before, which ``--resume`` continues.
 
     A finished run that is resumed only tells its outcome again, and how to go further.
     """
-    stop = StopSwitch()
+    stop = StopSwitch(config.training.grace_s, narrator.say)
     with stop.armed():
         try:
-            narrator.say(f"checking {config.name}")
-            if not resume:
-                refuse_used(config, asked)
-            elif end := ending(RunFolder(config.folder), config):
-                return _tell_finished(RunFolder(config.folder), end, asked, narrator)
-            launch = precheck(config, resume=resume)
-            if lag := announced_lag(config):
-                narrator.say(lag)
+            with stop.abandonable():
+                narrator.say(f"checking {config.name}")
+                if not resume:
+                    refuse_used(config, asked)
+                elif end := ending(RunFolder(config.folder), config):
+                    return _tell_finished(RunFolder(config.folder), end, asked, narrator)
+                launch = precheck(config, resume=resume)
+                if lag := announced_lag(config):
+                    narrator.say(lag)
             code = _with_mesh(config, launch, narrator, stop)
         except Stopped:
-            narrator.say(f"stopped by {stop.reason} before training began; nothing was kept")
-            return DONE
-    if stop.pulled:
+            narrator.say(f"stopped by {stop.reason} before training began; nothing is lost")
+            return stop.exit_code
+    if code != DONE:
         narrator.say(f"continue it with {asked.again(resume=True)}")
     return code
 
@@ -68,27 +75,32 @@ def _tell_finished(folder: RunFolder, end: Ending, asked: Asked, narrator: Narra
 def _with_mesh(config: RunConfig, launch: Launch, narrator: Narrator, stop: StopSwitch) -> int:
     started = perf_counter()
     with ExitStack() as stack:
-        with narrator.stage("starting Ray" if launch.address is None else "joining Ray"):
-            session = stack.enter_context(
-                ray_session(
-                    launch.address,
-                    num_cpus=launch.placement.whole_cpus,
-                    store_bytes=launch.store_bytes,
-                )
-            )
-        stop.arm()
-        if session.dashboard:
-            narrator.say(session.dashboard_line, dashboard=session.dashboard)
-        from actors.cluster import check_room
-        from actors.run import MeshRun
-
-        check_room(config)
-        if launch.serve_file is not None:
-            stack.enter_context(deployed(launch.serve_file, narrator, session))
-        with narrator.stage("loading policy"):
-            mesh_run = stack.enter_context(MeshRun(config, tell=narrator.say))
+        with stop.abandonable():
+            mesh_run = _start_mesh(config, launch, narrator, stack)
         run = TrainingRun(config, mesh_run, narrator, stop, started, resume=launch.resume)
         return run.go()
+
+
+def _start_mesh(config: RunConfig, launch: Launch, narrator: Narrator, stack: ExitStack) -> MeshRun:
+    """Ray, the services, the actors; what was started is on ``stack``."""
+    with narrator.stage("starting Ray" if launch.address is None else "joining Ray"):
+        session = stack.enter_context(
+            ray_session(
+                launch.address,
+                num_cpus=launch.placement.whole_cpus,
+                store_bytes=launch.store_bytes,
+            )
+        )
+    if session.dashboard:
+        narrator.say(session.dashboard_line, dashboard=session.dashboard)
+    from actors.cluster import check_room
+    from actors.run import MeshRun
+
+    check_room(config)
+    if launch.serve_file is not None:
+        stack.enter_context(deployed(launch.serve_file, narrator, session))
+    with narrator.stage("loading policy"):
+        return stack.enter_context(MeshRun(config, tell=narrator.say))
 
 
 class TrainingRun:
@@ -123,45 +135,58 @@ class TrainingRun:
         self._earlier_s = self._recorder.earlier_wall_s()
         self._training_s = trained_s(self._folder.metrics())
         self._limit_s = 60 * (config.training.max_minutes or math.inf)
+        self._step_seconds = deque(
+            (trained_s([line]) for line in self._folder.metrics()[-STEPS_KNOWN:]), STEPS_KNOWN
+        )
+        self._checkpoint_s = 0.0
+        """How long the last checkpoint took; 0 where this process has not written one."""
+        self._recorded = mesh_run.step_number
+        """The last step that is written down."""
 
     def go(self) -> int:
         """The whole run; returns the exit code."""
         self._gauge.sample()
-        ended_by = ""
+        ended_by, finished = "", False
         try:
             if self._mesh_run.step_number == 0 and not self._folder.evaluation("before"):
-                self._heldout.whole("before")
+                with self._stop.abandonable():
+                    self._heldout.whole("before")
             self._begin_report()
             ended_by = self._steps()
             if not self._stop.pulled:
-                self._heldout.whole("after")
+                with self._stop.abandonable():
+                    self._heldout.whole("after")
+                finished = True
         except Stopped:
             self._narrator.say(f"{self._stop.reason}: what was under way is abandoned")
         except Exception as error:
-            self._report.write(self._summary(f"{type(error).__name__}: {error}"), None)
-            raise
-        if self._stop.pulled:
+            if not self._stop.pulled:
+                self._report.write(self._summary(f"{type(error).__name__}: {error}"), None)
+                raise
+            # Who ends this process may have ended others that it needs.
+            self._narrator.say(f"{self._stop.reason}: what was under way failed: {error}")
+        if not finished:
             ended_by = self._stop.reason
-            self._checkpoint_if_whole()
+            self._keep_what_is_whole()
         self._finish(ended_by)
-        return DONE
+        return DONE if finished else self._stop.exit_code
 
     def _steps(self) -> str:
-        """Train until the steps or the minutes are spent; what ended it, empty for the steps."""
+        """Train until a signal, or until steps or minutes are spent; says why, if not the steps."""
         settings, mesh_run = self._config.training, self._mesh_run
-        while mesh_run.step_number < settings.num_steps:
+        while mesh_run.step_number < settings.num_steps and not self._stop.pulled:
             if self._training_s >= self._limit_s:
                 return f"training.max_minutes ({settings.max_minutes:g})"
             begun = perf_counter()
-            with self._stop.step():
+            expected_s = median(self._step_seconds) if self._step_seconds else None
+            with self._stop.step(expected_s, reserve_s=self._checkpoint_s):
                 report = self._step()
             took = perf_counter() - begun
             self._training_s += took
+            self._step_seconds.append(took)
             self._after_step(report, took)
-            if self._stop.pulled:
-                return self._stop.reason
             if reason := self._watch.stop_reason:
-                self._checkpoint_if_whole()
+                self._keep_what_is_whole()
                 return reason
         return ""
 
@@ -182,19 +207,27 @@ class TrainingRun:
             self._narrator.say(f"the ledger of step {report.step} could not be written: {error}")
 
     def _after_step(self, report: StepReport, took: float) -> None:
+        """Write the step down, whatever comes; look at pictures and save where it is time to."""
         settings = self._config.training
         last = report.step >= settings.num_steps or self._training_s >= self._limit_s
-        extra = {} if last or self._stop.pulled else self._heldout.probe(report.step)
-        if not self._stop.pulled:
-            extra |= self._watch.after_step(report, extra)
-        with self._stop.step():
+        extra: dict[str, float] = {}
+        try:
+            with self._stop.abandonable():
+                if not (last or self._stop.pulled):
+                    extra = self._heldout.probe(report.step)
+                if not self._stop.pulled:
+                    extra |= self._watch.after_step(report, extra)
+        finally:
             self._recorder.record_step(report, {"time/wall_s": took, **extra})
+            self._recorded = report.step
             self._narrator.step(
                 step_figures(report, settings.num_steps, self._heldout.share, self._left_s())
             )
-            if report.step % settings.checkpoint_every == 0 or last:
+        if report.step % settings.checkpoint_every == 0 or last:
+            with self._stop.step(self._checkpoint_s):
                 self._checkpoint()
-            if report.step % settings.report_every == 0:
+        if report.step % settings.report_every == 0 and not self._stop.pulled:
+            with self._stop.abandonable():
                 self._report.write(self._summary(None), self._progress())
         if report.step == 1 or last:
             self._gauge.sample()
@@ -220,18 +253,32 @@ class TrainingRun:
 
     def _checkpoint(self) -> None:
         """Everything a resumed run needs, complete or not there."""
+        begun = perf_counter()
         with self._folder.checkpoint(self._mesh_run.step_number) as path:
             self._mesh_run.save(path)
+        self._checkpoint_s = perf_counter() - begun
         self._folder.prune_checkpoints(self._config.training.keep_checkpoints)
         self._folder.write_summary(self._summary(None))
 
-    def _checkpoint_if_whole(self) -> None:
-        """Not after a step that was cut short: the last checkpoint is what can be trusted."""
+    def _keep_what_is_whole(self) -> None:
+        """A checkpoint of the last step that was written down, where the grace allows.
+
+        Where it cannot be had the run goes on from an older one: no error, all steps since are
+        taken again.
+        """
         newest = self._folder.newest_checkpoint()
-        if self._stop.step_abandoned:
-            self._narrator.say("the step was abandoned; --resume takes it again")
-        elif newest is None or step_of(newest) < self._mesh_run.step_number:
-            self._checkpoint()
+        kept = 0 if newest is None else step_of(newest)
+        if self._recorded <= kept:
+            return
+        try:
+            if self._recorded < self._mesh_run.step_number:
+                raise CheckpointError(f"step {self._recorded + 1} was not written down")
+            with self._stop.step(self._checkpoint_s):
+                self._checkpoint()
+        except Stopped:
+            self._narrator.say(f"no time for a checkpoint; --resume goes on after step {kept}")
+        except Exception as error:
+            self._narrator.say(f"no checkpoint: {error}; --resume goes on after step {kept}")
 
     def _summary(self, ended_by: str | None) -> RunSummary:
         return self._recorder.summary(

@@ -159,6 +159,9 @@ class TrainingConfig(Section):
     """Training stops at the step that passes this many minutes, evaluations not counted."""
     checkpoint_every: int = Field(20, ge=1)
     keep_checkpoints: int = Field(3, ge=1)
+    grace_s: float = Field(30.0, ge=0)
+    """Seconds from SIGTERM or SIGINT to the kill that follows it, as the platform has them: a step
+    that would end later is abandoned at once, so that what was learnt before it can be saved."""
     report_every: int = Field(5, ge=1)
     """Steps after which the report is written again while the run goes on."""
     report_groups_every: int = Field(10, ge=1)

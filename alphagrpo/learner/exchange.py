@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +17,8 @@ from alphagrpo.learner.gradients import Gradients
 
 BUCKET_VALUES = 2**26
 """Largest number of float32 values summed at a time: bounds the copy that is sent."""
+BACKLOG = 128
+"""Connections that wait beside those of the ranks: torch makes several of each."""
 
 
 class Exchange(Protocol):
@@ -78,15 +81,22 @@ class TorchExchange:
 
 
 def open_store(host: str, size: int, deadline_s: float) -> dist.TCPStore:
-    """Where ``size`` ranks find one another, served by this process on a free port of ``host``."""
-    return dist.TCPStore(
-        host,
-        0,
-        size,
-        is_master=True,
-        timeout=timedelta(seconds=deadline_s),
-        wait_for_workers=False,
-    )
+    """Where ``size`` ranks find one another, served by this process on a free port of ``host``.
+
+    Other addresses of this machine do not have it: left to itself torch listens on all of them.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    with socket.create_server(address[:2], family=family, backlog=size + BACKLOG) as server:
+        port = server.getsockname()[1]
+        return dist.TCPStore(
+            host,
+            port,
+            size,
+            is_master=True,
+            timeout=timedelta(seconds=deadline_s),
+            wait_for_workers=False,
+            master_listen_fd=server.detach(),
+        )
 
 
 def find_store(host: str, port: int, size: int, deadline_s: float) -> dist.TCPStore:

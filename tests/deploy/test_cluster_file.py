@@ -1,5 +1,6 @@
 """`ray_cluster.yaml` against Ray's own schema, and the promises its comments make."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -55,6 +56,15 @@ def test_token_authentication_is_on_everywhere(cluster: dict, commands: str) -> 
     assert start
     assert all("RAY_AUTH_MODE=token" in line for line in start)
     assert "~/.ray/auth_token" in cluster["file_mounts"]
+
+
+@pytest.mark.parametrize("name", ["bagel-7b-rt2i", "bagel-7b-srr"])
+def test_a_stopped_job_has_the_grace_that_its_run_counts_on(cluster: dict, name: str) -> None:
+    (start,) = [line for line in cluster["head_start_ray_commands"] if "ray start" in line]
+    wait_s = int(re.findall(r"RAY_JOB_STOP_WAIT_TIME_S=(\d+)", start)[0])
+    grace_s = load_config(ROOT / f"deploy/configs/{name}.yaml").training.grace_s
+    assert 20.0 <= wait_s - grace_s <= 60.0, "to end actors and to write the last report"
+    assert grace_s > 4.3 * 60, "a step, by the dry run"
 
 
 def test_dashboard_stays_on_loopback(cluster: dict) -> None:

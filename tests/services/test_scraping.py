@@ -10,11 +10,14 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
+import psutil
 import pytest
 import yaml
 
 from actors.metrics import STEP_GAUGES, RunnerGauges, StepGauges
+from alphagrpo.cli.listeners import ray_listeners
 from alphagrpo.ports import Sample, Timings
 from alphagrpo.rollout.runner import RolloutResult
 from alphagrpo.types import Group, Question
@@ -117,3 +120,16 @@ def test_an_exposition_is_read_without_rays_own_labels() -> None:
         ("ray_alphagrpo_x", (("run", "a b"),)): 1.5,
         ("ray_vllm_y_total", ()): 3.0,
     }
+
+
+def test_of_a_private_cluster_only_replicas_are_reached_from_elsewhere(verifier: str) -> None:
+    """As docs/security.md has it: by one port each, which asks for the token first."""
+    listeners = ray_listeners([psutil.Process()])
+    seen = {one.process for one in listeners}
+    assert {"gcs_server", "raylet", "DashboardAgent", "ServeController"} <= seen, "or none is seen"
+    reachable = [one for one in listeners if one.is_open]
+    assert [one.process.split(":")[:2] for one in reachable] == [["ServeReplica", verifier]]
+    with grpc.insecure_channel(f"127.0.0.1:{reachable[0].port}") as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            channel.unary_unary("/ray.serve.ASGIService/HandleRequest")(b"", timeout=60.0)
+    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import subprocess
 from pathlib import Path
 
@@ -153,12 +155,12 @@ def test_a_run_that_was_stopped_says_how_to_continue_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(_config: RunConfig, _launch: None, _narrator: Narrator, stop: StopSwitch) -> int:
-        stop.reason = "SIGTERM"
-        return 0
+        os.kill(os.getpid(), signal.SIGTERM)
+        return stop.exit_code
 
     monkeypatch.setattr(training, "precheck", lambda _config, resume: None)
     monkeypatch.setattr(training, "_with_mesh", stopped)
     asked = Asked(Path(DEMO), ("seed=7",))
-    assert training.train(config_in(tmp_path), asked, resume=False, narrator=Narrator()) == 0
+    assert training.train(config_in(tmp_path), asked, resume=False, narrator=Narrator()) == 143
     printed = capsys.readouterr().out
     assert f"continue it with `alphagrpo train {DEMO} --resume --set seed=7`" in printed

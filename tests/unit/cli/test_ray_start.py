@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +13,14 @@ import pytest
 
 from alphagrpo.cli import ray_session as sessions
 from alphagrpo.cli.ray_session import check_ports, ray_session
-from alphagrpo.cli.ray_start import PATIENCE, PORTS, free_ports, set_environment, start_ray
+from alphagrpo.cli.ray_start import (
+    AT_HOME,
+    PATIENCE,
+    PORTS,
+    free_ports,
+    set_environment,
+    start_ray,
+)
 from alphagrpo.errors import EnvironmentProblem
 
 
@@ -97,7 +105,7 @@ class FakeRayInit:
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> FakeRayInit:
     import ray
-    from ray._private import services
+    from ray._private import ray_constants, services
 
     fake = FakeRayInit()
 
@@ -107,7 +115,40 @@ def started(monkeypatch: pytest.MonkeyPatch) -> FakeRayInit:
 
     monkeypatch.setattr(ray, "init", fake)
     monkeypatch.setattr(services, "start_ray_process", start_ray_process)
+    # What start_ray sets for good is set back.
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    for name in AT_HOME:
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+        monkeypatch.delenv(name)
     return fake
+
+
+def test_ray_starts_at_home_in_groups_of_its_own_and_keeps_our_handler(
+    started: FakeRayInit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray._private import services, utils
+
+    before = services.ConsolePopen, utils.set_sigterm_handler
+    mine = signal.signal(signal.SIGTERM, lambda *_: None)
+    seen = {}
+
+    def look(**_: Any) -> str:
+        with services.ConsolePopen([sys.executable, "-c", "pass"]) as child:
+            seen["group"] = os.getpgid(child.pid) == child.pid
+        handler = signal.getsignal(signal.SIGTERM)
+        utils.set_sigterm_handler(lambda *_: None)
+        seen["kept"] = signal.getsignal(signal.SIGTERM) is handler
+        seen["address"] = services.get_node_ip_address()
+        return "context"
+
+    monkeypatch.setattr("ray.init", look)
+    try:
+        start_ray(num_cpus=1)
+    finally:
+        signal.signal(signal.SIGTERM, mine)
+    assert seen == {"group": True, "kept": True, "address": "127.0.0.1"}
+    assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0", "what it starts does so too"
+    assert (services.ConsolePopen, utils.set_sigterm_handler) == before
 
 
 def test_raylet_and_agents_are_told_the_same_ports(started: FakeRayInit) -> None:
@@ -190,7 +231,7 @@ def test_a_private_session_listens_at_home_and_ends_what_it_began(
     assert options["object_store_memory"] == 4 << 30, "what the run's plan says"
     assert options["labels"] == {"mesh.pool": "all"}, "a machine that is a whole cluster"
     assert options["address"] == "local"
-    assert options["dashboard_host"] == options["_node_ip_address"] == "127.0.0.1"
+    assert options["dashboard_host"] == "127.0.0.1"
     assert options["namespace"] == "alphagrpo"
     assert cluster.address_seen is None, "its processes would take RAY_ADDRESS for an address"
     assert cluster.shutdowns == 1

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 
 from alphagrpo.cli import evaluate as evaluate_command
+from alphagrpo.cli import stopping, watching
 from alphagrpo.cli import training as training_command
-from alphagrpo.cli import watching
 from alphagrpo.cli.again import Asked
 from alphagrpo.cli.console import Narrator
-from alphagrpo.cli.stopping import Stopped, StopSwitch
+from alphagrpo.cli.heldout import HeldOutEvaluations
+from alphagrpo.cli.stopping import StopSwitch
 from alphagrpo.cli.training import TrainingRun
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import PolicyDataError
@@ -108,6 +109,8 @@ class FakeRun:
         )
         self.pool, self.wait_for = pool, runner.run
         self.probed: Path | None = None
+        self.on_step: Callable[[int], None] = lambda step: None
+        """In this thread, where a signal may raise; the loop has one of its own in a real run."""
         self.manifest()
 
     @property
@@ -119,6 +122,7 @@ class FakeRun:
         return self.loop.prompts.set_aside
 
     def step(self) -> StepReport:
+        self.on_step(self.step_number + 1)
         return self.wait_for(self.loop.run_step())
 
     def show(self, metrics: Mapping[str, float]) -> None:
@@ -145,13 +149,16 @@ def train(
     resume: bool = False,
     pool: FakePool | None = None,
     stop: StopSwitch | None = None,
+    code: int = 0,
+    on_step: Callable[[int], None] = lambda step: None,
 ) -> RunFolder:
-    stop = stop or StopSwitch()
+    stop = stop or StopSwitch(config.training.grace_s)
     with asyncio.Runner() as runner, stop.armed():
         mesh_run = FakeRun(config, pool or LearningPool(), runner)
+        mesh_run.on_step = on_step
         run = TrainingRun(config, mesh_run, Narrator(), stop, perf_counter(), resume=resume)
         assert mesh_run.probed == config.output, "storage is tried before anything is trained"
-        assert run.go() == 0
+        assert run.go() == code
     return RunFolder.open(config.folder)
 
 
@@ -264,39 +271,176 @@ def test_the_last_step_is_kept_whatever_its_number(tmp_path: Path) -> None:
     assert [step_of(path) for path in folder.checkpoints()] == [2, 3]
 
 
-def test_sigterm_finishes_the_step_checkpoints_and_resume_goes_on(tmp_path: Path) -> None:
-    config = config_in(tmp_path)
+def at(number_of_step: int, number: int = signal.SIGTERM) -> Callable[[int], None]:
+    """Sends this process a signal in one step."""
 
-    def preempt(jobs: int) -> None:
-        if jobs == 4:  # in the second step
-            os.kill(os.getpid(), signal.SIGTERM)
+    def preempt(step: int) -> None:
+        if step == number_of_step:
+            os.kill(os.getpid(), number)
 
-    stopped = train(config, pool=LearningPool(preempt))
+    return preempt
+
+
+def same_ledger(one: RunFolder, other: RunFolder) -> bool:
+    keys = ("step", "prompt_id", "sample", "reward", "advantage")
+    rows = [[[row[key] for key in keys] for row in folder.ledger()] for folder in (one, other)]
+    return bool(rows[0]) and rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_finishes_the_step_checkpoints_and_resume_goes_on(
+    tmp_path: Path, number: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_in(tmp_path, checkpoint_every=4)
+    stopped = train(config, on_step=at(2, number), code=code)
     assert [line["step"] for line in stopped.metrics()] == [1, 2]
-    assert stopped.summary().stopped_by == "SIGTERM"
+    assert stopped.summary().stopped_by == signal.Signals(number).name
     assert [path.name for path in stopped.checkpoints()] == ["step-000002"]
     assert not stopped.evaluation("after")
+    assert "abandoned" not in capsys.readouterr().out
     before = stopped.evaluation("before")
 
     resumed = train(config, resume=True)
-    whole = train(config_in(tmp_path / "other"))
     assert [line["step"] for line in resumed.metrics()] == [1, 2, 3, 4]
     assert resumed.evaluation("before") == before
     assert resumed.summary().stopped_by is None
-    same = ("prompt_id", "sample", "reward", "advantage")
-    assert [[row[k] for k in same] for row in resumed.ledger()] == [
-        [row[k] for k in same] for row in whole.ledger()
-    ]
+    assert same_ledger(resumed, train(config_in(tmp_path / "other")))
 
 
-def test_a_second_signal_abandons_the_step_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
-    def insist(jobs: int) -> None:
-        if jobs >= 7:  # in the third step
+def test_a_second_signal_abandons_the_step_and_what_was_learnt_before_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "ONE_SIGNAL_S", 0.0)
+
+    def insist(step: int) -> None:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    folder = train(config_in(tmp_path), pool=LearningPool(insist))
-    assert [path.name for path in folder.checkpoints()] == ["step-000002"]
+    folder = train(config_in(tmp_path), on_step=insist, code=143)
+    assert [path.name for path in folder.checkpoints()] == ["step-000002", "step-000003"]
+    assert folder.summary().steps == 3
+    resumed = train(config_in(tmp_path), resume=True)
+    assert same_ledger(resumed, train(config_in(tmp_path / "other")))
+
+
+def test_a_step_longer_than_the_grace_is_abandoned_and_the_last_one_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training_command, "median", lambda _seconds: 3600.0)
+    config = config_in(tmp_path, checkpoint_every=4)
+    folder = train(config, on_step=at(3), code=143)
     assert folder.summary().steps == 2
+    assert [path.name for path in folder.checkpoints()] == ["step-000002"]
+    assert "SIGTERM: what was under way is abandoned" in capsys.readouterr().out
+
+
+def test_without_any_grace_the_last_checkpoint_is_what_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_in(tmp_path, grace_s=0.0)
+    folder = train(config, on_step=at(4), code=143)
+    assert [path.name for path in folder.checkpoints()] == ["step-000002"]
+    assert "no time for a checkpoint; --resume goes on after step 2" in capsys.readouterr().out
+    resumed = train(config, resume=True)
+    assert same_ledger(resumed, train(config_in(tmp_path / "other")))
+
+
+def test_how_long_steps_take_is_known_from_the_run_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a resumed run, before its first step."""
+    asked: list[tuple[float | None, float]] = []
+
+    class Noting(StopSwitch):
+        def step(self, expected_s: float | None = None, reserve_s: float = 0.0) -> Any:
+            asked.append((expected_s, reserve_s))
+            return super().step(expected_s, reserve_s)
+
+    clock = itertools.count(0.0, 30.0)
+    monkeypatch.setattr(training_command, "perf_counter", lambda: next(clock))
+    train(config_in(tmp_path, num_steps=2), stop=Noting())
+    assert asked == [(None, 0.0), (30.0, 0.0), (0.0, 0.0)], "two steps, then a checkpoint"
+    asked.clear()
+    train(config_in(tmp_path, num_steps=5), resume=True, stop=Noting())
+    assert asked[:3] == [(30.0, 0.0), (30.0, 0.0), (0.0, 0.0)]
+    assert asked[3:] == [(30.0, 30.0), (30.0, 0.0)], "what it took is left for the next"
+
+
+def test_a_step_is_written_down_though_its_probe_is_abandoned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint of a step without its line and its ledger would be a hole."""
+
+    def probe(_self: HeldOutEvaluations, step: int) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail(f"the probe after step {step} went on")
+
+    monkeypatch.setattr(HeldOutEvaluations, "probe", probe)
+    folder = train(config_in(tmp_path), code=143)
+    assert [line["step"] for line in folder.metrics()] == folder.ledger_steps() == [1]
+    assert [path.name for path in folder.checkpoints()] == ["step-000001"]
+
+
+@pytest.mark.parametrize("phase", ["before", "after"])
+def test_an_evaluation_is_abandoned_and_made_again(
+    tmp_path: Path, phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = HeldOutEvaluations.whole
+
+    def interrupted(self: HeldOutEvaluations, now: str) -> None:
+        if now == phase:
+            os.kill(os.getpid(), signal.SIGTERM)
+        whole(self, now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HeldOutEvaluations, "whole", interrupted)
+        stopped = train(config_in(tmp_path), code=143)
+    steps = 0 if phase == "before" else 4
+    assert (len(stopped.metrics()), stopped.evaluation(phase)) == (steps, [])
+    assert [step_of(path) for path in stopped.checkpoints()] == [2, 4][: steps // 2]
+    resumed = train(config_in(tmp_path), resume=True)
+    assert len(resumed.metrics()) == 4
+    assert resumed.evaluation("before")
+    assert resumed.evaluation("after")
+
+
+def test_a_signal_while_the_last_report_is_written_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = TrainingRun._finish
+
+    def interrupted(self: TrainingRun, ended_by: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        finish(self, ended_by)
+
+    monkeypatch.setattr(TrainingRun, "_finish", interrupted)
+    folder = train(config_in(tmp_path), code=0)
+    assert folder.summary().stopped_by is None
+    assert folder.report_path.is_file()
+
+
+def test_what_fails_after_a_signal_is_told_and_is_no_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who ends the process may have ended the cluster: neither step nor checkpoint can be had."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("the learner is gone")
+
+    def end_all(step: int) -> None:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+            patch.setattr(FakeRun, "save", fail)
+            fail()
+
+    with monkeypatch.context() as patch:
+        folder = train(config_in(tmp_path), on_step=end_all, code=143)
+    assert [path.name for path in folder.checkpoints()] == ["step-000002"]
+    shown = capsys.readouterr().out
+    assert "SIGTERM: what was under way failed: the learner is gone" in shown
+    assert "no checkpoint: the learner is gone; --resume goes on after step 2" in shown
+    assert len(train(config_in(tmp_path), resume=True).metrics()) == 4
 
 
 def test_a_crash_between_checkpoints_takes_the_lost_steps_again(tmp_path: Path) -> None:
@@ -425,18 +569,6 @@ def test_the_page_of_a_run_that_died_says_so(
         train(config, pool=LearningPool(crash))
     assert pages[-1] == "3 steps, ended by RuntimeError"
     assert "RuntimeError: the machine is gone" in (config.folder / "report.html").read_text()
-
-
-def test_outside_a_step_one_signal_is_enough() -> None:
-    # A background job of a shell ignores SIGINT from its start: compare with what was there.
-    before = signal.getsignal(signal.SIGINT)
-    stop = StopSwitch()
-    with stop.armed():
-        with pytest.raises(Stopped):
-            os.kill(os.getpid(), signal.SIGINT)
-        assert stop.pulled
-        assert not stop.step_abandoned
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 class DriftingVerifier(OracleVerifier):
