@@ -5,7 +5,6 @@ The command line and the RLlib algorithm are thin users of :class:`MeshRun`, whi
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +16,11 @@ from ray.exceptions import ObjectLostError, RayTaskError
 from actors.mesh import EventLoop, Mesh
 from actors.metrics import StepGauges
 from actors.parts import Part
+from actors.saved import LEARNER, read_state, write_state
 from actors.storage import config_for_actors
-from alphagrpo import files
 from alphagrpo.data import load_prompts
 from alphagrpo.errors import CheckpointError, LearnerLost, WeightsError
+from alphagrpo.files import make_folder
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.ports import Picture, PictureRequest, RolloutPool
 
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-STATE, LEARNER = "mesh.json", "learner"
-FORMAT = 1
-"""Raised whenever a checkpoint of an older format can no longer be read."""
 STEP_ATTEMPTS = 3
 """How often a step is begun again after a process or an object was lost under it."""
 CLIENTS = {
@@ -81,7 +78,7 @@ class MeshRun:
         self.config = config
         self._tell = tell
         self.parts = (decomposer or decomposer_client(config), verifier or verifier_client(config))
-        self._checkpoint: Path | None = None
+        self._saved: list[Path] = []
         self._gauges = StepGauges(config.name)
         self._events = EventLoop()
         try:
@@ -108,6 +105,8 @@ class MeshRun:
         loop = TrainingLoop(
             self.config, prompts, decomposer=asker, pool=mesh.pool, learner=mesh.learner
         )
+        # A process of the learner begins with the weights of step 0, so that these two are a state.
+        self._start_state = loop.state_dict()
         return mesh, loop
 
     def check_storage(self, folder: Path) -> None:
@@ -207,19 +206,27 @@ class MeshRun:
         return None
 
     async def _revive_learner(self, error: LearnerLost) -> None:
-        """Another learner from the last checkpoint, and the loop back to where that was taken."""
-        saved = self._checkpoint
-        if saved is None and self.loop.step > 0:
-            raise LearnerLost(
-                f"{error} No checkpoint was written before step {self.loop.step}: "
-                "start the run again, with a smaller training.checkpoint_every"
-            ) from error
-        log.warning("the learner was lost; restoring %s", saved or "its start, no step was lost")
+        """Another learner from the newest whole checkpoint, and the loop back to where that was
+        taken; from the start of the run where nothing was saved yet.
+        """
+        saved = [folder for folder in reversed(self._saved) if folder.is_dir()]
+        log.warning("the learner was lost; restoring %s", saved[0] if saved else "its start")
         await self.mesh.restart_learner()
-        if saved is not None:
-            await self._load(saved, read_state(saved))
-        else:
-            self.loop.manifest = None
+        if not self._saved:
+            await self.loop.close()
+            self.loop.load_state_dict(self._start_state)
+            return
+        for folder in saved:
+            try:
+                await self._load(folder, read_state(folder))
+            except CheckpointError as damage:
+                log.warning("a checkpoint is passed over: %s", damage)
+            else:
+                return
+        raise LearnerLost(
+            f"{error} None of the {len(self._saved)} checkpoints that this process knows is "
+            f"whole any more (the newest: {self._saved[-1]}): look for an older one with --resume"
+        ) from error
 
     def draw(self, requests: Sequence[PictureRequest]) -> tuple[Picture, ...]:
         """Pictures by the current weights, with the evaluation's settings."""
@@ -231,19 +238,13 @@ class MeshRun:
     def save(self, folder: Path) -> None:
         """Write a checkpoint folder, which must be reachable from the learner's node too.
 
-        ``mesh.json`` is written last: a folder that has it is whole.
+        Raises LearnerLost where the learner died meanwhile; :meth:`revive` starts another.
         """
         folder = folder.absolute()
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self.wait_for(self.mesh.learner.save(str(folder / LEARNER)))
-        if not (folder / LEARNER).is_dir():
-            raise CheckpointError(
-                f"the learner's node must see {folder}, nothing it wrote is here; "
-                "use storage that all nodes share"
-            )
         decomposer, verifier = self.parts
         content = {
-            "format": FORMAT,
             "iteration": self.loop.step,
             "loop": self.loop.state_dict(),
             "config": {
@@ -252,14 +253,29 @@ class MeshRun:
                 "verifier": verifier.to_json(),
             },
         }
-        files.write_atomically(folder / STATE, json.dumps(content, indent=1))
-        self._checkpoint = folder
+        write_state(folder, content)
+        self._remember(folder)
 
-    def restore(self, folder: Path) -> None:
-        """Restore what :meth:`save` wrote; CheckpointError if it is not whole."""
+    def revive(self, error: LearnerLost) -> None:
+        """Another learner in place of one that was lost outside a step, such as in :meth:`save`:
+        it and the loop are at the newest whole checkpoint again.
+        """
+        self.wait_for(self._revive_learner(error))
+
+    def restore(self, folder: Path, older: Sequence[Path] = ()) -> None:
+        """Restore what :meth:`save` wrote; CheckpointError if it is not whole.
+
+        ``older`` checkpoints of the run, oldest first, are what is left should this one be damaged
+        by the time that a learner is lost.
+        """
         folder = folder.absolute()
         self.wait_for(self._load(folder, read_state(folder)))
-        self._checkpoint = folder
+        self._saved = [path.absolute() for path in older]
+        self._remember(folder)
+
+    def _remember(self, folder: Path) -> None:
+        """As the newest checkpoint, which a learner that is lost is restored from."""
+        self._saved = [known for known in self._saved if known != folder] + [folder]
 
     async def _load(self, folder: Path, content: Mapping[str, Any]) -> None:
         await self.loop.close()
@@ -276,8 +292,3 @@ def decomposer_client(config: RunConfig) -> Part:
 def verifier_client(config: RunConfig) -> Part:
     """The project's verifier client."""
     return Part(CLIENTS["verifier"], config.services.verifier_options(run=config.name))
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """``mesh.json`` of a checkpoint folder; CheckpointError where there is none of this format."""
-    return files.read_state(folder / STATE, format_number=FORMAT, owner="a run's checkpoint")

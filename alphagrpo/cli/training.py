@@ -17,8 +17,10 @@ from alphagrpo.cli.outcome import tell_outcome
 from alphagrpo.cli.ray_session import ray_session
 from alphagrpo.cli.serving import deployed
 from alphagrpo.cli.stopping import Stopped, StopSwitch
+from alphagrpo.errors import DiskFull, LearnerLost
 from alphagrpo.lag import announced_lag
-from alphagrpo.record.folder import RunFolder, step_of
+from alphagrpo.record.folder import RunFolder
+from alphagrpo.record.manifest import step_of
 from alphagrpo.record.recorder import Recorder
 from alphagrpo.record.summary import trained_s
 
@@ -26,16 +28,22 @@ if TYPE_CHECKING:
     from actors.run import MeshRun
     from alphagrpo.config import RunConfig
     from alphagrpo.loop import StepReport
+    from alphagrpo.record.checkpoints import ResumePoint
     from alphagrpo.record.summary import RunSummary
     from alphagrpo.report.view import Progress
 
 DONE = 0
+SAVE_ATTEMPTS = 3
+"""How often in a row a learner may die while a checkpoint is written."""
 
 
-def train(config: RunConfig, asked: Asked, *, resume: bool, narrator: Narrator) -> int:
+def train(
+    config: RunConfig, asked: Asked, *, resume: bool, narrator: Narrator, step: int | None = None
+) -> int:
     """Train as ``config`` says; returns the exit code, 0 also where a signal ended the run.
 
-    A finished run that is resumed only tells its outcome again, and how to go further.
+    A run that is resumed goes on from its newest whole checkpoint, or from that of ``step``. A
+    finished one only tells its outcome again, and how to go further, unless a step is asked for.
     """
     stop = StopSwitch()
     with stop.armed():
@@ -43,9 +51,11 @@ def train(config: RunConfig, asked: Asked, *, resume: bool, narrator: Narrator) 
             narrator.say(f"checking {config.name}")
             if not resume:
                 refuse_used(config, asked)
-            elif end := ending(RunFolder(config.folder), config):
+            elif step is None and (end := ending(RunFolder(config.folder), config)):
                 return _tell_finished(RunFolder(config.folder), end, asked, narrator)
-            launch = precheck(config, resume=resume)
+            launch = precheck(config, resume=resume, step=step)
+            for warning in launch.resume.warnings() if launch.resume else ():
+                narrator.say(f"warning: {warning}")
             if lag := announced_lag(config):
                 narrator.say(lag)
             code = _with_mesh(config, launch, narrator, stop)
@@ -101,7 +111,7 @@ class TrainingRun:
         stop: StopSwitch,
         started: float,
         *,
-        resume: bool,
+        resume: ResumePoint | None,
     ) -> None:
         self._config, self._mesh_run = config, mesh_run
         self._narrator, self._stop = narrator, stop
@@ -109,10 +119,14 @@ class TrainingRun:
         self._gauge = MemoryGauge()
         mesh_run.check_storage(config.output)
         if resume:
-            self._folder, checkpoint = RunFolder.resume(config)
+            recorded = RunFolder(config.folder).ledger_steps()
+            self._folder, checkpoint = RunFolder.resume(config, resume)
             if checkpoint is not None:
-                mesh_run.restore(checkpoint)
-            narrator.say(f"resuming after step {mesh_run.step_number}")
+                older = [path for path in self._folder.checkpoints() if path != checkpoint]
+                mesh_run.restore(checkpoint, older)
+            later = sum(step > resume.step for step in recorded)
+            dropped = f"; {later} recorded after it are dropped and taken again" if later else ""
+            narrator.say(f"resuming after step {mesh_run.step_number}{dropped}")
         else:
             self._folder = RunFolder.create(config)
         self._heldout = HeldOutEvaluations(config, mesh_run, self._folder, narrator)
@@ -121,6 +135,7 @@ class TrainingRun:
         self._earlier_s = self._recorder.earlier_wall_s()
         self._training_s = trained_s(self._folder.metrics())
         self._limit_s = 60 * (config.training.max_minutes or math.inf)
+        self._lost_saves = 0
 
     def go(self) -> int:
         """The whole run; returns the exit code."""
@@ -129,12 +144,16 @@ class TrainingRun:
         try:
             if self._mesh_run.step_number == 0 and not self._folder.evaluation("before"):
                 self._heldout.whole("before")
+            if self._mesh_run.step_number == 0:
+                self._save_start()
             self._begin_report()
             ended_by = self._steps()
             if not self._stop.pulled:
                 self._heldout.whole("after")
         except Stopped:
             self._narrator.say(f"{self._stop.reason}: what was under way is abandoned")
+        except DiskFull:
+            raise  # there is no room for a report either
         except Exception as error:
             self._report.write(self._summary(f"{type(error).__name__}: {error}"), None)
             raise
@@ -195,12 +214,47 @@ class TrainingRun:
         step, of = self._mesh_run.step_number, self._config.training.num_steps
         return min(self._training_s / step * (of - step), self._limit_s - self._training_s)
 
+    def _save_start(self) -> None:
+        """A checkpoint of step 0: a learner that dies before the next one is put back to it."""
+        if self._folder.newest_checkpoint() is None:
+            self._mesh_run.manifest()
+            with self._stop.step():
+                self._checkpoint()
+
     def _checkpoint(self) -> None:
-        """Everything a resumed run needs, complete or not there."""
-        with self._folder.checkpoint(self._mesh_run.step_number) as path:
-            self._mesh_run.save(path)
+        """Everything a resumed run needs, complete or not there.
+
+        Where the learner dies meanwhile the run is put back to its newest whole checkpoint, from
+        which its steps are taken again; a learner that dies each time ends the run.
+        """
+        step = self._mesh_run.step_number
+        try:
+            with self._folder.checkpoint(step) as path:
+                self._mesh_run.save(path)
+        except LearnerLost as error:
+            self._lost_saves += 1
+            if self._lost_saves == SAVE_ATTEMPTS:
+                raise
+            if self._stop.pulled:
+                self._narrator.say(f"step {step} has no checkpoint: {error}")
+            else:
+                self._go_back(step, error)
+            return
+        self._lost_saves = 0
         self._folder.prune_checkpoints(self._config.training.keep_checkpoints)
         self._folder.write_summary(self._summary(None))
+
+    def _go_back(self, step: int, error: LearnerLost) -> None:
+        self._mesh_run.revive(error)
+        back = self._mesh_run.step_number
+        self._narrator.say(
+            f"the learner was lost while the checkpoint of step {step} was written; the run goes "
+            f"on after step {back}, and what was recorded after it is dropped"
+        )
+        self._folder.rewind(back)
+        self._training_s = trained_s(self._folder.metrics())
+        if back == 0:
+            self._save_start()
 
     def _checkpoint_if_whole(self) -> None:
         """Not after a step that was cut short: the last checkpoint is what can be trusted."""

@@ -27,7 +27,8 @@ from alphagrpo.eval.heldout import HeldOutJudges
 from alphagrpo.eval.oracles import shapes_oracle
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.ports import Picture, PictureRequest
-from alphagrpo.record.folder import RunFolder, step_of
+from alphagrpo.record.folder import RunFolder
+from alphagrpo.record.manifest import step_of
 from alphagrpo.report import render
 from alphagrpo.report.render import write_report
 from alphagrpo.report.view import Progress
