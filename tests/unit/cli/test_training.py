@@ -8,9 +8,10 @@ import json
 import os
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from alphagrpo.cli.console import Narrator
 from alphagrpo.cli.stopping import Stopped, StopSwitch
 from alphagrpo.cli.training import TrainingRun
 from alphagrpo.config import RunConfig
+from alphagrpo.errors import ConfigError, DiskFull, LearnerLost
 from alphagrpo.eval.figures import share_all_right, summarise
 from alphagrpo.eval.heldout import HeldOutJudges
 from alphagrpo.eval.oracles import shapes_oracle
@@ -82,7 +84,13 @@ def config_in(output: Path, max_lag: int = 0, **training: Any) -> RunConfig:
 class FakeRun:
     """The real loop over fakes, on an event loop in this thread."""
 
-    def __init__(self, config: RunConfig, pool: FakePool, runner: asyncio.Runner) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        pool: FakePool,
+        runner: asyncio.Runner,
+        on_save: Callable[[int], None] | None = None,
+    ) -> None:
         self.loop = TrainingLoop(
             config,
             make_prompts(5),
@@ -92,6 +100,8 @@ class FakeRun:
         )
         self.pool, self.wait_for = pool, runner.run
         self.probed: Path | None = None
+        self.start, self.saved, self.revived = self.loop.state_dict(), list[Path](), 0
+        self.on_save = on_save or (lambda step: None)
         self.manifest()
 
     @property
@@ -109,13 +119,22 @@ class FakeRun:
         return self.wait_for(self.loop.ensure_published())
 
     def save(self, folder: Path) -> None:
+        self.on_save(self.step_number)
         self.wait_for(self.loop.learner.save(str(folder)))
+        self.saved.append(folder)
         (folder / "loop.json").write_text(json.dumps(self.loop.state_dict()))
 
     def check_storage(self, folder: Path) -> None:
         self.probed = folder
 
-    def restore(self, folder: Path) -> None:
+    def revive(self, error: LearnerLost) -> None:
+        self.revived += 1
+        if self.saved:
+            self.restore(self.saved[-1])
+        else:
+            self.loop.load_state_dict(self.start)
+
+    def restore(self, folder: Path, older: Sequence[Path] = ()) -> None:
         self.wait_for(self.loop.learner.load(str(folder)))
         self.loop.load_state_dict(json.loads((folder / "loop.json").read_text()))
 
@@ -126,11 +145,14 @@ def train(
     resume: bool = False,
     pool: FakePool | None = None,
     stop: StopSwitch | None = None,
+    on_save: Callable[[int], None] | None = None,
+    step: int | None = None,
 ) -> RunFolder:
     stop = stop or StopSwitch()
+    point = RunFolder(config.folder).resume_point(step) if resume else None
     with asyncio.Runner() as runner, stop.armed():
-        mesh_run = FakeRun(config, pool or LearningPool(), runner)
-        run = TrainingRun(config, mesh_run, Narrator(), stop, perf_counter(), resume=resume)
+        mesh_run = FakeRun(config, pool or LearningPool(), runner, on_save)
+        run = TrainingRun(config, mesh_run, Narrator(), stop, perf_counter(), resume=point)
         assert mesh_run.probed == config.output, "storage is tried before anything is trained"
         assert run.go() == 0
     return RunFolder.open(config.folder)
@@ -139,7 +161,7 @@ def train(
 def test_a_run_with_lag_is_told_of_it_before_anything_is_started(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_command, "precheck", lambda _config, resume: None)
+    monkeypatch.setattr(training_command, "precheck", lambda *_, **__: SimpleNamespace(resume=None))
     monkeypatch.setattr(training_command, "_with_mesh", lambda *_: 0)
     asked = Asked(Path("run.yaml"))
     for max_lag in (0, 1):
@@ -168,7 +190,7 @@ def test_a_run_leaves_everything_the_design_names(
     assert "max_abs_log_ratio_step0" in summary["parity"]
     assert summary["memory"]["mesh_gib"] > 0
     assert [line["step"] for line in folder.metrics()] == [1, 2, 3, 4]
-    assert [path.name for path in folder.checkpoints()] == ["step-000002", "step-000004"]
+    assert [step_of(path) for path in folder.checkpoints()] == [0, 2, 4]
     assert len(list((folder.path / "ledger").glob("*.parquet"))) == 4
     assert folder.report_path.stat().st_size > 10_000
     shown = capsys.readouterr().out
@@ -242,7 +264,7 @@ def test_a_resumed_run_with_lag_counts_its_wall_seconds_once(
 
 def test_the_last_step_is_kept_whatever_its_number(tmp_path: Path) -> None:
     folder = train(config_in(tmp_path, num_steps=3, checkpoint_every=2))
-    assert [step_of(path) for path in folder.checkpoints()] == [2, 3]
+    assert [step_of(path) for path in folder.checkpoints()] == [0, 2, 3]
 
 
 def test_sigterm_finishes_the_step_checkpoints_and_resume_goes_on(tmp_path: Path) -> None:
@@ -255,7 +277,7 @@ def test_sigterm_finishes_the_step_checkpoints_and_resume_goes_on(tmp_path: Path
     stopped = train(config, pool=LearningPool(preempt))
     assert [line["step"] for line in stopped.metrics()] == [1, 2]
     assert stopped.summary().stopped_by == "SIGTERM"
-    assert [path.name for path in stopped.checkpoints()] == ["step-000002"]
+    assert [step_of(path) for path in stopped.checkpoints()] == [0, 2]
     assert not stopped.evaluation("after")
     before = stopped.evaluation("before")
 
@@ -276,7 +298,7 @@ def test_a_second_signal_abandons_the_step_and_keeps_the_last_checkpoint(tmp_pat
             os.kill(os.getpid(), signal.SIGTERM)
 
     folder = train(config_in(tmp_path), pool=LearningPool(insist))
-    assert [path.name for path in folder.checkpoints()] == ["step-000002"]
+    assert [step_of(path) for path in folder.checkpoints()] == [0, 2]
     assert folder.summary().steps == 2
 
 
@@ -367,6 +389,72 @@ def test_the_page_of_a_run_that_died_says_so(
         train(config, pool=LearningPool(crash))
     assert pages[-1] == "3 steps, ended by RuntimeError"
     assert "RuntimeError: the machine is gone" in (config.folder / "report.html").read_text()
+
+
+class DyingLearner:
+    """Loses the learner at the saves whose steps are named, each as often as it is named."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = list(steps)
+
+    def __call__(self, step: int) -> None:
+        if step in self.steps:
+            self.steps.remove(step)
+            raise LearnerLost("a process of it died")
+
+
+@pytest.mark.parametrize(("dies_at", "back"), [((4,), 2), ((2,), 0), ((0,), 0), ((4, 4), 2)])
+def test_a_learner_that_dies_while_a_checkpoint_is_written_is_put_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dies_at: tuple[int, ...], back: int
+) -> None:
+    folder = train(config_in(tmp_path), on_save=DyingLearner(*dies_at))
+    assert [line["step"] for line in folder.metrics()] == [1, 2, 3, 4]
+    assert [step_of(path) for path in folder.checkpoints()] == [0, 2, 4]
+    assert {path.name for path in folder.checkpoints_path.iterdir()} == {
+        "step-000000", "step-000002", "step-000004"
+    }  # fmt: skip
+    told = f"checkpoint of step {dies_at[0]} was written; the run goes on after step {back}"
+    assert capsys.readouterr().out.count(told) == len(dies_at)
+    same = ("prompt_id", "sample", "reward", "advantage", "step")
+    undisturbed = train(config_in(tmp_path / "other"))
+    assert [[row[k] for k in same] for row in folder.ledger()] == [
+        [row[k] for k in same] for row in undisturbed.ledger()
+    ]
+
+
+def test_a_learner_that_dies_at_every_checkpoint_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(LearnerLost):
+        train(config_in(tmp_path), on_save=DyingLearner(2, 2, 2))
+
+
+def test_a_full_disk_ends_a_run_without_a_word_more_and_the_last_checkpoint_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(step: int) -> None:
+        if step == 4:
+            raise DiskFull("writing x needs 9 bytes, the disk has 0")
+
+    with pytest.raises(DiskFull):
+        train(config_in(tmp_path), on_save=full)
+    folder = RunFolder.open(config_in(tmp_path).folder)
+    assert [step_of(path) for path in folder.checkpoints()] == [0, 2]
+    assert [path.name for path in folder.checkpoints_path.glob("*4*")] == []
+    assert "could not be written" not in capsys.readouterr().out
+
+
+def test_a_chosen_step_is_resumed_and_what_came_after_it_is_dropped_or_moved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_in(tmp_path)
+    first = train(config).ledger()
+    with pytest.raises(ConfigError, match=r"got 3; it has those of steps 0, 2, 4"):
+        train(config, resume=True, step=3)
+    folder = train(config, resume=True, step=2)
+    assert "resuming after step 2; 2 recorded after it are dropped" in capsys.readouterr().out
+    assert [line["step"] for line in folder.metrics()] == [1, 2, 3, 4]
+    assert [row["reward"] for row in folder.ledger()] == [row["reward"] for row in first]
+    assert [path.name for path in (folder.checkpoints_path / "later").iterdir()] == ["step-000004"]
+    assert [step_of(path) for path in folder.checkpoints()] == [0, 2, 4]
 
 
 def test_outside_a_step_one_signal_is_enough() -> None:
