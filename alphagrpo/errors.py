@@ -18,7 +18,8 @@
     ├── PolicyDataError        (RuntimeError)     trajectories that may not be trained on
     └── EnvironmentProblem     (RuntimeError)     memory, ports, a cluster already running
         ├── LearnerLost                           a rank of the learner is gone, or silent
-        └── ProcessSilent                         a process that does not answer, and did not die
+        ├── ProcessSilent                         a process that does not answer, and did not die
+        └── DiskFull                              no room for a file that a run must write
 
 Every message says the rule, the value got and the remedy. All of them survive pickling: Ray raises
 them again on the other side of a process boundary.
@@ -91,6 +92,10 @@ class EnvironmentProblem(MeshError, RuntimeError):
     """The machine or cluster cannot run this: too little memory, a port in use, a cluster
     already up.
     """
+
+
+class DiskFull(EnvironmentProblem):
+    """A file of a run that the disk has no room for; nothing that was written before is lost."""
 
 
 class LearnerLost(EnvironmentProblem):

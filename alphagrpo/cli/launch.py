@@ -15,6 +15,7 @@ from alphagrpo.record.folder import RunFolder
 
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig
+    from alphagrpo.record.checkpoints import ResumePoint
     from services.serve_config import ServeFile
 
 
@@ -29,11 +30,14 @@ class Launch:
     """Of the applications that the run uses, checked; None where they must be running."""
     store_bytes: int
     """Object store of a private cluster."""
-    resume: bool
+    resume: ResumePoint | None
+    """Where a run goes on that was interrupted; None of a new one."""
 
 
-def precheck(config: RunConfig, *, resume: bool) -> Launch:
+def precheck(config: RunConfig, *, resume: bool, step: int | None = None) -> Launch:
     """Everything that can be wrong is found here, before anything is started.
+
+    A run that is resumed goes on from its newest whole checkpoint, or from that of ``step``.
 
     Raises ConfigError and EnvironmentProblem.
     """
@@ -58,7 +62,9 @@ def precheck(config: RunConfig, *, resume: bool) -> Launch:
         prechecks.check_memory(config, placement, sizes, store_bytes)
         if serve_file is not None:
             check_ports(serve_file.http_port)
-    return Launch(address, placement, serve_file, store_bytes, resume)
+    # Last: all bytes of a checkpoint are read for it.
+    point = folder.resume_point(step) if resume else None
+    return Launch(address, placement, serve_file, store_bytes, point)
 
 
 def _serve_file(config: RunConfig, *, private: bool) -> ServeFile | None:

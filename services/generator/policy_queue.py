@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from alphagrpo.config import load_config
 from alphagrpo.errors import CheckpointError, ConfigError, ServiceUnavailable
 from alphagrpo.ports import Picture, PictureRequest
-from alphagrpo.record.folder import RunFolder, find_learner
+from alphagrpo.record.folder import RunFolder
+from alphagrpo.record.manifest import LEARNER_STATE, find_learner
 from alphagrpo.rollout.generation_queue import GenerationQueue
 from alphagrpo.shipped import locate
 from services.generator.models import WeightsModel
@@ -70,6 +71,7 @@ class PolicyQueue(GenerationQueue[SignedPicture]):
         self._signing = _SigningWorker(worker)
         super().__init__(self._signing, **limits)
         self.config, self.source = worker.config, source
+        self._refused: set[tuple[Path, int]] = set()
         self._changing = asyncio.Lock()
         self._silence_s = silence_s
         self._busy_since: float | None = None
@@ -136,31 +138,63 @@ class PolicyQueue(GenerationQueue[SignedPicture]):
     async def refresh(self) -> bool:
         """Take newer weights if there are any; returns whether they changed.
 
-        A checkpoint that cannot be read (half written, pruned meanwhile, of another model) is left
-        alone, and the weights in use stay.
+        A checkpoint that cannot be read (damaged, half written, pruned meanwhile, of another model)
+        is left alone and not read again; an older one that is newer than the weights in use is
+        taken, else they stay.
         """
         if self.source is None:
             return False
         async with self._changing:
             try:
-                folder = newest_weights(project_root() / self.source)
-                if folder is None or str(folder) == self.weights.source:
-                    return False
-                await self.between_batches(partial(self._signing.load, folder))
+                for folder in self._candidates():
+                    if await self._take(folder):
+                        log.info("weights are now %s", self.weights)
+                        return True
             except (ConfigError, OSError) as error:
                 log.warning("weights of %s are not taken: %s", self.source, error)
-                return False
-        log.info("weights are now %s", self.weights)
+        return False
+
+    async def _take(self, folder: Path) -> bool:
+        try:
+            await self.between_batches(partial(self._signing.load, folder))
+        except (ConfigError, OSError) as error:
+            log.warning("weights of %s are not taken: %s", self.source, error)
+            self._refuse(folder)
+            return False
         return True
 
     def load_now(self) -> None:
-        """Before anything is drawn: the newest weights, if the source has any yet.
+        """Before anything is drawn: the newest whole weights, if the source has any yet.
 
-        Raises CheckpointError where they cannot be used.
+        Raises CheckpointError where none of them can be used.
         """
-        folder = newest_weights(project_root() / self.source) if self.source else None
-        if folder is not None:
-            self._signing.load(folder)
+        problem: ConfigError | None = None
+        for folder in self._candidates():
+            try:
+                self._signing.load(folder)
+                return
+            except ConfigError as error:
+                log.warning("weights of %s are not taken: %s", self.source, error)
+                self._refuse(folder)
+                problem = problem or error
+        if problem is not None:
+            raise problem
+
+    def _candidates(self) -> list[Path]:
+        """Learner's folders that are newer than the one in use, the newest first."""
+        if self.source is None:
+            return []
+        newer = []
+        for folder in saved_weights(project_root() / self.source):
+            if str(folder) == self.weights.source:
+                break
+            if (folder, _changed_at(folder)) not in self._refused:
+                newer.append(folder)
+        return newer
+
+    def _refuse(self, folder: Path) -> None:
+        """Not to be read again as it is: that takes long, and ends the same way."""
+        self._refused.add((folder, _changed_at(folder)))
 
     def encode(self, pixels: NDArray[np.uint8]) -> Any:
         """A picture from outside as what an edit begins from; BadImage for another size."""
@@ -179,20 +213,27 @@ def is_device_failure(error: BaseException) -> bool:
     return isinstance(error, torch.AcceleratorError)
 
 
-def newest_weights(folder: Path) -> Path | None:
-    """The learner's folder in a checkpoint, or in the newest complete checkpoint of a run folder.
+def saved_weights(folder: Path) -> list[Path]:
+    """The learner's folder in a checkpoint, or those of a run folder's complete checkpoints, the
+    newest first.
 
-    None for a run without a checkpoint yet. Raises CheckpointError for any other folder.
+    Empty for a run without a checkpoint yet. Raises CheckpointError for any other folder.
     """
     if learner := find_learner(folder):
-        return learner
+        return [learner]
     if (folder / "checkpoints").is_dir():
-        newest = RunFolder(folder).newest_checkpoint()
-        return None if newest is None else newest / "learner"
+        return [path / "learner" for path in reversed(RunFolder(folder).checkpoints())]
     raise CheckpointError(
         f"weights are a checkpoint or the folder of a run, {folder} is neither; give runs/<name> "
         "or runs/<name>/checkpoints/step-<number>"
     )
+
+
+def _changed_at(folder: Path) -> int:
+    try:
+        return (folder / LEARNER_STATE).stat().st_mtime_ns
+    except OSError:
+        return -1
 
 
 def open_queue(settings: GeneratorSettings) -> PolicyQueue:
