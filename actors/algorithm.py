@@ -19,7 +19,7 @@ from ray.tune import PlacementGroupFactory
 from ray.tune.result import TRIAL_INFO
 
 from actors.parts import Part
-from actors.run import STEP_ATTEMPTS, MeshRun
+from actors.run import MeshRun
 from actors.saved import read_state
 from alphagrpo.capacity import run_roles
 from alphagrpo.config import RunConfig, parse_config
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from typing import Self
 
 T = TypeVar("T")
+
+SAVE_ATTEMPTS = 3
+"""How often a learner may die while a checkpoint is written."""
 
 
 class AlphaGRPOConfig(AlgorithmConfig):
@@ -239,12 +242,12 @@ class AlphaGRPO(Algorithm):
                 "system; mount the storage and give a path"
             )
         folder = Path(path or tempfile.mkdtemp(prefix="alphagrpo-")).absolute()
-        for attempt in range(1, STEP_ATTEMPTS + 1):
+        for attempt in range(1, SAVE_ATTEMPTS + 1):
             try:
                 self.run.save(folder)
                 break
             except LearnerLost as error:
-                if attempt == STEP_ATTEMPTS:
+                if attempt == SAVE_ATTEMPTS:
                     raise
                 self.run.revive(error)
                 self._iteration = self.run.step_number

@@ -107,7 +107,7 @@ def _looks_alike(groups: Sequence[GroupReport]) -> Figures:
 def _decoded(sample: Sample) -> NDArray[np.float32] | None:
     """[H, W, 3] in [0, 1]."""
     try:
-        return decode_image(sample.png or b"").astype(np.float32) / 255
+        return decode_image(sample.png or b"").astype(np.float32) / np.float32(255)
     except BadImage:
         return None
 

@@ -54,7 +54,8 @@ class LearntStep:
             if training is not None
         ]
         metrics = step_metrics(self.drawing.in_order(), usable, self.update, self.clock, config)
-        return metrics | turn_metrics(self.drawing.skipped, dropped) | self.update.metrics
+        turns = turn_metrics(self.drawing.skipped, dropped)
+        return {**metrics, **turns, **self.update.metrics}
 
     def report(self, step: int, version: int, metrics: Mapping[str, float]) -> StepReport:
         """Its report as step ``step``, whose end weights ``version`` are."""
