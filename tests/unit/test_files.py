@@ -104,9 +104,14 @@ def test_a_full_disk_is_one_line_with_the_path_and_what_was_needed(
     tmp_path: Path, number: int
 ) -> None:
     path = tmp_path / "learner.safetensors"
-    with pytest.raises(DiskFull) as caught, replacing(path, 12_345) as partial:
-        partial.write_bytes(b"half")
-        raise OSError(number, os.strerror(number))
+
+    def fill() -> None:
+        with replacing(path, 12_345) as partial:
+            partial.write_bytes(b"half")
+            raise OSError(number, os.strerror(number))
+
+    with pytest.raises(DiskFull) as caught:
+        fill()
     message = str(caught.value)
     assert f"writing {path} needs 12,345 bytes, the disk has " in message
     assert "--resume" in message

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and what becomes of the others, of damaged ones above all."""
+"""Which checkpoint a run goes on from, and what becomes of the others, damaged ones above all."""
 
 from __future__ import annotations
 
