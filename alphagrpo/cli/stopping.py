@@ -106,7 +106,7 @@ class StopSwitch:
     @contextmanager
     def armed(self) -> Iterator[None]:
         """Handle both signals inside the block, in the main thread."""
-        kept: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+        kept: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in SIGNALS}
         watch = threading.Thread(target=self._watch, name="stop-watch", daemon=True)
         watch.start()
         for number in SIGNALS:
