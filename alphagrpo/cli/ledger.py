@@ -161,13 +161,14 @@ def _show_losses(console: Console, losses: LossFigures, *, top: int) -> None:
         for lost in losses.dropped
     ]
     if groups:
-        columns = ("group", "scored", "prompt", "reason")
-        print_table(console, _title("groups not trained on", groups, top), groups[:top], columns)
-    prompts = [(str(lost.step), lost.prompt or lost.prompt_id, lost.reason)
-               for lost in losses.skipped]  # fmt: skip
+        title = _title("groups not trained on", groups, top)
+        print_table(console, title, groups[:top], ("group", "scored", "prompt", "reason"))
+    prompts = [
+        (str(lost.step), lost.prompt or lost.prompt_id, lost.reason) for lost in losses.skipped
+    ]
     if prompts:
-        columns = ("step", "prompt", "reason")
-        print_table(console, _title("prompts skipped", prompts, top), prompts[:top], columns)
+        title = _title("prompts skipped", prompts, top)
+        print_table(console, title, prompts[:top], ("step", "prompt", "reason"))
 
 
 def _title(text: str, rows: Sequence[Any], top: int) -> str:
