@@ -163,8 +163,9 @@ def _show_losses(console: Console, losses: LossFigures, *, top: int) -> None:
     if groups:
         title = _title("groups not trained on", groups, top)
         print_table(console, title, groups[:top], ("group", "scored", "prompt", "reason"))
-    prompts = [(str(lost.step), lost.prompt or lost.prompt_id, lost.reason)
-               for lost in losses.skipped]  # fmt: skip
+    prompts = [
+        (str(lost.step), lost.prompt or lost.prompt_id, lost.reason) for lost in losses.skipped
+    ]
     if prompts:
         title = _title("prompts skipped", prompts, top)
         print_table(console, title, prompts[:top], ("step", "prompt", "reason"))

@@ -80,7 +80,7 @@ class Watch:
         if first is not None and step % self._settings.every:
             return {}
         verifier = self._verifier(self._config.services.verifier_app)
-        answers, judge = self._mesh_run.wait_for(ask_canary(self._canary, verifier))
+        answers, judge = self._mesh_run.wait_for(ask_canary(self._canary, verifier, step))
         of = sum(len(picture.questions) for picture in self._canary)
         if first is None:
             if 2 * len(answers) < of:

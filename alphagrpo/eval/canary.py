@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from alphagrpo.ports import Verifier
 
 WORLD_PREFIX = "shapes:"
+MARK_BITS = 16
+"""Pixels whose last bit tells at which step a picture was asked about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,15 +144,16 @@ def shapes_canary(count: int) -> tuple[CanaryPicture, ...]:
     return tuple(pictures)
 
 
-async def ask_canary(canary: Canary, verifier: Verifier) -> tuple[dict[str, float], str]:
+async def ask_canary(canary: Canary, verifier: Verifier, step: int) -> tuple[dict[str, float], str]:
     """P(yes) of every question that is answered, and what the judge calls itself.
 
-    One call per picture, all at once; a picture whose call fails has no answers.
+    One call per picture, all at once; a picture whose call fails has no answers. Pictures are
+    :func:`marked` with the step, or the verifier's memory would answer for it.
     """
 
     async def ask(picture: CanaryPicture) -> tuple[dict[str, float], str]:
         try:
-            verdicts = await verifier.verify(picture.pixels, picture.questions)
+            verdicts = await verifier.verify(marked(picture.pixels, step), picture.questions)
         except ServiceError:
             return {}, ""
         p_yes = [verdict.p_yes for verdict in verdicts]
@@ -159,6 +162,17 @@ async def ask_canary(canary: Canary, verifier: Verifier) -> tuple[dict[str, floa
     asked = await asyncio.gather(*map(ask, canary))
     answers = {key: p_yes for part, _ in asked for key, p_yes in part.items()}
     return answers, next((judge for _, judge in asked if judge), "")
+
+
+def marked(pixels: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
+    """[H, W, 3] the picture with the step's last bits in those of its first pixels: another picture
+    to whoever remembers answers, the same to whoever looks.
+    """
+    picture = pixels.copy()
+    row = picture[0, :MARK_BITS, 0]
+    bits = [step >> place & 1 for place in range(len(row))]
+    row[:] = [value & 0xFE | bit for value, bit in zip(row.tolist(), bits, strict=True)]
+    return picture
 
 
 def canary_figures(canary: Canary, answers: Answers, first: Answers) -> CanaryFigures | None:

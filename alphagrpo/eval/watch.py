@@ -107,9 +107,10 @@ def _looks_alike(groups: Sequence[GroupReport]) -> Figures:
 def _decoded(sample: Sample) -> NDArray[np.float32] | None:
     """[H, W, 3] in [0, 1]."""
     try:
-        return decode_image(sample.png or b"").astype(np.float32) / np.float32(255)
+        pixels = decode_image(sample.png or b"")
     except BadImage:
         return None
+    return np.divide(pixels, 255, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)

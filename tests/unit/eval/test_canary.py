@@ -15,10 +15,11 @@ from alphagrpo.eval.canary import (
     canary_figures,
     fingerprint,
     load_canary,
+    marked,
     shapes_canary,
 )
 from alphagrpo.eval.world_verifier import ShapesVerifier
-from alphagrpo.images import encode_png
+from alphagrpo.images import encode_png, image_hash
 from alphagrpo.types import Question
 from tests.fakes import FakeVerifier
 
@@ -26,7 +27,7 @@ CANARY = shapes_canary(12)
 
 
 async def test_the_oracle_knows_every_answer_of_the_renders() -> None:
-    answers, judge = await ask_canary(CANARY, ShapesVerifier())
+    answers, judge = await ask_canary(CANARY, ShapesVerifier(), 3)
     figures = canary_figures(CANARY, answers, answers)
     assert judge == "oracle@shapes"
     assert figures is not None
@@ -58,12 +59,20 @@ async def test_drift_is_the_largest_of_three_changes() -> None:
 
 
 async def test_a_picture_without_verdicts_is_left_out_and_half_of_them_are_needed() -> None:
-    answers, _ = await ask_canary(CANARY, FakeVerifier(fail_calls=(0, 1)))
+    answers, _ = await ask_canary(CANARY, FakeVerifier(fail_calls=(0, 1)), 1)
     figures = canary_figures(CANARY, answers, answers)
     assert figures is not None
     assert figures.answered == len(answers) < figures.of
     assert canary_figures(CANARY, {}, answers) is None
-    assert await ask_canary(CANARY, FakeVerifier(fail_calls=range(12))) == ({}, "")
+    assert await ask_canary(CANARY, FakeVerifier(fail_calls=range(12)), 1) == ({}, "")
+
+
+def test_a_verifier_that_remembers_sees_another_picture_at_every_step() -> None:
+    pixels = CANARY[0].pixels
+    names = {image_hash(marked(pixels, step)) for step in range(300)}
+    assert len(names) == 300
+    assert np.abs(marked(pixels, 5).astype(int) - pixels).max() <= 1
+    assert image_hash(pixels) == image_hash(CANARY[0].pixels), "the canary itself stays"
 
 
 def write(folder: Path, *records: object) -> Path:
