@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -91,6 +92,11 @@ class Command:
         """The exit code."""
         assert self._process is not None
         return self._process.wait(limit_s)
+
+    def end(self) -> int:
+        """Ask it to end, as a scheduler does; the exit code."""
+        os.kill(self.pid, signal.SIGTERM)
+        return self.wait()
 
     def words(self) -> str:
         """The end of what it said, for errors."""

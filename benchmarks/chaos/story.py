@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alphagrpo.cli.console import Narrator
-from alphagrpo.cli.ray_session import ray_session
-from alphagrpo.cli.serving import deployed, private_cpus
 from alphagrpo.record.folder import RunFolder
 from benchmarks.chaos import files, processes
+from benchmarks.chaos.cluster import cluster_with
 from benchmarks.chaos.command import Command
 from benchmarks.chaos.events import Event, Outcome
 from benchmarks.chaos.verdict import Verdict, compare
@@ -47,7 +44,7 @@ class Chaos:
 
     def go(self) -> Verdict:
         """Both runs; what became of each event is in :attr:`outcomes`."""
-        with self._cluster() as address:
+        with cluster_with(self._plan.services, self._plan.spare_cpus) as address:
             calm = self._command("calm", address)
             calm.call()
             code = calm.wait(3600.0)
@@ -59,19 +56,6 @@ class Chaos:
             rough = self._command("rough", address)
             self._disturb(rough)
         return compare(calm.folder, rough.folder)
-
-    @contextmanager
-    def _cluster(self) -> Iterator[str]:
-        import ray
-
-        from services.serve_config import load_serve_file
-
-        serve_file = load_serve_file(self._plan.services)
-        narrator = Narrator(as_json=False)
-        cpus = private_cpus(serve_file) + self._plan.spare_cpus
-        with ray_session(None, num_cpus=cpus) as session:
-            with deployed(serve_file, narrator, session):
-                yield ray.get_runtime_context().gcs_address
 
     def _command(self, part: str, address: str) -> Command:
         output = self._folder / part
