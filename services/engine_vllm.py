@@ -22,6 +22,7 @@ from alphagrpo.errors import ConfigError, ServiceError, ServiceUnavailable
 from alphagrpo.judging.engine import ModelInfo, Tokenizer, folder_revision
 from services.liveness import Liveness
 from services.paths import resolve_model
+from services.replica_log import kept_log_file
 from services.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ class VllmEngine:
         arguments = engine_arguments(settings, model, on_cpu)
         if vision:
             arguments.setdefault("limit_mm_per_prompt", {"image": 1})
-        self._llm = _start(arguments)
+        with kept_log_file():
+            self._llm = _start(arguments)
         if not local:
             commit = getattr(self._llm.model_config.hf_config, "_commit_hash", None)
             revision = (commit or "unpinned")[:8]
