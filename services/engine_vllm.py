@@ -213,8 +213,8 @@ class VllmEngine:
             ) from None
         except EngineGenerateError as error:
             raise ServiceError(
-                f"the engine of {self._model.tag} must answer every request, this one failed: "
-                f"{error!r} ({error.__cause__!r}); see the replica's log"
+                f"the engine of {self._model.tag} must answer every request, one failed with "
+                f"{error.__cause__ or error!r}; see the replica's log"
             ) from None
         except ValueError as error:
             raise ServiceError(
@@ -233,8 +233,7 @@ class VllmEngine:
     def failure(self) -> str | None:
         """Why this engine can answer nothing any more: it is dead, or silent although it has work.
 
-        None while it is well, and once it was shut down. An idle engine is given work: one that
-        hangs without dying is found either way, within ``silence_s`` and a little.
+        None while it is well, and once it was shut down. An idle engine is given work.
         """
         if self.closed:
             return None
@@ -253,8 +252,7 @@ class VllmEngine:
     async def _ask_for_a_token(self) -> None:
         from vllm import SamplingParams
 
-        # A dead engine raises the alarm by itself, a silent one leaves this waiting.
-        with contextlib.suppress(ServiceError):
+        with contextlib.suppress(ServiceError):  # of a dead one; a silent one leaves it waiting
             await self._run({"prompt": "?"}, SamplingParams(max_tokens=1, temperature=0.0))
 
     async def check_health(self) -> None:
