@@ -22,6 +22,7 @@ from alphagrpo.errors import ConfigError, ServiceError, ServiceUnavailable
 from alphagrpo.judging.engine import ModelInfo, Tokenizer, folder_revision
 from services.liveness import Liveness
 from services.paths import resolve_model
+from services.replica_log import kept_log_file
 from services.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ class VllmEngine:
         arguments = engine_arguments(settings, model, on_cpu)
         if vision:
             arguments.setdefault("limit_mm_per_prompt", {"image": 1})
-        self._llm = _start(arguments)
+        with kept_log_file():
+            self._llm = _start(arguments)
         if not local:
             commit = getattr(self._llm.model_config.hf_config, "_commit_hash", None)
             revision = (commit or "unpinned")[:8]
@@ -211,8 +213,8 @@ class VllmEngine:
             ) from None
         except EngineGenerateError as error:
             raise ServiceError(
-                f"the engine of {self._model.tag} must answer every request, this one failed: "
-                f"{error!r} ({error.__cause__!r}); see the replica's log"
+                f"the engine of {self._model.tag} must answer every request, one failed with "
+                f"{error.__cause__ or error!r}; see the replica's log"
             ) from None
         except ValueError as error:
             raise ServiceError(
@@ -231,8 +233,7 @@ class VllmEngine:
     def failure(self) -> str | None:
         """Why this engine can answer nothing any more: it is dead, or silent although it has work.
 
-        None while it is well, and once it was shut down. An idle engine is given work: one that
-        hangs without dying is found either way, within ``silence_s`` and a little.
+        None while it is well, and once it was shut down. An idle engine is given work.
         """
         if self.closed:
             return None
@@ -251,8 +252,7 @@ class VllmEngine:
     async def _ask_for_a_token(self) -> None:
         from vllm import SamplingParams
 
-        # A dead engine raises the alarm by itself, a silent one leaves this waiting.
-        with contextlib.suppress(ServiceError):
+        with contextlib.suppress(ServiceError):  # of a dead one; a silent one leaves it waiting
             await self._run({"prompt": "?"}, SamplingParams(max_tokens=1, temperature=0.0))
 
     async def check_health(self) -> None:
