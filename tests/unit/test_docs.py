@@ -40,6 +40,9 @@ MADE_BY_USERS = {
     "ledger/step-*.parquet",
     # No path: metrics, a type of content.
     "reward/mean",
+    "prompts/put_off",
+    "prompts/skipped",
+    "prompts/dropped",
     "learner/lag",
     "image/max_abs_log_ratio",
     "parity/image_max_abs_log_ratio",

@@ -217,8 +217,8 @@ async def test_verdicts_of_steps_that_are_cut_are_kept_until_they_are_taken_agai
     folder.rewind(1)
     assert kept.exists()
     assert folder.ledger_steps() == [1]
-    recorder = Recorder(folder, config)
-    recorder.record_step(reports[1])
+    for report in reports[1:]:
+        Recorder(folder, config).record_step(report)
 
 
 async def test_the_summary_sums_over_the_steps_of_all_parts_of_a_run(tmp_path: Path) -> None:
