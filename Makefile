@@ -8,7 +8,7 @@ PIP    := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup lock demo test check format bench bench-method bench-learning walk clean
+.PHONY: help setup lock demo test check format bench bench-method bench-learning walk chaos soak clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -55,6 +55,13 @@ bench-learning: setup  ## does the picture side learn, hours, resumed where it s
 
 walk: setup  ## from a laptop to a cluster: nodes, token, services, a job killed and resumed
 	$(BIN)/python -m benchmarks.walk
+
+chaos: setup  ## fifty things that go wrong in a run, and whether it is still the same run
+	$(BIN)/python -m benchmarks.chaos $(CHAOS_ARGS)
+
+MINUTES ?= 60
+soak: setup  ## what grows while a run goes on (MINUTES=60)
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 clean:  ## remove the environment and caches, keep runs
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -19,10 +19,11 @@ from ray.tune import PlacementGroupFactory
 from ray.tune.result import TRIAL_INFO
 
 from actors.parts import Part
-from actors.run import MeshRun, read_state
+from actors.run import MeshRun
+from actors.saved import read_state
 from alphagrpo.capacity import run_roles
 from alphagrpo.config import RunConfig, parse_config
-from alphagrpo.errors import ConfigError
+from alphagrpo.errors import ConfigError, LearnerLost
 from alphagrpo.loop import StepReport
 from alphagrpo.ports import Picture, PictureRequest
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from typing import Self
 
 T = TypeVar("T")
+
+SAVE_ATTEMPTS = 3
+"""How often a learner may die while a checkpoint is written."""
 
 
 class AlphaGRPOConfig(AlgorithmConfig):
@@ -227,14 +231,26 @@ class AlphaGRPO(Algorithm):
     def save_to_path(
         self, path: Any = None, *, state: Any = None, filesystem: Any = None, **options: Any
     ) -> str:
-        """Write a checkpoint folder, which must be reachable from the learner's node too."""
+        """Write a checkpoint folder, which must be reachable from the learner's node too.
+
+        Where the learner dies meanwhile, what is written is where the run then stands: at its
+        newest whole checkpoint.
+        """
         if state is not None or filesystem is not None:
             raise ConfigError(
                 "an AlphaGRPO checkpoint is written whole into a folder, got a state or a file "
                 "system; mount the storage and give a path"
             )
         folder = Path(path or tempfile.mkdtemp(prefix="alphagrpo-")).absolute()
-        self.run.save(folder)
+        for attempt in range(1, SAVE_ATTEMPTS + 1):
+            try:
+                self.run.save(folder)
+                break
+            except LearnerLost as error:
+                if attempt == SAVE_ATTEMPTS:
+                    raise
+                self.run.revive(error)
+                self._iteration = self.run.step_number
         return str(folder)
 
     def restore_from_path(self, path: Any, *args: Any, **options: Any) -> None:

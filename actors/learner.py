@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from contextlib import suppress
 from typing import Any
@@ -15,13 +16,10 @@ from actors.ranks import RayRank, fetched, rank_role
 from actors.storage import answer_probe
 from actors.weights import connect_weights
 from alphagrpo.config import RunConfig
-from alphagrpo.errors import LearnerLost
+from alphagrpo.deadlines import Deadlines, Whom
+from alphagrpo.errors import LearnerLost, ProcessSilent
 from alphagrpo.training import TrainingBlock, UpdateReport
 from alphagrpo.types import WeightsManifest
-
-PING_SECONDS = 60.0
-"""How long a learner that has been silent for ``learner.deadline_s`` may take to say that it
-lives."""
 
 
 class LearnerActor:
@@ -124,9 +122,10 @@ class RayLearner:
     gone or does not answer.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, deadlines: Deadlines | None = None) -> None:
         """Start the ranks."""
-        self._config, self._deadline_s = config, config.learner.deadline_s
+        self._config = config
+        self._deadlines = deadlines or Deadlines(config.deadlines)
         self.handles = start_learner(config)
 
     def restart(self) -> None:
@@ -175,27 +174,21 @@ class RayLearner:
                 ray.kill(handle, no_restart=True)
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
-        """Ask the central learner; as long as it takes, if it says now and then that it lives."""
-        central = self.handles[0]
-        call = asyncio.create_task(self._answer(central, method, *arguments))
-        try:
-            while True:
-                await asyncio.wait({call}, timeout=self._deadline_s)
-                if call.done():
-                    return call.result()
-                await self._ping(central)
-        finally:
-            call.cancel()
+        """Ask the central learner: as long as it takes, if it says now and then that it lives.
 
-    async def _ping(self, central: Handle) -> None:
+        How long it waits for its ranks, itself among them, it decides itself.
+        """
+        central = self.handles[0]
+        whom = Whom(
+            name="the central learner",
+            kind=method,
+            lives=lambda: self._answer(central, "status"),
+            allowance_s=math.inf,
+        )
         try:
-            await asyncio.wait_for(self._answer(central, "status"), PING_SECONDS)
-        except TimeoutError:
-            raise LearnerLost(
-                f"the central learner must answer within learner.deadline_s ({self._deadline_s:g} "
-                f"s) or say that it lives, it has said nothing for {PING_SECONDS:g} s more; it is "
-                "started again from the last checkpoint"
-            ) from None
+            return await self._deadlines.kept(self._answer(central, method, *arguments), whom)
+        except ProcessSilent as error:
+            raise LearnerLost(f"{error}; it is started again from the last checkpoint") from None
 
     async def _answer(self, handle: Handle, method: str, *arguments: Any) -> Any:
         try:

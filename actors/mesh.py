@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
@@ -19,12 +20,13 @@ from actors.pool import RayRolloutPool
 from actors.ranks import RunnersLearner, rank_role, runner_role
 from actors.storage import check_storage
 from actors.waiting import StartWatch
-from actors.weights import start_registry
+from actors.weights import registry_answer, start_registry
 from alphagrpo.capacity import LEARNER, REGISTRY, RUNNER
 from alphagrpo.config import RunConfig
-from alphagrpo.errors import EnvironmentProblem
-from alphagrpo.types import WeightsManifest
+from alphagrpo.deadlines import Deadlines
+from alphagrpo.errors import EnvironmentProblem, RegistryLost
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STOP_SECONDS = 10.0
@@ -49,15 +51,16 @@ class Mesh:
         """
         self._config = config
         self._watch = StartWatch(config, tell)
+        deadlines = Deadlines(config.deadlines, tell)
         _refuse_second_run(config.name)
         check_room(config)
         self.registry = start_registry(config)
         self.learner: RayLearner | RunnersLearner
         if config.learner.on_runners:
-            self.learner = RunnersLearner(config)
+            self.learner = RunnersLearner(config, deadlines)
         else:
-            self.learner = RayLearner(config)
-        self.pool = RayRolloutPool(config, verifier, self._watch)
+            self.learner = RayLearner(config, deadlines)
+        self.pool = RayRolloutPool(config, verifier, self._watch, deadlines)
 
     async def ready(self) -> None:
         """Wait until every actor has loaded its model.
@@ -91,8 +94,18 @@ class Mesh:
         await self.learner.start()
 
     async def has_weights(self, version: int) -> bool:
-        """Whether the registry, which may have been lost and started again, knows a version."""
-        newest: WeightsManifest | None = await answer(self.registry.newest.remote())
+        """Whether the registry, which may have been lost and started again, knows a version.
+
+        One that is silent is ended, so that Ray starts another under its name.
+        """
+        limit_s = self._config.deadlines.ping_s
+        try:
+            newest = await registry_answer(self.registry.newest.remote(), limit_s)
+        except RegistryLost as error:
+            log.warning("%s", error)
+            ray.kill(self.registry, no_restart=False)
+            await self._watch.wait(answer(self.registry.newest.remote()), self._actors)
+            return False
         return newest is not None and newest.version >= version
 
     def _actors(self) -> dict[str, list[Handle]]:

@@ -51,6 +51,16 @@ STEP_GAUGES: Mapping[str, tuple[str, str]] = {
     ),
     "time/learn_s": ("alphagrpo_time_learn_seconds", "Waited for the learner, all scored"),
     "time/sync_s": ("alphagrpo_time_sync_seconds", "Waited for weights to move"),
+    "watch/canary_accuracy": ("alphagrpo_watch_canary_accuracy_ratio", "Canary answers right"),
+    "watch/canary_drift": ("alphagrpo_watch_canary_drift_value", "Canary against the first time"),
+    "watch/heldout_score": ("alphagrpo_watch_heldout_score_value", "Score by a second verifier"),
+    "watch/alarm_drift": ("alphagrpo_watch_drift_alarm", "1 while the judge drifts"),
+    "watch/alarm_divergence": (
+        "alphagrpo_watch_divergence_alarm",
+        "1 while the reward rises and a held-out judge falls",
+    ),
+    "watch/alarm_constant": ("alphagrpo_watch_constant_alarm", "1 while pictures are nearly one"),
+    "watch/alarm_repeat": ("alphagrpo_watch_repeat_alarm", "1 while pictures repeat over prompts"),
 }
 """Metric of a step to the gauge that shows it and its description."""
 

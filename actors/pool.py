@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-import ray
-from ray.exceptions import ActorDiedError, ObjectLostError, RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.parts import Handle, Part, answer
 from actors.ranks import rank_lost, runner_role
-from actors.rollout import start_runner
+from actors.runners import PICTURES, Runner
 from actors.waiting import StartWatch
 from alphagrpo.capacity import RUNNER
 from alphagrpo.config import RunConfig
-from alphagrpo.errors import EnvironmentProblem
+from alphagrpo.deadlines import Deadlines
+from alphagrpo.errors import EnvironmentProblem, ProcessSilent
 from alphagrpo.ports import Draft, DraftReport, GroupReport, Picture, PictureRequest
 from alphagrpo.types import QuestionSet, RolloutJob
 
@@ -27,30 +26,27 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(slots=True, eq=False)
-class _Runner:
-    index: int
-    handle: Handle
-    jobs: int = 0
-    samples: int = 0
-    """That its jobs ask for: slices of a group differ by one."""
-    up: bool = True
-
-
 class RayRolloutPool:
     """:class:`alphagrpo.ports.RolloutPool` over rollout actors. Belongs to one event loop.
 
     A runner that dies is taken out, its jobs go to the others with the same seeds, and it returns
-    once it answers again. Jobs wait while no runner is up; the pool gives up when all are gone for
-    good.
+    once it answers again; one that is silent is ended first. Jobs wait while no runner is up; the
+    pool gives up when all are gone for good.
     """
 
-    def __init__(self, config: RunConfig, verifier: Part, watch: StartWatch | None = None) -> None:
-        self._config, self._verifier = config, verifier
+    def __init__(
+        self,
+        config: RunConfig,
+        verifier: Part,
+        watch: StartWatch | None = None,
+        deadlines: Deadlines | None = None,
+    ) -> None:
+        self._config = config
         self._watch = watch or StartWatch(config)
+        deadlines = deadlines or Deadlines(config.deadlines)
         rollout = config.rollout
         self._runners = [
-            _Runner(i, start_runner(config, i, verifier)) for i in range(rollout.num_runners)
+            Runner(config, index, verifier, deadlines) for index in range(rollout.num_runners)
         ]
         self._in_flight = rollout.groups_in_flight
         self._changed = asyncio.Condition()
@@ -102,9 +98,10 @@ class RayRolloutPool:
             report, group = method.remote(job, questions, keep_pictures, chosen, source)
             return replace(await answer(report), reference=group)
 
+        kind = f"a group, {job.task}"
         if self._config.learner.on_runners:
-            return await self._there(self._runners[job.ranks[0]], call)
-        return await self._anywhere(call, job.size)
+            return await self._there(self._runners[job.ranks[0]], kind, call)
+        return await self._anywhere(kind, call, job.size)
 
     async def draw_drafts(
         self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
@@ -116,7 +113,7 @@ class RayRolloutPool:
             report, picture = method.remote(job, questions, keep_pictures)
             return replace(await answer(report), reference=picture)
 
-        return await self._anywhere(call)
+        return await self._anywhere("drafts", call)
 
     async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
         """Draw pictures for evaluation, a batch at a time on every runner that has room."""
@@ -126,10 +123,12 @@ class RayRolloutPool:
         async def call(batch: tuple[PictureRequest, ...], handle: Handle) -> tuple[Picture, ...]:
             return tuple(await answer(handle.draw.remote(batch, version)))
 
-        results = await asyncio.gather(*(self._anywhere(partial(call, batch)) for batch in batches))
+        results = await asyncio.gather(
+            *(self._anywhere(PICTURES, partial(call, batch)) for batch in batches)
+        )
         return tuple(picture for batch in results for picture in batch)
 
-    async def _there(self, runner: _Runner, call: Callable[[Handle], Awaitable[T]]) -> T:
+    async def _there(self, runner: Runner, kind: str, call: Callable[[Handle], Awaitable[T]]) -> T:
         """Run ``call`` on the one runner that is to learn what it draws.
 
         Raises:
@@ -139,25 +138,29 @@ class RayRolloutPool:
             await self._changed.wait_for(lambda: runner.jobs < self._in_flight)
             runner.jobs += 1
         try:
-            return await call(runner.handle)
-        except RayActorError as error:
+            return await runner.answer(kind, call)
+        except (RayActorError, ProcessSilent) as error:
             raise rank_lost(runner_role(runner.index), error) from error
         finally:
             await self._give_back(runner)
 
-    async def _anywhere(self, call: Callable[[Handle], Awaitable[T]], samples: int = 0) -> T:
+    async def _anywhere(
+        self, kind: str, call: Callable[[Handle], Awaitable[T]], samples: int = 0
+    ) -> T:
         """Run ``call`` on a runner; again on another where the process was lost on the way."""
         losses = 0
         while True:
             runner = await self._take(samples)
+            life = runner.lives
             try:
-                return await call(runner.handle)
-            except (RayActorError, ObjectLostError) as error:
+                return await runner.answer(kind, call)
+            except (RayActorError, ObjectLostError, ProcessSilent) as error:
                 losses += 1
                 log.warning(
                     "runner %d was lost with a job, which moves on: %s", runner.index, error
                 )
-                self._lose(runner, error)
+                if runner.lives == life:
+                    self._lose(runner, error)
                 if losses > self._config.rollout.max_retries + self._config.rollout.num_runners:
                     raise EnvironmentProblem(
                         f"a job may lose {losses - 1} runners, this one lost {losses}: {error}; "
@@ -166,7 +169,7 @@ class RayRolloutPool:
             finally:
                 await self._give_back(runner, samples)
 
-    async def _take(self, samples: int) -> _Runner:
+    async def _take(self, samples: int) -> Runner:
         """The runner with the fewest samples to draw among those that are up and have room."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._free() is not None or not self._hope())
@@ -180,7 +183,7 @@ class RayRolloutPool:
             runner.samples += samples
             return runner
 
-    def _free(self) -> _Runner | None:
+    def _free(self) -> Runner | None:
         free = [r for r in self._runners if r.up and r.jobs < self._in_flight]
         return min(
             free, key=lambda runner: (runner.samples, runner.jobs, runner.index), default=None
@@ -189,23 +192,23 @@ class RayRolloutPool:
     def _hope(self) -> bool:
         return any(runner.up for runner in self._runners) or bool(self._reviving)
 
-    async def _give_back(self, runner: _Runner, samples: int = 0) -> None:
+    async def _give_back(self, runner: Runner, samples: int = 0) -> None:
         async with self._changed:
             runner.jobs -= 1
             runner.samples -= samples
             self._changed.notify_all()
 
-    def _lose(self, runner: _Runner, error: Exception) -> None:
+    def _lose(self, runner: Runner, error: Exception) -> None:
         if runner.up:
             runner.up, self._cause = False, error
             task = asyncio.create_task(self._revive(runner))
             self._reviving.add(task)
 
-    async def _revive(self, runner: _Runner) -> None:
+    async def _revive(self, runner: Runner) -> None:
         """Wait until the runner is back, for ``placement.deadline_s``; then use it again."""
         try:
-            await self._watch.wait(self._back(runner), lambda: {RUNNER: [runner.handle]})
-            runner.up, self.restarts = True, self.restarts + 1
+            await self._watch.wait(runner.back(), lambda: {RUNNER: [runner.handle]})
+            self.restarts += 1
         except Exception as error:  # a task of its own: nobody else would see it
             log.error("runner %d does not come back: %s", runner.index, error)
             self._cause = error
@@ -216,26 +219,6 @@ class RayRolloutPool:
                     self._reviving.discard(task)
                 self._changed.notify_all()
 
-    async def _back(self, runner: _Runner) -> None:
-        """Ray has restarted the process, or another was started; it has loaded its model."""
-        try:
-            await self._answering(runner)
-        except ActorDiedError:
-            ray.kill(runner.handle, no_restart=True)
-            runner.handle = start_runner(self._config, runner.index, self._verifier)
-            await answer(runner.handle.status.remote())
-
-    @staticmethod
-    async def _answering(runner: _Runner) -> None:
-        while True:
-            try:
-                await answer(runner.handle.status.remote())
-                return
-            except ActorDiedError:
-                raise
-            except RayActorError:
-                await asyncio.sleep(0.2)
-
     async def status(self) -> list[dict[str, Any]]:
         """What each runner that is up says of itself."""
         up = [runner for runner in self._runners if runner.up]
@@ -245,15 +228,11 @@ class RayRolloutPool:
         """Other processes for all runners, which nobody waits for any more."""
         self.close()
         for runner in self._runners:
-            runner.handle, runner.up = (
-                start_runner(self._config, runner.index, self._verifier),
-                True,
-            )
+            runner.start()
 
     def close(self) -> None:
         """End all runners."""
         for task in self._reviving:
             task.cancel()
         for runner in self._runners:
-            with suppress(Exception):
-                ray.kill(runner.handle, no_restart=True)
+            runner.end()

@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from actors.parts import Handle, actor_name, answer
+from alphagrpo.deadlines import Deadlines
 from alphagrpo.errors import LearnerLost
 from alphagrpo.learner.ranked import RankedLearner
 from alphagrpo.types import Group
@@ -56,6 +57,10 @@ class RayRank:
     def __init__(self, config: RunConfig, role: str) -> None:
         self._name, self._role = actor_name(config.name, role), role
         self._handle: Handle | None = None
+
+    async def alive(self) -> None:
+        """Return at once, also while a call is computed."""
+        await self.status()
 
     async def open(self) -> tuple[str, int]:
         """Serve what ranks find one another by."""
@@ -141,10 +146,10 @@ class RayRank:
 class RunnersLearner(RankedLearner):
     """:class:`alphagrpo.ports.Learner` over a run's rollout runners, each of which is a rank."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, deadlines: Deadlines | None = None) -> None:
         roles = [runner_role(index) for index in range(config.rollout.num_runners)]
         self._named = [RayRank(config, role) for role in roles]
-        super().__init__(self._named, config)
+        super().__init__(self._named, config, deadlines)
 
     @property
     def handles(self) -> list[Handle]:

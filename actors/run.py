@@ -5,39 +5,35 @@ The command line and the RLlib algorithm are thin users of :class:`MeshRun`, whi
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ray.exceptions import ObjectLostError, RayTaskError
-
 from actors.mesh import EventLoop, Mesh
 from actors.metrics import StepGauges
 from actors.parts import Part
+from actors.recovery import Recovery
+from actors.saved import LEARNER, read_state, write_state
 from actors.storage import config_for_actors
-from alphagrpo import files
+from actors.verdicts import keeping
 from alphagrpo.data import load_prompts
-from alphagrpo.errors import CheckpointError, LearnerLost, WeightsError
+from alphagrpo.errors import LearnerLost
+from alphagrpo.files import make_folder
 from alphagrpo.loop import StepReport, TrainingLoop
-from alphagrpo.ports import Picture, PictureRequest, RolloutPool
+from alphagrpo.ports import Picture, PictureRequest, PictureSource
 
 if TYPE_CHECKING:
     from typing import Self
 
+    from actors.pool import RayRolloutPool
     from alphagrpo.config import RunConfig
     from alphagrpo.types import WeightsManifest
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-STATE, LEARNER = "mesh.json", "learner"
-FORMAT = 1
-"""Raised whenever a checkpoint of an older format can no longer be read."""
-STEP_ATTEMPTS = 3
-"""How often a step is begun again after a process or an object was lost under it."""
 CLIENTS = {
     "decomposer": "services.client:connect_decomposer",
     "verifier": "services.client:connect_verifier",
@@ -81,11 +77,11 @@ class MeshRun:
         self.config = config
         self._tell = tell
         self.parts = (decomposer or decomposer_client(config), verifier or verifier_client(config))
-        self._checkpoint: Path | None = None
         self._gauges = StepGauges(config.name)
         self._events = EventLoop()
         try:
             self.mesh, self.loop = self.wait_for(self._start())
+            self._recovery = self.wait_for(self._know())
         except BaseException:
             self._events.close()
             raise
@@ -99,6 +95,7 @@ class MeshRun:
             seed=self.config.seed,
         )
         asker = decomposer.make()
+        verifier = keeping(verifier, self.config)
         mesh = Mesh(config_for_actors(self.config), verifier, self._tell)
         try:
             await mesh.ready()
@@ -109,6 +106,9 @@ class MeshRun:
             self.config, prompts, decomposer=asker, pool=mesh.pool, learner=mesh.learner
         )
         return mesh, loop
+
+    async def _know(self) -> Recovery:
+        return Recovery(self.config, self.mesh, self.loop)
 
     def check_storage(self, folder: Path) -> None:
         """Raise EnvironmentProblem where an actor cannot read and write ``folder``, or sees another
@@ -141,9 +141,14 @@ class MeshRun:
     # -- what is known of it
 
     @property
-    def pool(self) -> RolloutPool:
-        """Where pictures are drawn."""
+    def pool(self) -> RayRolloutPool:
+        """Where groups are drawn."""
         return self.mesh.pool
+
+    @property
+    def pictures(self) -> PictureSource:
+        """Where an evaluation has its pictures drawn, whatever is lost meanwhile."""
+        return _Pictures(self)
 
     @property
     def step_number(self) -> int:
@@ -157,94 +162,45 @@ class MeshRun:
 
     def manifest(self) -> WeightsManifest:
         """Of the weights to draw with; published now where none are yet."""
-        return self.wait_for(self.loop.ensure_published())
+        return self.wait_for(self._recovery.surviving(self.loop.ensure_published))
 
     # -- steps and pictures
 
     def step(self) -> StepReport:
         """Sample, score, learn, publish; begun again where a process died under it."""
-        report = self.wait_for(self._step())
+        report = self.wait_for(self._recovery.surviving(self.loop.run_step))
         self._gauges.observe(report.metrics)
         return report
 
-    async def _step(self) -> StepReport:
-        for attempt in range(1, STEP_ATTEMPTS + 1):
-            try:
-                return await self.loop.run_step()
-            except (LearnerLost, WeightsError) as error:
-                if attempt == STEP_ATTEMPTS:
-                    raise
-                await self._recover(error)
-            except RayTaskError as error:
-                # A group was lost with its node before the learner had read it: nothing was
-                # trained, and the same groups are sampled again.
-                if attempt == STEP_ATTEMPTS or not isinstance(error.cause, ObjectLostError):
-                    raise
-                log.warning("a group was lost, the step begins again: %s", error.cause)
-        raise AssertionError("the last attempt returns or raises")
-
-    async def _recover(self, error: LearnerLost | WeightsError) -> None:
-        """Other ranks where one was lost, or the weights again that a registry died with.
-
-        A runner may be the first to see either death: as weights that it cannot fetch.
-        """
-        loss = error if isinstance(error, LearnerLost) else await self._learner_loss()
-        if loss is not None:
-            await self._revive_learner(loss)
-            return
-        manifest = self.loop.manifest
-        if manifest is None or await self.mesh.has_weights(manifest.version):
-            raise error
-        log.warning("the weight registry was lost; weights are published again")
-        self.loop.manifest = None
-
-    async def _learner_loss(self) -> LearnerLost | None:
-        """Why the learner is lost, if it is."""
-        try:
-            await self.mesh.learner.status()
-        except LearnerLost as loss:
-            return loss
-        return None
-
-    async def _revive_learner(self, error: LearnerLost) -> None:
-        """Another learner from the last checkpoint, and the loop back to where that was taken."""
-        saved = self._checkpoint
-        if saved is None and self.loop.step > 0:
-            raise LearnerLost(
-                f"{error} No checkpoint was written before step {self.loop.step}: "
-                "start the run again, with a smaller training.checkpoint_every"
-            ) from error
-        log.warning("the learner was lost; restoring %s", saved or "its start, no step was lost")
-        await self.mesh.restart_learner()
-        if saved is not None:
-            await self._load(saved, read_state(saved))
-        else:
-            self.loop.manifest = None
+    def show(self, metrics: Mapping[str, float]) -> None:
+        """Show figures of the last step that the loop knows nothing of, such as a watch's."""
+        self._gauges.observe(metrics)
 
     def draw(self, requests: Sequence[PictureRequest]) -> tuple[Picture, ...]:
         """Pictures by the current weights, with the evaluation's settings."""
-        version = self.manifest().version
-        return self.wait_for(self.mesh.pool.draw(requests, version))
+        return self.wait_for(self.drawn(requests))
+
+    async def drawn(self, requests: Sequence[PictureRequest]) -> tuple[Picture, ...]:
+        """As :meth:`draw`, where the mesh lives."""
+
+        async def work() -> tuple[Picture, ...]:
+            manifest = await self.loop.ensure_published()
+            return await self.mesh.pool.draw(requests, manifest.version)
+
+        return await self._recovery.surviving(work)
 
     # -- checkpoints: JSON and safetensors
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint folder, which must be reachable from the learner's node too.
 
-        ``mesh.json`` is written last: a folder that has it is whole.
+        Raises LearnerLost where the learner died meanwhile; :meth:`revive` starts another.
         """
         folder = folder.absolute()
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self.wait_for(self.mesh.learner.save(str(folder / LEARNER)))
-        if not (folder / LEARNER).is_dir():
-            raise CheckpointError(
-                f"the learner's node must see {folder}, nothing it wrote is here; "
-                "use storage that all nodes share"
-            )
-        _refuse_torn(folder / LEARNER, self.loop.step)
         decomposer, verifier = self.parts
         content = {
-            "format": FORMAT,
             "iteration": self.loop.step,
             "loop": self.loop.state_dict(),
             "config": {
@@ -253,19 +209,35 @@ class MeshRun:
                 "verifier": verifier.to_json(),
             },
         }
-        files.write_atomically(folder / STATE, json.dumps(content, indent=1))
-        self._checkpoint = folder
+        write_state(folder, content)
+        self._recovery.remember(folder)
 
-    def restore(self, folder: Path) -> None:
-        """Restore what :meth:`save` wrote; CheckpointError if it is not whole."""
+    def revive(self, error: LearnerLost) -> None:
+        """Another learner in place of one that was lost outside a step, such as in :meth:`save`:
+        it and the loop are at the newest whole checkpoint again.
+        """
+        self.wait_for(self._recovery.revive(error))
+
+    def restore(self, folder: Path, older: Sequence[Path] = ()) -> None:
+        """Restore what :meth:`save` wrote; CheckpointError if it is not whole.
+
+        ``older`` checkpoints of the run, oldest first, are what is left should this one be damaged
+        by the time that a learner is lost.
+        """
         folder = folder.absolute()
-        self.wait_for(self._load(folder, read_state(folder)))
-        self._checkpoint = folder
+        self.wait_for(self._recovery.load(folder, read_state(folder)))
+        self._recovery.remember(folder, older)
 
-    async def _load(self, folder: Path, content: Mapping[str, Any]) -> None:
-        await self.loop.close()
-        await self.mesh.learner.load(str(folder / LEARNER))
-        self.loop.load_state_dict(content["loop"])
+
+class _Pictures:
+    """:class:`alphagrpo.ports.PictureSource` over a run."""
+
+    def __init__(self, run: MeshRun) -> None:
+        self._run = run
+
+    async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
+        """Pictures by the run's weights, of ``version`` unless a loss has set the run back."""
+        return await self._run.drawn(requests)
 
 
 def decomposer_client(config: RunConfig) -> Part:
@@ -277,19 +249,3 @@ def decomposer_client(config: RunConfig) -> Part:
 def verifier_client(config: RunConfig) -> Part:
     """The project's verifier client."""
     return Part(CLIENTS["verifier"], config.services.verifier_options(run=config.name))
-
-
-def _refuse_torn(learner: Path, step: int) -> None:
-    """Raise CheckpointError where a step was cut short between the learner's and the loop's part of
-    it: what was learnt is in the weights and nowhere else.
-    """
-    saved = json.loads((learner / "learner.json").read_text(encoding="utf-8"))["step"]
-    if saved != step:
-        raise CheckpointError(
-            f"learner and loop must stand at the same step in a checkpoint, got {saved} and {step}"
-        )
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """``mesh.json`` of a checkpoint folder; CheckpointError where there is none of this format."""
-    return files.read_state(folder / STATE, format_number=FORMAT, owner="a run's checkpoint")

@@ -11,6 +11,7 @@ from actors.cluster import free_nodes, is_alive, unplaced
 from actors.parts import Handle
 from alphagrpo.capacity import counted, run_roles, waiting_for
 from alphagrpo.config import RunConfig
+from alphagrpo.deadlines import awaited
 from alphagrpo.errors import EnvironmentProblem
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class StartWatch:
         limit_s = self._config.placement.deadline_s
         clock = asyncio.get_running_loop().time
         end, pause_s = clock() + limit_s, FIRST_WORD_S
-        task = asyncio.create_task(_awaited(answers))
+        task = asyncio.create_task(awaited(answers))
         try:
             while True:
                 await asyncio.wait({task}, timeout=min(pause_s, end - clock()))
@@ -72,7 +73,3 @@ def what_is_missing(config: RunConfig, actors: Actors) -> str:
     if starting:
         homeless.append(f"{', '.join(starting)} to start and to load the model")
     return "; ".join(homeless) or "the first answers of processes that run"
-
-
-async def _awaited(answers: Awaitable[T]) -> T:
-    return await answers

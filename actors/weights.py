@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
 
 import ray
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.parts import Handle, actor_name, actor_options, answer
 from alphagrpo.config import RunConfig
-from alphagrpo.errors import WeightsError
+from alphagrpo.errors import RegistryLost, WeightsError
 from alphagrpo.ports import WeightStore
 from alphagrpo.types import WeightsManifest
+
+T = TypeVar("T")
 
 
 class WeightRegistry:
@@ -52,8 +55,8 @@ def start_registry(config: RunConfig) -> Handle:
 
     It goes where the learner may be, whose bytes it names. Without a selector it starts beside
     the driver, where it adds no node whose loss would end the run: the driver owns it, so that it
-    ends with the driver's node wherever it is. Ray starts it again after a loss, empty, and repeats
-    calls: the learner that is restored with it publishes its weights again.
+    ends with the driver's node wherever it is. Ray starts it again after a loss, empty: whoever
+    misses a version there says so, and the run has the learner publish its weights again.
     """
     selector = config.placement.registry
     options = actor_options(config, "weights", cpus=0, gpus=0, selector=selector)
@@ -78,14 +81,34 @@ def find_registry(config: RunConfig) -> Handle:
 
 def connect_weights(config: RunConfig) -> WeightStore:
     """The weight store of a run, for its learner and its runners; its registry must be there."""
-    return RayWeightStore(find_registry(config))
+    return RayWeightStore(find_registry(config), config.deadlines.ping_s)
+
+
+async def registry_answer(call: Awaitable[T], limit_s: float) -> T:
+    """What the registry answers, which has nothing to compute.
+
+    Raises:
+        RegistryLost: where it does not within ``limit_s`` seconds, dead or silent.
+        WeightsError: what the registry says itself.
+    """
+    try:
+        return await asyncio.wait_for(answer(call), limit_s)
+    except TimeoutError:
+        found = f"it did not within deadlines.ping_s ({limit_s:g} s)"
+    except RayActorError as error:
+        found = f"its process died ({error})"
+    raise RegistryLost(
+        f"the weight registry must say where weights are, {found}; it is started again, and the "
+        "weights are published again"
+    )
 
 
 class RayWeightStore:
     """:class:`alphagrpo.ports.WeightStore` over a registry, for use inside an async actor."""
 
-    def __init__(self, registry: Handle) -> None:
-        self._registry = registry
+    def __init__(self, registry: Handle, limit_s: float) -> None:
+        """``limit_s``: seconds the registry has for an answer."""
+        self._registry, self._limit_s = registry, limit_s
 
     async def publish(self, chunks: Sequence[Any], manifest: WeightsManifest) -> None:
         """Put the chunks into the object store, owned by this process.
@@ -93,11 +116,11 @@ class RayWeightStore:
         They live while it does and for as long as the registry borrows their references.
         """
         references = [ray.put(chunk) for chunk in chunks]
-        await answer(self._registry.put.remote(manifest, references))
+        await registry_answer(self._registry.put.remote(manifest, references), self._limit_s)
 
     async def newest(self) -> WeightsManifest | None:
         """The newest manifest, or None before the first publication."""
-        return await answer(self._registry.newest.remote())
+        return await registry_answer(self._registry.newest.remote(), self._limit_s)
 
     async def fetch(self, version: int) -> tuple[WeightsManifest, Sequence[Any]]:
         """Manifest and read-only chunks; one copy per node, shared by its runners.
@@ -105,7 +128,9 @@ class RayWeightStore:
         Raises:
             WeightsError: if the version is gone.
         """
-        manifest, references = await answer(self._registry.get.remote(version))
+        manifest, references = await registry_answer(
+            self._registry.get.remote(version), self._limit_s
+        )
         try:
             return manifest, await asyncio.gather(*references)
         except ray.exceptions.ObjectLostError as error:

@@ -13,9 +13,13 @@
     │   ├── NoQuestions        (ValueError)       a prompt the decomposer can make no question of
     │   └── BadImage           (ValueError)       bytes that are no allowed picture
     ├── WeightsError           (RuntimeError)     weights with a wrong checksum or version
+    │   └── RegistryLost                          nobody says where weights are
     ├── ParityError            (RuntimeError)     rollout and replay disagree beyond the clip range
     ├── PolicyDataError        (RuntimeError)     trajectories that may not be trained on
     └── EnvironmentProblem     (RuntimeError)     memory, ports, a cluster already running
+        ├── LearnerLost                           a rank of the learner is gone, or silent
+        ├── ProcessSilent                         a process that does not answer, and did not die
+        └── DiskFull                              no room for a file that a run must write
 
 Every message says the rule, the value got and the remedy. All of them survive pickling: Ray raises
 them again on the other side of a process boundary.
@@ -70,6 +74,10 @@ class WeightsError(MeshError, RuntimeError):
     """Weights whose checksum, version or layout is not what the manifest says."""
 
 
+class RegistryLost(WeightsError):
+    """The weight registry does not answer: nobody says where the weights of a version are."""
+
+
 class ParityError(MeshError, RuntimeError):
     """Replayed log-probabilities differ from the rollout's by more than a tenth of the clip
     range.
@@ -86,7 +94,15 @@ class EnvironmentProblem(MeshError, RuntimeError):
     """
 
 
+class DiskFull(EnvironmentProblem):
+    """A file of a run that the disk has no room for; nothing that was written before is lost."""
+
+
 class LearnerLost(EnvironmentProblem):
     """A rank of the learner is gone or does not answer, and with it every step since the last
     checkpoint.
     """
+
+
+class ProcessSilent(EnvironmentProblem):
+    """A process of the run lives, as far as anybody knows, and does not answer."""

@@ -169,8 +169,16 @@ class Verifier(Protocol):
         ...
 
 
-class RolloutPool(Protocol):
-    """Samples and scores groups, and draws pictures, anywhere."""
+class PictureSource(Protocol):
+    """Draws pictures, anywhere."""
+
+    async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
+        """Draw pictures for evaluation with weights of exactly ``version``, in order."""
+        ...
+
+
+class RolloutPool(PictureSource, Protocol):
+    """Samples and scores groups, and draws pictures."""
 
     @property
     def size(self) -> int:
@@ -181,10 +189,6 @@ class RolloutPool(Protocol):
         self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0
     ) -> GroupReport:
         """Sample and score one group; lost runners are retried elsewhere with the same seeds."""
-        ...
-
-    async def draw(self, requests: Sequence[PictureRequest], version: int) -> tuple[Picture, ...]:
-        """Draw pictures for evaluation with weights of exactly ``version``, in order."""
         ...
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alphagrpo.record.folder import RunFolder
+from alphagrpo.record.ledger import SKIPPED
 from benchmarks.tables import markdown
 
 SampleKey = tuple[int, str, int]
@@ -30,6 +31,7 @@ def fingerprint(folder: RunFolder) -> dict[str, str]:
         rewards: dict[SampleKey, float | None] = {
             (row["group"], row["stage"], row["sample"]): row["reward"]
             for row in folder.ledger(step)
+            if row["stage"] != SKIPPED
         }
         text = "\n".join(f"{key} {_bits(rewards[key])}" for key in sorted(rewards))
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]

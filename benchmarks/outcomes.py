@@ -13,7 +13,7 @@ from typing import Any
 
 from alphagrpo.eval.lines import CHAINS, HeldOutLine, Measure, Refinement
 from alphagrpo.eval.paired import PairedDifference, mean, paired_difference
-from alphagrpo.record.folder import read_heldout_lines
+from alphagrpo.record.jsonl import read_heldout_lines
 from alphagrpo.types import SORTS
 from benchmarks.tables import Pair, lookup
 

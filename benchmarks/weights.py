@@ -23,6 +23,7 @@ from benchmarks.tables import markdown
 
 RUNNERS = (1, 4, 8)
 ROUNDS = 5
+LIMIT_S = 60.0
 TENSORS, VALUES = 784, 103_000
 """323 MB in float32: as many bytes as 161.5 M adapter weights of rank 32 have in bfloat16."""
 STORE_BYTES = 3 << 30
@@ -45,7 +46,7 @@ class Publisher:
     def __init__(self, registry: Any) -> None:
         from actors.weights import RayWeightStore
 
-        self.parameters, self.store = make_parameters(), RayWeightStore(registry)
+        self.parameters, self.store = make_parameters(), RayWeightStore(registry, LIMIT_S)
         self.bytes = np.zeros(TENSORS * VALUES * 4, np.uint8)
 
     async def publish(self, version: int) -> None:
@@ -66,7 +67,7 @@ class Runner:
     def __init__(self, registry: Any) -> None:
         from actors.weights import RayWeightStore
 
-        self.parameters, self.store = make_parameters(), RayWeightStore(registry)
+        self.parameters, self.store = make_parameters(), RayWeightStore(registry, LIMIT_S)
         self.bytes = np.zeros(TENSORS * VALUES * 4, np.uint8)
 
     async def pull(self, version: int) -> None:

@@ -81,5 +81,11 @@ def _address(name: str, app: Mapping[str, Any], base: str) -> Address:
         url=url,
         routes=tuple(r for r in ROUTES if r != "/v1/generate" or args.get("generator_app")),
         health=url + HEALTH,
-        token_variable=str(args.get("token_variable") or ""),
+        token_variable=_token_variable(args),
     )
+
+
+def _token_variable(args: Mapping[str, Any]) -> str:
+    """Of the one token, or of the first caller's."""
+    first = next(iter(args.get("callers") or ()), args)
+    return str(first.get("token_variable") or "")

@@ -21,7 +21,7 @@ MOST_RUNS = 32
 CALLER: ContextVar[str] = ContextVar("caller", default="")
 """The run behind the request that is being answered here; empty where nobody said."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 
 
 class RunTags:
@@ -35,7 +35,7 @@ class RunTags:
         if not run:
             return NOBODY
         if run not in self._known:
-            if len(self._known) >= MOST_RUNS or not _NAME.fullmatch(run):
+            if len(self._known) >= MOST_RUNS or not RUN_NAME.fullmatch(run):
                 return OTHERS
             self._known.add(run)
         return run

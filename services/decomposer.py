@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -15,6 +16,7 @@ from services.engine_vllm import VllmEngine
 from services.metrics import DecomposerMetrics
 from services.paths import check_model
 from services.settings import DecomposerSettings, parse_settings
+from services.watching import HEALTH_PERIOD_S, HEALTH_TIMEOUT_S, watch
 
 log = logging.getLogger("ray.serve")
 
@@ -24,8 +26,8 @@ log = logging.getLogger("ray.serve")
     max_ongoing_requests=64,
     max_queued_requests=256,
     backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1.0),
-    health_check_period_s=15.0,
-    health_check_timeout_s=120.0,
+    health_check_period_s=HEALTH_PERIOD_S,
+    health_check_timeout_s=HEALTH_TIMEOUT_S,
     graceful_shutdown_timeout_s=120.0,
     max_constructor_retry_count=2,
 )
@@ -35,6 +37,7 @@ class DecomposerDeployment:
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]
         settings = parse_settings(DecomposerSettings, args, "decomposer")
         self.engine = VllmEngine(settings.engine)
+        self._watching = asyncio.create_task(watch(self.engine))
         schema = question_set_schema(
             max_semantic=settings.max_semantic,
             max_quality=settings.max_quality,
@@ -73,7 +76,7 @@ class DecomposerDeployment:
         }
 
     async def check_health(self) -> None:
-        """Serve replaces this replica when the engine behind it is dead or silent."""
+        """Serve looks at the process; a dead or silent engine ends it (services/watching.py)."""
         await self.engine.check_health()
 
     def record_autoscaling_stats(self) -> dict[str, float]:

@@ -1,13 +1,15 @@
 """vLLM as an :class:`alphagrpo.judging.engine.Engine`, on a CPU or a GPU.
 
 Only vLLM's small stable surface is used: ``AsyncLLM.from_engine_args``, its renderer, ``generate``,
-``check_health`` and ``shutdown``; and its stat logger for Ray (:mod:`services.engine_metrics`).
+``errored`` and ``shutdown``; and its stat logger for Ray (:mod:`services.engine_metrics`).
 vLLM is imported when an engine is made, after its environment is set, so that this module can be
 imported anywhere.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -18,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from alphagrpo.errors import ConfigError, ServiceError, ServiceUnavailable
 from alphagrpo.judging.engine import ModelInfo, Tokenizer, folder_revision
+from services.liveness import Liveness
 from services.paths import resolve_model
+from services.replica_log import kept_log_file
 from services.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -100,17 +104,20 @@ class VllmEngine:
         arguments = engine_arguments(settings, model, on_cpu)
         if vision:
             arguments.setdefault("limit_mm_per_prompt", {"image": 1})
-        self._llm = _start(arguments)
+        with kept_log_file():
+            self._llm = _start(arguments)
         if not local:
             commit = getattr(self._llm.model_config.hf_config, "_commit_hash", None)
             revision = (commit or "unpinned")[:8]
         self._model = ModelInfo(name=Path(model).name, revision=revision)
         self._tokenizer: Tokenizer = self._llm.get_tokenizer()
         self._ids = itertools.count()
-        self._closed = False
-        self._active = 0
-        self._answered = 0
-        self._answered_at_check = 0
+        self._silence_s = settings.silence_s
+        self._liveness = Liveness()
+        self._probe: asyncio.Task[None] | None = None
+        self.closed = False
+        """See :class:`services.watching.Watched`, which this engine is."""
+        self.alarm = asyncio.Event()
         log.info("vLLM serves %s after %.1f s", self._model.tag, perf_counter() - started)
 
     @property
@@ -186,30 +193,34 @@ class VllmEngine:
         """The final output of one request; mesh errors for a dead engine or refused input."""
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        if self._closed:
+        if self.closed:
             raise ServiceUnavailable(
                 f"the engine of {self._model.tag} must be running and was shut down; ask another "
                 "replica"
             )
         output = None
-        self._active += 1
         try:
-            prompt = await self._render(request)
-            async for partial in self._llm.generate(prompt, sampling, f"r{next(self._ids)}"):
-                output = partial
-        except (EngineDeadError, EngineGenerateError) as error:
+            with self._liveness.request():
+                prompt = await self._render(request)
+                async for partial in self._llm.generate(prompt, sampling, f"r{next(self._ids)}"):
+                    output = partial
+                    self._liveness.heard()
+        except EngineDeadError as error:
+            self.alarm.set()
             raise ServiceUnavailable(
                 f"the engine of {self._model.tag} must be alive, vLLM says: {error!r}; its replica "
                 "is being replaced, see its log for the cause"
+            ) from None
+        except EngineGenerateError as error:
+            raise ServiceError(
+                f"the engine of {self._model.tag} must answer every request, one failed with "
+                f"{error.__cause__ or error!r}; see the replica's log"
             ) from None
         except ValueError as error:
             raise ServiceError(
                 f"the engine of {self._model.tag} refused a request: {error}; shorten the prompt "
                 "or raise max_model_len"
             ) from None
-        finally:
-            self._active -= 1
-        self._answered += 1
         return output
 
     async def _render(self, request: dict[str, Any]) -> Any:
@@ -219,28 +230,39 @@ class VllmEngine:
         (prompt,) = await self._llm.renderer.render_cmpl_async([parsed])
         return prompt
 
-    async def check_health(self) -> None:
-        """Raises ServiceUnavailable for a dead engine, and for one that is idle yet silent.
+    def failure(self) -> str | None:
+        """Why this engine can answer nothing any more: it is dead, or silent although it has work.
 
-        An engine that has answered since the last check, or has work in hand, is left alone; an
-        idle one is asked for a token, because a live process alone proves nothing.
+        None while it is well, and once it was shut down. An idle engine is given work.
         """
-        from vllm import SamplingParams
-        from vllm.v1.engine.exceptions import EngineDeadError
+        if self.closed:
+            return None
+        if self._llm.errored:
+            return f"the engine of {self._model.tag} is dead, see its log for the cause"
+        silent_s = self._liveness.silent_s()
+        if silent_s > self._silence_s:
+            return (
+                f"the engine of {self._model.tag} has work and has put out nothing for "
+                f"{silent_s:.0f} s, engine.silence_s is {self._silence_s:g}"
+            )
+        if self._liveness.probe_due and (self._probe is None or self._probe.done()):
+            self._probe = asyncio.create_task(self._ask_for_a_token())
+        return None
 
-        try:
-            await self._llm.check_health()
-        except EngineDeadError as error:
-            raise ServiceUnavailable(
-                f"the engine of {self._model.tag} is dead ({error!r}); its replica must be replaced"
-            ) from None
-        if self._active == 0 and self._answered == self._answered_at_check:
+    async def _ask_for_a_token(self) -> None:
+        from vllm import SamplingParams
+
+        with contextlib.suppress(ServiceError):  # of a dead one; a silent one leaves it waiting
             await self._run({"prompt": "?"}, SamplingParams(max_tokens=1, temperature=0.0))
-        self._answered_at_check = self._answered
+
+    async def check_health(self) -> None:
+        """Raises ServiceUnavailable where :meth:`failure` has a reason."""
+        if reason := self.failure():
+            raise ServiceUnavailable(f"{reason}; its replica must be replaced")
 
     def shutdown(self) -> None:
         """Stop the engine's process; later calls raise ServiceUnavailable."""
-        self._closed = True
+        self.closed = True
         self._llm.shutdown()
 
 

@@ -1,7 +1,8 @@
 """Metrics of the services through Ray's exporter: ``alphagrpo_<area>_<name>_<unit>``.
 
-`docs/metrics.md` lists them. Every one has the tag ``run``, the run that asks. Ray prefixes a name
-with ``ray_`` and ends a counter in ``_total``.
+`docs/metrics.md` lists them. Every one has the tag ``run``, the run that asks; the gateway's have
+the tag ``caller``, whose token was sent. Ray prefixes a name with ``ray_`` and ends a counter in
+``_total``.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from services.autoscaling import WorkMeter
 from services.caller import RunTags
 
 TAGS = ("run",)
+CALLER = ("caller",)
 OK = "ok"
 CANCELLED = "cancelled"
 """The caller has gone, as one whose deadline has passed."""
+LIMITED, REFUSED, FAILED = "limited", "refused", "failed"
+"""HTTP requests past a caller's limits, wrong ones, and those that a service could not answer."""
 FAILURES = (CANCELLED, "ConfigError", "ServiceError", "ServiceUnavailable")
 """How a judge fails, counted from 0; other errors are counted from their first on."""
 _SECONDS = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0]
@@ -163,6 +167,43 @@ class GeneratorMetrics(RequestMetrics):
         if round_index:
             self._refined.inc(tags={"run": tag})
         self._keeper.set(self._version, version, {"run": tag})
+
+
+class GatewayMetrics:
+    """What one gateway replica was asked, by whom, and how it ended."""
+
+    def __init__(self, callers: Sequence[str]) -> None:
+        self._keeper = GaugeKeeper()
+        self._requests = Counter(
+            "alphagrpo_gateway_requests", "HTTP requests by how they ended", ("caller", "outcome")
+        )
+        self._pending = Gauge(
+            "alphagrpo_gateway_pending_requests", "HTTP requests taken and not yet answered", CALLER
+        )
+        for caller in callers:
+            self.pending(caller, 0)
+            for outcome in (OK, LIMITED, REFUSED, FAILED, CANCELLED):
+                start_at_zero(self._requests, {"caller": caller, "outcome": outcome})
+
+    def pending(self, caller: str, number: int) -> None:
+        """So many requests of a caller are under way."""
+        self._keeper.set(self._pending, number, {"caller": caller})
+
+    def finished(self, caller: str, status: int | None) -> None:
+        """A request has ended, with an HTTP status or with none."""
+        self._requests.inc(tags={"caller": caller, "outcome": _outcome(status)})
+
+    def close(self) -> None:
+        """The replica ends."""
+        self._keeper.close()
+
+
+def _outcome(status: int | None) -> str:
+    if status is None:
+        return CANCELLED
+    if status == 429:
+        return LIMITED
+    return OK if status < 400 else REFUSED if status < 500 else FAILED
 
 
 def _reason(error: BaseException) -> str:

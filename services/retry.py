@@ -1,9 +1,13 @@
-"""One patient call: a semaphore, a deadline over all attempts, exponential back-off with jitter."""
+"""One patient call: a semaphore, a deadline over all attempts, exponential back-off with jitter.
+
+The deadline alone ends it: a service that cannot be reached comes back in its own time, and a count
+of attempts says nothing about how long that takes.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import itertools
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
@@ -13,11 +17,13 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from alphagrpo.config.services import Patience, Seconds
-from alphagrpo.errors import ConfigError, DeadlineExceeded, ServiceUnavailable
-
-log = logging.getLogger(__name__)
+from alphagrpo.errors import ConfigError, DeadlineExceeded, MeshError, ServiceUnavailable
+from services.silence import SilenceTeller, brief
 
 T = TypeVar("T")
+
+_MOST_DOUBLINGS = 32
+"""The longest wait is reached long before; a float has room for a thousand and no more."""
 
 
 class CallPolicy(Patience):
@@ -25,7 +31,7 @@ class CallPolicy(Patience):
 
     first_delay_s: Seconds = 0.25
     """Mean wait before the second attempt; it doubles with each further one."""
-    max_delay_s: Seconds = 8.0
+    max_delay_s: Seconds = 5.0
 
     @classmethod
     def of(cls, **patience: Any) -> CallPolicy:
@@ -38,15 +44,16 @@ class CallPolicy(Patience):
                 for issue in error.errors()
             )
             raise ConfigError(
-                f"a client needs max_concurrency >= 1, max_attempts >= 1 and deadline_s > 0, and "
-                f"nothing else: {issues}; correct them"
+                f"a client needs max_concurrency >= 1 and deadline_s > 0, and nothing else: "
+                f"{issues}; correct them"
             ) from None
 
     def delay_s(self, attempt: int, jitter: float) -> float:
         """Seconds to wait after failed attempt ``attempt`` (from 1); ``jitter`` in [0, 1) spreads
         callers over 0.5 to 1.5 times the nominal delay, so that they do not come back together.
         """
-        nominal = min(self.first_delay_s * 2.0 ** (attempt - 1), self.max_delay_s)
+        doublings = min(attempt - 1, _MOST_DOUBLINGS)
+        nominal = min(self.first_delay_s * 2.0**doublings, self.max_delay_s)
         return nominal * (0.5 + jitter)
 
 
@@ -73,6 +80,14 @@ class CallStats:
 
 
 @dataclass(slots=True)
+class _Tries:
+    """The attempts of one call so far."""
+
+    failed: int = 0
+    last: Exception | None = None
+
+
+@dataclass(slots=True)
 class PatientCaller:
     """Runs calls under a :class:`CallPolicy`. Safe to use from one event loop after another."""
 
@@ -82,29 +97,34 @@ class PatientCaller:
     is_retryable: Callable[[BaseException], bool]
     stats: CallStats = field(default_factory=CallStats)
     _slots: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
+    _teller: SilenceTeller = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._teller = SilenceTeller(self.service, self.policy.deadline_s)
 
     async def call(self, send: Callable[[], Awaitable[T]]) -> T:
-        """The answer of ``send()``, asked again while it fails in a way worth a retry.
+        """The answer of ``send()``, asked again until the deadline while it fails in a way that
+        may pass; whom it waits for is said now and then, for all calls of this caller together.
 
         ``send`` must be idempotent: an attempt whose replica died may have run.
-        Raises ServiceUnavailable after the last attempt, DeadlineExceeded when time is up, and at
-        once whatever is not worth a retry.
+        Raises when time is up ServiceUnavailable where attempts failed and DeadlineExceeded where
+        none did, and at once whatever is not worth a retry.
         """
         started = perf_counter()
         self.stats.calls += 1
         self.stats.in_flight += 1
+        tries = _Tries()
         try:
-            async with asyncio.timeout(self.policy.deadline_s) as limit, self._semaphore():
-                answer = await self._attempts(send)
+            with self._teller.waiting():
+                async with asyncio.timeout(self.policy.deadline_s) as limit, self._semaphore():
+                    answer = await self._attempts(send, tries)
+                self._teller.heard()
         except TimeoutError as error:
             self.stats.failed += 1
             if not limit.expired():
                 raise
             self.stats.late += 1
-            raise DeadlineExceeded(
-                f"the {self.service} must answer within {self.policy.deadline_s:g} s, retries and "
-                "waiting included, and did not; raise services.deadline_s or add replicas"
-            ) from error
+            raise self._too_late(tries) from (tries.last or error)
         except BaseException:
             self.stats.failed += 1
             raise
@@ -115,23 +135,30 @@ class PatientCaller:
         self.stats.answer_s += self.stats.last_answer_s
         return answer
 
-    async def _attempts(self, send: Callable[[], Awaitable[T]]) -> T:
-        for attempt in range(1, self.policy.max_attempts + 1):
+    async def _attempts(self, send: Callable[[], Awaitable[T]], tries: _Tries) -> T:
+        for attempt in itertools.count(1):
             try:
                 return await send()
             except Exception as error:
                 if not self.is_retryable(error):
                     raise
-                if attempt == self.policy.max_attempts:
-                    raise ServiceUnavailable(
-                        f"the {self.service} must answer within {attempt} attempts, the last "
-                        f"failed with {type(error).__name__}: {error}; see the service's log and "
-                        "that its application is running (serve status)"
-                    ) from error
-                log.info("%s attempt %d failed: %r", self.service, attempt, error)
+                tries.failed, tries.last = attempt, error
+            self._teller.failed(tries.last)
             self.stats.retries += 1
             await asyncio.sleep(self.policy.delay_s(attempt, random.random()))
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        raise AssertionError("unreachable: attempts are made until the deadline")
+
+    def _too_late(self, tries: _Tries) -> MeshError:
+        limit = f"the {self.service} must answer within {self.policy.deadline_s:g} s"
+        if tries.last is None:
+            return DeadlineExceeded(
+                f"{limit}, retries and waiting included, and did not; raise services.deadline_s or "
+                "add replicas"
+            )
+        return ServiceUnavailable(
+            f"{limit}, {tries.failed} attempts failed, the last with {brief(tries.last)}; see the "
+            "service's log and that its application is running (serve status)"
+        )
 
     def _semaphore(self) -> asyncio.Semaphore:
         """This event loop's slots; a semaphore belongs to the loop that first waits on it."""

@@ -13,10 +13,14 @@ from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from ray.serve.config import ProxyLocation
 from ray.serve.schema import ServeDeploySchema
 
 from alphagrpo.errors import ConfigError
 from alphagrpo.shipped import locate
+from services.addresses import GATEWAY
+from services.exposure import check_exposure
+from services.settings import GatewaySettings, parse_settings
 
 _FREE_FORM = {"args", "runtime_env", "user_config", "policy_kwargs", "init_kwargs"}
 """Keys whose values are not Ray's business; ``args`` are checked by the application's builder."""
@@ -42,6 +46,13 @@ class ServeFile:
         """The port Serve's HTTP proxy will listen on."""
         return int(self.schema.http_options.port)
 
+    @property
+    def http_host(self) -> str | None:
+        """Where Serve's HTTP proxy will listen; None for a file that asks for no proxy."""
+        if self.schema.proxy_location == ProxyLocation.Disabled:
+            return None
+        return str(self.schema.http_options.host)
+
     def only(self, names: Sequence[str]) -> ServeFile:
         """The file with these applications alone; ConfigError where it lacks one."""
         positions = {name: index for index, name in enumerate(self.applications)}
@@ -64,10 +75,14 @@ class ServeFile:
         """Run the builders of this project's applications, which start nothing.
 
         Raises ConfigError for an import path that leads nowhere and for arguments a builder
-        refuses, CheckpointError for a model that is not there.
+        refuses, CheckpointError for a model that is not there, ConfigError for a gateway that
+        others could reach without a token.
         """
         for app in self.schema.applications:
             _check_builder(app.import_path, dict(app.args), self.path)
+            if app.import_path == GATEWAY and app.route_prefix is not None:
+                settings = parse_settings(GatewaySettings, dict(app.args), app.name)
+                check_exposure(settings.asks_for_a_token, self.http_host)
 
 
 def load_serve_file(path: Path, apps: Sequence[str] | None = None) -> ServeFile:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from alphagrpo.config.sampling import Section
 from alphagrpo.config.services import Count, Patience, Seconds
@@ -12,6 +12,7 @@ from alphagrpo.config.variables import expand_variables
 from alphagrpo.errors import ConfigError
 from alphagrpo.judging.decomposition import ProgramName
 from alphagrpo.judging.templates import TemplateName
+from services.caller import RUN_NAME
 
 _T = TypeVar("_T", bound=Section)
 
@@ -34,6 +35,10 @@ class EngineSettings(Section):
     """Preprocessed pictures kept, so that each is prepared once for all its questions."""
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     tensor_parallel_size: int = Field(1, ge=1)
+    silence_s: float = Field(120.0, ge=30)
+    """Seconds an engine with work may put out nothing, not a token of any request, before it is
+    taken for hung and its replica ends itself. Longer than its longest prefill.
+    """
     options: dict[str, Any] = Field(default_factory=dict)
     """Further vLLM engine arguments by their own names; they win over all above."""
 
@@ -60,8 +65,8 @@ class VerifierSettings(Section):
     template: TemplateName = "auto"
     warm_first: bool = True
     """Ask one question alone before the rest, where a picture's prefix is longer than a block."""
-    cache_size: int = Field(100_000, ge=0)
-    """Answers kept per replica."""
+    cache_size: int = Field(20_000, ge=0)
+    """Answers kept per replica, some 400 bytes each: those of a group that is asked about again."""
     max_questions: int = Field(256, ge=1)
     max_question_chars: int = Field(1000, ge=1)
 
@@ -90,6 +95,21 @@ class GeneratorSettings(Section):
     deadline_s: float = Field(300.0, gt=0)
 
 
+class CallerSettings(Section):
+    """One caller of a gateway: a job, a team, a cluster."""
+
+    name: str = Field(pattern=RUN_NAME.pattern)
+    """Shown in metrics as ``caller``."""
+    token_variable: str = Field(min_length=1)
+    """Environment variable that holds its bearer token."""
+    max_concurrency: Count | None = None
+    """Its requests at once, of the gateway's ``max_concurrency``; None: an equal share of what the
+    callers with a number of their own leave.
+    """
+    requests_per_minute: Count | None = None
+    """None: as many as it can send."""
+
+
 class GatewaySettings(Patience):
     """``args`` of the gateway application.
 
@@ -104,7 +124,13 @@ class GatewaySettings(Patience):
     generator_app: str | None = None
     """None: this gateway offers no ``/v1/generate``."""
     token_variable: str | None = None
-    """Environment variable that holds the bearer token callers must send; None: no token."""
+    """Environment variable that holds the bearer token callers must send; None: no token, which is
+    refused where Serve listens on more than loopback.
+    """
+    callers: tuple[CallerSettings, ...] = ()
+    """Instead of ``token_variable``: callers with a token, a share of places and a rate each, so
+    that none takes another's place. They hold for each replica of the gateway.
+    """
     reward_program: str = "dvreward"
     max_body_bytes: int = Field(12 << 20, ge=1024)
     max_image_bytes: int = Field(8 << 20, ge=64)
@@ -112,7 +138,26 @@ class GatewaySettings(Patience):
     max_questions: int = Field(256, ge=1)
     max_concurrency: Count = 64
     deadline_s: Seconds = 180.0
-    max_attempts: Count = 3
+
+    @property
+    def asks_for_a_token(self) -> bool:
+        """Whether callers need one."""
+        return self.token_variable is not None or bool(self.callers)
+
+    @model_validator(mode="after")
+    def _callers_have_room(self) -> Self:
+        if self.callers and self.token_variable is not None:
+            raise ValueError("token_variable is for one caller, callers are given too; leave it")
+        names = [caller.name for caller in self.callers]
+        if len(set(names)) < len(names):
+            raise ValueError("callers have names of their own; rename one")
+        places = sum(caller.max_concurrency or 1 for caller in self.callers)
+        if places > self.max_concurrency:
+            raise ValueError(
+                f"the callers' max_concurrency, at least 1 each, add up to at most the gateway's, "
+                f"{self.max_concurrency}, they add up to {places}; raise it or lower theirs"
+            )
+        return self
 
 
 def parse_settings(kind: type[_T], args: dict[str, Any], app: str) -> _T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from services.engine_vllm import VllmEngine
 from services.metrics import VerifierMetrics
 from services.paths import check_model
 from services.settings import VerifierSettings, parse_settings
+from services.watching import HEALTH_PERIOD_S, HEALTH_TIMEOUT_S, watch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,8 +33,8 @@ _PROBE_SIDE = 48
     max_ongoing_requests=64,
     max_queued_requests=256,
     backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1.0),
-    health_check_period_s=15.0,
-    health_check_timeout_s=120.0,
+    health_check_period_s=HEALTH_PERIOD_S,
+    health_check_timeout_s=HEALTH_TIMEOUT_S,
     graceful_shutdown_timeout_s=120.0,
     max_constructor_retry_count=2,
 )
@@ -42,6 +44,7 @@ class VerifierDeployment:
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]
         settings = parse_settings(VerifierSettings, args, "verifier")
         self.engine = VllmEngine(settings.engine, vision=True)
+        self._watching = asyncio.create_task(watch(self.engine))
         self.program = VerificationProgram(
             self.engine,
             template=settings.template,
@@ -79,7 +82,7 @@ class VerifierDeployment:
         }
 
     async def check_health(self) -> None:
-        """Serve replaces this replica when the engine behind it is dead or silent."""
+        """Serve looks at the process; a dead or silent engine ends it (services/watching.py)."""
         await self.engine.check_health()
 
     def record_autoscaling_stats(self) -> dict[str, float]:

@@ -43,6 +43,7 @@ def make_config(**sections: Any) -> RunConfig:
         "rollout": {
             "group_size": 4,
             "prompts_per_step": 3,
+            "pause": {"first_s": 0},
             "flow": {"num_points": 6, "window": {"length": 3, "allowed": (0, 4)}},
         },
     }

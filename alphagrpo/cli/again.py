@@ -54,10 +54,16 @@ class Ending:
 
 
 def ending(folder: RunFolder, config: RunConfig) -> Ending | None:
-    """What has ended the run in ``folder``; None while there is something left to do for it."""
-    metrics, settings = folder.metrics(), config.training
+    """What has ended the run in ``folder``; None while there is something left to do for it, and
+    where a line of its figures is broken, which whoever resumes it is told.
+    """
+    settings = config.training
     evaluated = config.evaluation.num_plain + config.evaluation.num_thought == 0
-    if not metrics or not (evaluated or folder.evaluation("after")):
+    try:
+        metrics = folder.metrics()
+        if not metrics or not (evaluated or folder.evaluation("after")):
+            return None
+    except ConfigError:
         return None
     steps, spent_s = int(metrics[-1]["step"]), trained_s(metrics)
     reasons, further = [], []

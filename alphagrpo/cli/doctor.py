@@ -1,4 +1,7 @@
-"""``alphagrpo doctor``: what of this machine matters to a run, and what would stop one."""
+"""``alphagrpo doctor``: what of this machine matters to a run, and what would stop one.
+
+``alphagrpo doctor RUN`` looks at a run folder instead (:mod:`alphagrpo.record.inspection`).
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,15 @@ import importlib.util
 import os
 import shutil
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 
 from alphagrpo.cli.console import make_console, print_json, print_table
 from alphagrpo.errors import EnvironmentProblem
+from alphagrpo.record.finding import Finding
 from alphagrpo.record.versions import package_versions
 from alphagrpo.shipped import locate, shipped_folder
 
-HELP = "check versions, memory, ports, Ray and model folders"
+HELP = "check versions, memory, ports, Ray and model folders, or a run folder"
 GIB = 2**30
 NEEDED_GIB = 8
 """Memory of the demo's whole mesh, by its own target."""
@@ -25,30 +28,30 @@ UNWANTED = ("torchvision", "torchaudio", "torchcodec")
 MODELS = ("policy", "decomposer", "verifier")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at."""
-
-    name: str
-    value: str
-    verdict: str
-    """``ok``, ``note`` or ``bad``; only ``bad`` would stop a run."""
-    remedy: str = ""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
+    parser.add_argument(
+        "run_folder",
+        type=Path,
+        nargs="?",
+        metavar="RUN",
+        help="check this run folder, every byte of its checkpoints: runs/<name>",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object for a machine")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the findings; exit code 1 where one of them would stop a run."""
-    findings = [*_packages(), *_machine(), *_ports(), *_ray(), *_open_ports(), *_models()]
+    """Print the findings; exit code 1 where one of them would stop a run, or is wrong in it."""
+    if args.run_folder is not None:
+        title, findings = f"alphagrpo doctor {args.run_folder}", _run_folder(args.run_folder)
+    else:
+        title = "alphagrpo doctor"
+        findings = [*_packages(), *_machine(), *_ports(), *_ray(), *_open_ports(), *_models()]
     if args.json:
         print_json([vars_of(finding) for finding in findings])
     else:
         rows = [(f.verdict, f.name, f.value, f.remedy) for f in findings]
-        print_table(make_console(), "alphagrpo doctor", rows, ("", "what", "found", "remedy"))
+        print_table(make_console(), title, rows, ("", "what", "found", "remedy"))
     return int(any(finding.verdict == "bad" for finding in findings))
 
 
@@ -60,6 +63,13 @@ def vars_of(finding: Finding) -> dict[str, str]:
         "verdict": finding.verdict,
         "remedy": finding.remedy,
     }
+
+
+def _run_folder(path: Path) -> list[Finding]:
+    from alphagrpo.record.folder import RunFolder
+    from alphagrpo.record.inspection import inspect_run
+
+    return inspect_run(RunFolder.open(path))
 
 
 def _packages() -> list[Finding]:

@@ -151,7 +151,7 @@ def show(
     """Write the lines where ``--output`` says, and print their figures."""
     from alphagrpo.eval.figures import summarise
     from alphagrpo.json_records import to_json
-    from alphagrpo.record.folder import json_lines
+    from alphagrpo.record.jsonl import json_lines
 
     if args.output is not None:
         args.output.parent.mkdir(parents=True, exist_ok=True)

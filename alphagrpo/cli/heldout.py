@@ -89,7 +89,7 @@ class HeldOutEvaluations:
                 tell = stack.enter_context(self._narrator.counted(counted, len(prompts)))
             return self._mesh_run.wait_for(
                 evaluate(
-                    self._mesh_run.pool,
+                    self._mesh_run.pictures,
                     prompts,
                     judges,
                     version=self._mesh_run.manifest().version,

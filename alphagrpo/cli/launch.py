@@ -15,7 +15,7 @@ from alphagrpo.record.folder import RunFolder
 
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig
-    from alphagrpo.config.services import ServiceConfig
+    from alphagrpo.record.checkpoints import ResumePoint
     from services.serve_config import ServeFile
 
 
@@ -30,11 +30,14 @@ class Launch:
     """Of the applications that the run uses, checked; None where they must be running."""
     store_bytes: int
     """Object store of a private cluster."""
-    resume: bool
+    resume: ResumePoint | None
+    """Where a run goes on that was interrupted; None of a new one."""
 
 
-def precheck(config: RunConfig, *, resume: bool) -> Launch:
+def precheck(config: RunConfig, *, resume: bool, step: int | None = None) -> Launch:
     """Everything that can be wrong is found here, before anything is started.
+
+    A run that is resumed goes on from its newest whole checkpoint, or from that of ``step``.
 
     Raises ConfigError and EnvironmentProblem.
     """
@@ -46,10 +49,11 @@ def precheck(config: RunConfig, *, resume: bool) -> Launch:
     prechecks.check_written_paths(config)
     prechecks.check_prompts(config)
     check_reward(config)
+    check_canary(config)
     shape = FAMILY.check(config.model.folder)
     check_picture_size(config.task, shape)
     address = address_to_join()
-    serve_file = _serve_file(config.services, private=address is None)
+    serve_file = _serve_file(config, private=address is None)
     placement = placement_of(config, serve_file)
     _, size = model_size(config)
     sizes = memory_estimate(config, shape, size)
@@ -58,17 +62,29 @@ def precheck(config: RunConfig, *, resume: bool) -> Launch:
         prechecks.check_memory(config, placement, sizes, store_bytes)
         if serve_file is not None:
             check_ports(serve_file.http_port)
-    return Launch(address, placement, serve_file, store_bytes, resume)
+    # Last: all bytes of a checkpoint are read for it.
+    point = folder.resume_point(step) if resume else None
+    return Launch(address, placement, serve_file, store_bytes, point)
 
 
-def _serve_file(services: ServiceConfig, *, private: bool) -> ServeFile | None:
+def _serve_file(config: RunConfig, *, private: bool) -> ServeFile | None:
     """What the run asks, of its Serve file: a gateway beside it is nothing that a run waits for."""
+    services, second = config.services, config.watch.heldout_app
     if services.serve_config is None:
         return None
     set_environment(private=private)  # reading it imports ray
     from services.serve_config import load_serve_file
 
-    return load_serve_file(services.serve_config, services.applications)
+    apps = (*services.applications, *([second] if second else []))
+    return load_serve_file(services.serve_config, apps)
+
+
+def check_canary(config: RunConfig) -> None:
+    """The canary of the judge watch reads well; ConfigError with the line that does not."""
+    from alphagrpo.eval.canary import load_canary
+
+    if config.watch.canary is not None:
+        load_canary(config.watch.canary)
 
 
 def check_reward(config: RunConfig) -> None:

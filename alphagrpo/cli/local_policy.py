@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from alphagrpo.errors import ConfigError
 from alphagrpo.policy.family import FAMILY, check_picture_size
-from alphagrpo.record.folder import find_learner
+from alphagrpo.record.manifest import find_learner
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,6 +20,8 @@ COMMANDS = (
     "serve",
     "doctor",
     "report",
+    "ledger",
+    "rescore",
     "shapes",
 )
 """In the order of the help; each is a module of this package with ``HELP``, ``add_arguments`` and

@@ -1,9 +1,9 @@
-"""What a finished run tells: before against after, memory, time, where the report is."""
+"""What a run tells: a step's line, and at its end before against after, memory, time, report."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alphagrpo.cli.console import Narrator, duration, print_json, print_table
 from alphagrpo.cli.evaluate import EVALUATION_COLUMNS, evaluation_cells
@@ -14,7 +14,25 @@ from alphagrpo.types import SORTS
 
 if TYPE_CHECKING:
     from alphagrpo.eval.figures import Differences
+    from alphagrpo.loop import StepReport
     from alphagrpo.record.summary import RunSummary, StepPace
+
+
+def step_figures(
+    report: StepReport, num_steps: int, heldout: float | None, left_s: float
+) -> dict[str, Any]:
+    """What a step's line shows."""
+    ratios = [report.metrics.get(f"{part}/max_abs_log_ratio") for part in ("image", "text")]
+    known = [ratio for ratio in ratios if ratio is not None]
+    return {
+        "step": report.step,
+        "of": num_steps,
+        "reward": report.metrics.get("reward/mean"),
+        "heldout": heldout,
+        "samples_per_s": report.metrics.get("samples/per_second"),
+        "log_ratio": max(known) if known else None,
+        "left_s": left_s,
+    }
 
 
 def tell_outcome(narrator: Narrator, summary: RunSummary, report: Path) -> None:

@@ -35,9 +35,18 @@ def token_path() -> Path:
 
 
 def find_token() -> str | None:
-    """The token that Ray would use here; None where there is none."""
+    """The token that Ray would use here; None where there is none.
+
+    Raises EnvironmentProblem where the variable holds nothing but white space: Ray would take it
+    for a token, and a cluster that was started with it for the right one.
+    """
     if token := os.environ.get(TOKEN):
-        return token
+        if not token.strip():
+            raise EnvironmentProblem(
+                f"Ray's token must be more than white space, {TOKEN} is {token!r}; set it to what "
+                "`ray get-auth-token` prints on the head node, or unset it"
+            )
+        return token.strip()
     try:
         return token_path().read_text(encoding="utf-8").strip() or None
     except OSError:
@@ -52,9 +61,10 @@ def token_place() -> str:
 def ensure_token() -> None:
     """There is a token, and nobody else can read its file: whoever has it may run code here.
 
-    Ray writes a file that everybody may read. Raises EnvironmentProblem where it cannot be written.
+    Ray writes a file that everybody may read. Raises EnvironmentProblem where it cannot be written
+    and for a token of white space.
     """
-    if os.environ.get(TOKEN):
+    if os.environ.get(TOKEN) and find_token():
         return
     path = token_path()
     try:

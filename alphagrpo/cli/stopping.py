@@ -138,8 +138,8 @@ class StopSwitch:
         finally:
             self._errands.put(None)
             watch.join()  # before the handlers go: it rings with a signal that would kill
-            for number, handler in kept.items():
-                signal.signal(number, handler)
+            for kept_number, handler in kept.items():
+                signal.signal(kept_number, handler)
 
     @contextmanager
     def step(self, expected_s: float | None = None, reserve_s: float = 0.0) -> Iterator[None]:

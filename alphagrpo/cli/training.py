@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import ExitStack
 from statistics import median
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alphagrpo.cli.again import Asked, Ending, ending, refuse_used
 from alphagrpo.cli.console import Narrator
@@ -15,13 +15,15 @@ from alphagrpo.cli.heldout import HeldOutEvaluations
 from alphagrpo.cli.launch import Launch, precheck
 from alphagrpo.cli.live_report import LiveReport
 from alphagrpo.cli.memory import MemoryGauge
-from alphagrpo.cli.outcome import tell_outcome
+from alphagrpo.cli.outcome import step_figures, tell_outcome
 from alphagrpo.cli.ray_session import ray_session
+from alphagrpo.cli.saving import Saving
 from alphagrpo.cli.serving import deployed
 from alphagrpo.cli.stopping import Stopped, StopSwitch
-from alphagrpo.errors import CheckpointError
+from alphagrpo.cli.watching import Watch
+from alphagrpo.errors import DiskFull
 from alphagrpo.lag import announced_lag
-from alphagrpo.record.folder import RunFolder, step_of
+from alphagrpo.record.folder import RunFolder
 from alphagrpo.record.recorder import Recorder
 from alphagrpo.record.summary import trained_s
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from actors.run import MeshRun
     from alphagrpo.config import RunConfig
     from alphagrpo.loop import StepReport
+    from alphagrpo.record.checkpoints import ResumePoint
     from alphagrpo.record.summary import RunSummary
     from alphagrpo.report.view import Progress
 
@@ -37,11 +40,14 @@ STEPS_KNOWN = 5
 """Steps whose median says how long the next one takes."""
 
 
-def train(config: RunConfig, asked: Asked, *, resume: bool, narrator: Narrator) -> int:
+def train(
+    config: RunConfig, asked: Asked, *, resume: bool, narrator: Narrator, step: int | None = None
+) -> int:
     """Train as ``config`` says; returns the exit code: 0 of a run that is finished, 143 or 130 of
     one that SIGTERM or SIGINT ended before, which ``--resume`` continues.
 
-    A finished run that is resumed only tells its outcome again, and how to go further.
+    A run that is resumed goes on from its newest whole checkpoint, or from that of ``step``. A
+    finished one only tells its outcome again, and how to go further, unless a step is asked for.
     """
     stop = StopSwitch(config.training.grace_s, narrator.say)
     with stop.armed():
@@ -50,9 +56,11 @@ def train(config: RunConfig, asked: Asked, *, resume: bool, narrator: Narrator) 
                 narrator.say(f"checking {config.name}")
                 if not resume:
                     refuse_used(config, asked)
-                elif end := ending(RunFolder(config.folder), config):
+                elif step is None and (end := ending(RunFolder(config.folder), config)):
                     return _tell_finished(RunFolder(config.folder), end, asked, narrator)
-                launch = precheck(config, resume=resume)
+                launch = precheck(config, resume=resume, step=step)
+                for warning in launch.resume.warnings() if launch.resume else ():
+                    narrator.say(f"warning: {warning}")
                 if lag := announced_lag(config):
                     narrator.say(lag)
             code = _with_mesh(config, launch, narrator, stop)
@@ -113,7 +121,7 @@ class TrainingRun:
         stop: StopSwitch,
         started: float,
         *,
-        resume: bool,
+        resume: ResumePoint | None,
     ) -> None:
         self._config, self._mesh_run = config, mesh_run
         self._narrator, self._stop = narrator, stop
@@ -121,13 +129,18 @@ class TrainingRun:
         self._gauge = MemoryGauge()
         mesh_run.check_storage(config.output)
         if resume:
-            self._folder, checkpoint = RunFolder.resume(config)
+            recorded = RunFolder(config.folder).ledger_steps()
+            self._folder, checkpoint = RunFolder.resume(config, resume)
             if checkpoint is not None:
-                mesh_run.restore(checkpoint)
-            narrator.say(f"resuming after step {mesh_run.step_number}")
+                older = [path for path in self._folder.checkpoints() if path != checkpoint]
+                mesh_run.restore(checkpoint, older)
+            later = sum(step > resume.step for step in recorded)
+            dropped = f"; {later} recorded after it are dropped and taken again" if later else ""
+            narrator.say(f"resuming after step {mesh_run.step_number}{dropped}")
         else:
             self._folder = RunFolder.create(config)
         self._heldout = HeldOutEvaluations(config, mesh_run, self._folder, narrator)
+        self._watch = Watch(config, mesh_run, self._folder)
         self._report = LiveReport(self._folder, narrator)
         self._recorder = Recorder(self._folder, config)
         self._earlier_s = self._recorder.earlier_wall_s()
@@ -136,10 +149,14 @@ class TrainingRun:
         self._step_seconds = deque(
             (trained_s([line]) for line in self._folder.metrics()[-STEPS_KNOWN:]), STEPS_KNOWN
         )
-        self._checkpoint_s = 0.0
-        """How long the last checkpoint took; 0 where this process has not written one."""
-        self._recorded = mesh_run.step_number
-        """The last step that is written down."""
+        self._saving = Saving(
+            self._folder,
+            mesh_run,
+            stop,
+            narrator,
+            keep=config.training.keep_checkpoints,
+            summary=lambda: self._summary(None),
+        )
 
     def go(self) -> int:
         """The whole run; returns the exit code."""
@@ -149,6 +166,8 @@ class TrainingRun:
             if self._mesh_run.step_number == 0 and not self._folder.evaluation("before"):
                 with self._stop.abandonable():
                     self._heldout.whole("before")
+            if self._mesh_run.step_number == 0:
+                self._saving.start()
             self._begin_report()
             ended_by = self._steps()
             if not self._stop.pulled:
@@ -157,6 +176,8 @@ class TrainingRun:
                 finished = True
         except Stopped:
             self._narrator.say(f"{self._stop.reason}: what was under way is abandoned")
+        except DiskFull:
+            raise  # there is no room for a report either
         except Exception as error:
             if not self._stop.pulled:
                 self._report.write(self._summary(f"{type(error).__name__}: {error}"), None)
@@ -165,7 +186,7 @@ class TrainingRun:
             self._narrator.say(f"{self._stop.reason}: what was under way failed: {error}")
         if not finished:
             ended_by = self._stop.reason
-            self._keep_what_is_whole()
+            self._saving.keep_what_is_whole()
         self._finish(ended_by)
         return DONE if finished else self._stop.exit_code
 
@@ -177,13 +198,32 @@ class TrainingRun:
                 return f"training.max_minutes ({settings.max_minutes:g})"
             begun = perf_counter()
             expected_s = median(self._step_seconds) if self._step_seconds else None
-            with self._stop.step(expected_s, reserve_s=self._checkpoint_s):
-                report = mesh_run.step()
+            with self._stop.step(expected_s, reserve_s=self._saving.took_s):
+                report = self._step()
             took = perf_counter() - begun
             self._training_s += took
             self._step_seconds.append(took)
             self._after_step(report, took)
+            if reason := self._watch.stop_reason:
+                self._saving.keep_what_is_whole()
+                return reason
         return ""
+
+    def _step(self) -> StepReport:
+        """One step; of one that ends the run the ledger has what is known of it."""
+        try:
+            return self._mesh_run.step()
+        except BaseException:
+            if (failed := self._mesh_run.loop.failed) is not None:
+                self._keep_failed(failed)
+            raise
+
+    def _keep_failed(self, report: StepReport) -> None:
+        try:
+            self._recorder.record_failed(report)
+        except OSError as error:
+            # What ended the step is what is to be told; a full disk may be both.
+            self._narrator.say(f"the ledger of step {report.step} could not be written: {error}")
 
     def _after_step(self, report: StepReport, took: float) -> None:
         """Write the step down, whatever comes; look at pictures and save where it is time to."""
@@ -191,18 +231,21 @@ class TrainingRun:
         last = report.step >= settings.num_steps or self._training_s >= self._limit_s
         extra: dict[str, float] = {}
         try:
-            if not (last or self._stop.pulled):
-                with self._stop.abandonable():
+            with self._stop.abandonable():
+                if not (last or self._stop.pulled):
                     extra = self._heldout.probe(report.step)
+                if not self._stop.pulled:
+                    extra |= self._watch.after_step(report, extra)
         finally:
             self._recorder.record_step(report, {"time/wall_s": took, **extra})
-            self._recorded = report.step
+            self._saving.recorded = report.step
             self._narrator.step(
                 step_figures(report, settings.num_steps, self._heldout.share, self._left_s())
             )
         if report.step % settings.checkpoint_every == 0 or last:
-            with self._stop.step(self._checkpoint_s):
-                self._checkpoint()
+            self._saving.save()
+            # Where the learner was lost meanwhile, the run has gone back.
+            self._training_s = trained_s(self._folder.metrics())
         if report.step % settings.report_every == 0 and not self._stop.pulled:
             with self._stop.abandonable():
                 self._report.write(self._summary(None), self._progress())
@@ -228,35 +271,6 @@ class TrainingRun:
         step, of = self._mesh_run.step_number, self._config.training.num_steps
         return min(self._training_s / step * (of - step), self._limit_s - self._training_s)
 
-    def _checkpoint(self) -> None:
-        """Everything a resumed run needs, complete or not there."""
-        begun = perf_counter()
-        with self._folder.checkpoint(self._mesh_run.step_number) as path:
-            self._mesh_run.save(path)
-        self._checkpoint_s = perf_counter() - begun
-        self._folder.prune_checkpoints(self._config.training.keep_checkpoints)
-        self._folder.write_summary(self._summary(None))
-
-    def _keep_what_is_whole(self) -> None:
-        """A checkpoint of the last step that was written down, where the grace allows.
-
-        Where it cannot be had the run goes on from an older one: no error, all steps since are
-        taken again.
-        """
-        newest = self._folder.newest_checkpoint()
-        kept = 0 if newest is None else step_of(newest)
-        if self._recorded <= kept:
-            return
-        try:
-            if self._recorded < self._mesh_run.step_number:
-                raise CheckpointError(f"step {self._recorded + 1} was not written down")
-            with self._stop.step(self._checkpoint_s):
-                self._checkpoint()
-        except Stopped:
-            self._narrator.say(f"no time for a checkpoint; --resume goes on after step {kept}")
-        except Exception as error:
-            self._narrator.say(f"no checkpoint: {error}; --resume goes on after step {kept}")
-
     def _summary(self, ended_by: str | None) -> RunSummary:
         return self._recorder.summary(
             wall_s=self._earlier_s + perf_counter() - self._started,
@@ -271,20 +285,3 @@ class TrainingRun:
         summary = self._summary(ended_by or None)
         self._report.write(summary, None)
         tell_outcome(self._narrator, summary, self._folder.report_path)
-
-
-def step_figures(
-    report: StepReport, num_steps: int, heldout: float | None, left_s: float
-) -> dict[str, Any]:
-    """What a step's line shows."""
-    ratios = [report.metrics.get(f"{part}/max_abs_log_ratio") for part in ("image", "text")]
-    known = [ratio for ratio in ratios if ratio is not None]
-    return {
-        "step": report.step,
-        "of": num_steps,
-        "reward": report.metrics.get("reward/mean"),
-        "heldout": heldout,
-        "samples_per_s": report.metrics.get("samples/per_second"),
-        "log_ratio": max(known) if known else None,
-        "left_s": left_s,
-    }

@@ -36,8 +36,9 @@ class LearnerConfig(Section):
     """Recompute each layer in the backward pass (gradient checkpointing): a third more arithmetic,
     and one layer's activations at a time instead of all layers'."""
     deadline_s: float = Field(1800.0, gt=0)
-    """Seconds a rank may take to answer, or to arrive where the others wait for it; then the ranks
-    are started again from the last checkpoint."""
+    """Seconds a rank may take to arrive where the others wait for it (a sum of gradients, a sharded
+    layer); then the ranks are started again from the last checkpoint. One that does not answer is
+    found sooner: see the section ``deadlines``."""
     check_every: int = Field(20, ge=1)
     """Steps between proofs, by checksum, that all ranks hold the same parameters."""
 

@@ -25,11 +25,10 @@ class Patience(Section):
     decomposition.
     """
     deadline_s: Seconds = 300.0
-    """Seconds from asking to answer, waiting and all retries included. Longer than a replica takes
-    to start, so that the death of the only one costs time and no answers.
+    """Seconds from asking to answer, waiting and all retries included: while a service cannot be
+    reached a call is sent again, as often as it takes. Longer than a replica takes to start, so
+    that the death of the only one costs time and no answers.
     """
-    max_attempts: Count = 4
-    """Calls sent for one answer, while they fail in a way that a later one may not."""
 
     def patience(self) -> dict[str, Any]:
         """These settings alone, as JSON values."""

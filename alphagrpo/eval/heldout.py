@@ -21,7 +21,7 @@ from alphagrpo.types import SORTS
 
 if TYPE_CHECKING:
     from alphagrpo.eval.lines import HeldOutLine
-    from alphagrpo.ports import Picture, RolloutPool
+    from alphagrpo.ports import Picture, PictureSource
     from alphagrpo.types import Prompt
 
 __all__ = ["HeldOutJudges", "evaluate", "first_of_each_sort"]
@@ -33,7 +33,7 @@ CHUNKS_AT_ONCE = 2
 
 
 async def evaluate(
-    pool: RolloutPool,
+    pool: PictureSource,
     prompts: Sequence[Prompt],
     judges: HeldOutJudges,
     *,

@@ -18,7 +18,7 @@ from alphagrpo.rollout.rounds import round_seed
 
 if TYPE_CHECKING:
     from alphagrpo.eval.opinions import Panel
-    from alphagrpo.ports import Picture, PictureRequest, RolloutPool
+    from alphagrpo.ports import Picture, PictureRequest, PictureSource
     from alphagrpo.types import Prompt
 
 
@@ -39,7 +39,7 @@ class Refining:
 
     def __init__(
         self,
-        pool: RolloutPool,
+        pool: PictureSource,
         panel: Panel,
         *,
         version: int,

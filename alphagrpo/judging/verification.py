@@ -57,7 +57,7 @@ class VerificationProgram:
         *,
         template: TemplateName = "auto",
         warm_first: bool = True,
-        cache_size: int = 100_000,
+        cache_size: int = 20_000,
         max_questions: int = 256,
         max_question_chars: int = 1000,
     ) -> None:

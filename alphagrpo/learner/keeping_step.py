@@ -69,12 +69,12 @@ class SteppingLearner(RankedLearner):
 
     async def publish(self) -> WeightsManifest:
         """Publish the parameters, which all ranks gather."""
-        manifest, *_ = await self._all(lambda rank, _: rank.publish())
+        manifest, *_ = await self._all("publication", lambda rank, _: rank.publish())
         return manifest
 
     async def save(self, folder: str) -> None:
         """Write the learner's state into ``folder``, each rank its share."""
-        await self._all(lambda rank, _: rank.save(folder))
+        await self._all("checkpoint", lambda rank, _: rank.save(folder))
 
     async def _take_rounds(self, settled: int) -> None:
         for place in sorted(place for place in self._waiting if place < settled):
@@ -92,9 +92,12 @@ class SteppingLearner(RankedLearner):
     async def _replay_round(self, round_: Round[_Turn]) -> None:
         turns, counting = round_.parts, round_.counting
         number, self._number = self._number, self._number + 1
-        await self._all(lambda rank, index: rank.prepare(turns[index].group, index < counting))
+        await self._all(
+            "fetching", lambda rank, index: rank.prepare(turns[index].group, index < counting)
+        )
         notes = await self._all(
-            lambda rank, index: rank.keep_step(turns[index].part, number, index < counting)
+            "round",
+            lambda rank, index: rank.keep_step(turns[index].part, number, index < counting),
         )
         for own, note in zip(self._notes[:counting], notes, strict=False):
             own.append(note)

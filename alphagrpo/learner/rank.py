@@ -62,6 +62,9 @@ class LocalRank:
         self._held: TrainingGroup | None = None
         self._attempt, self._settling = -1, Settling()
 
+    async def alive(self) -> None:
+        """This process is the one that asks."""
+
     async def open(self) -> tuple[str, int]:
         """Serve what ranks find one another by, for as long as this process lives."""
         config = self.learner.config

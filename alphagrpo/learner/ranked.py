@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from alphagrpo.config import RunConfig
-from alphagrpo.errors import EnvironmentProblem, LearnerLost
+from alphagrpo.deadlines import Deadlines, Whom
+from alphagrpo.errors import EnvironmentProblem, LearnerLost, ProcessSilent
 from alphagrpo.learner.notes import GroupNotes
 from alphagrpo.learner.steps import (
     LearnerState,
@@ -39,6 +40,10 @@ CALLS = 2
 
 class Rank(Protocol):
     """One process that learns. Its calls are answered in the order they were made."""
+
+    async def alive(self) -> None:
+        """Return at once, also while a call is computed."""
+        ...
 
     async def open(self) -> tuple[str, int]:
         """Serve, as rank 0, what ranks find one another by: host and port."""
@@ -94,9 +99,12 @@ class Rank(Protocol):
 class RankedLearner:
     """:class:`alphagrpo.ports.Learner` over ranks."""
 
-    def __init__(self, ranks: Sequence[Rank], config: RunConfig) -> None:
+    def __init__(
+        self, ranks: Sequence[Rank], config: RunConfig, deadlines: Deadlines | None = None
+    ) -> None:
         self._ranks, self._config = ranks, config
         self._turns = [asyncio.Semaphore(CALLS) for _ in ranks]
+        self._deadlines = deadlines or Deadlines(config.deadlines)
         self._state = LearnerState(step=0, version=-1)
         self._forget(-1)
 
@@ -108,7 +116,7 @@ class RankedLearner:
         """
         if len(self._ranks) == 1:
             return
-        prints = await self._all(lambda rank, _: rank.fingerprint())
+        prints = await self._all("proof", lambda rank, _: rank.fingerprint())
         for index, own in enumerate(prints):
             if own != prints[0]:
                 raise EnvironmentProblem(
@@ -116,13 +124,13 @@ class RankedLearner:
                     f"{index} has {own[:12]} and rank 0 {prints[0][:12]}; give all nodes the same "
                     "model folder"
                 )
-        host, port = await self._call(0, self._ranks[0].open)
-        await self._all(lambda rank, index: rank.join(host, port, index))
+        host, port = await self._call(0, "meeting", self._ranks[0].open)
+        await self._all("meeting", lambda rank, index: rank.join(host, port, index))
 
     async def begin(self, attempt: int) -> None:
         """Begin a step; what was summed for an earlier attempt is forgotten."""
         self._forget(attempt)
-        self._state, *_ = await self._all(lambda rank, _: rank.begin(attempt))
+        self._state, *_ = await self._all("begin", lambda rank, _: rank.begin(attempt))
 
     def _forget(self, attempt: int) -> None:
         self._attempt, self._settling = attempt, Settling()
@@ -149,51 +157,54 @@ class RankedLearner:
         order: CallOrder,
         notes: list[GroupNotes],
     ) -> None:
-        notes += await self._call(index, self._ranks[index].accumulate, groups, order)
+        notes += await self._call(index, "replay", self._ranks[index].accumulate, groups, order)
 
     async def finish(self, denominator: float) -> UpdateReport:
         """End the step: the same on every rank."""
         groups = [group for own in self._notes for group in own]
         end, figures = step_end(groups, denominator, self._state, self._config)
-        taken = await self._all(lambda rank, _: rank.finish(end))
+        taken = await self._all("step", lambda rank, _: rank.finish(end))
         return update_report(self._notes, taken, figures)
 
     async def publish(self) -> WeightsManifest:
         """Publish rank 0's parameters; the others prove theirs now and then, and each time where
         pictures are drawn with them.
         """
-        manifest = await self._call(0, self._ranks[0].publish)
+        manifest = await self._call(0, "publication", self._ranks[0].publish)
         learner = self._config.learner
         check = learner.on_runners or self._state.step % learner.check_every == 0
-        await self._all(lambda rank, _: rank.follow(manifest, check), first=1)
+        await self._all("following", lambda rank, _: rank.follow(manifest, check), first=1)
         return manifest
 
     async def save(self, folder: str) -> None:
         """Write the learner's state into ``folder``."""
-        await self._call(0, self._ranks[0].save, folder)
+        await self._call(0, "checkpoint", self._ranks[0].save, folder)
 
     async def load(self, folder: str) -> int:
         """Restore it on every rank; returns the step."""
-        steps = await self._all(lambda rank, _: rank.load(folder))
+        steps = await self._all("restoring", lambda rank, _: rank.load(folder))
         return steps[0]
 
-    async def _all(self, ask: Callable[[Rank, int], Awaitable[T]], *, first: int = 0) -> list[T]:
+    async def _all(
+        self, kind: str, ask: Callable[[Rank, int], Awaitable[T]], *, first: int = 0
+    ) -> list[T]:
         """Ask every rank from ``first`` on, all at once."""
         calls = (
-            self._call(index, ask, rank, index)
+            self._call(index, kind, ask, rank, index)
             for index, rank in enumerate(self._ranks)
             if index >= first
         )
         return list(await asyncio.gather(*calls))
 
-    async def _call(self, index: int, ask: Callable[..., Awaitable[T]], *arguments: object) -> T:
-        """A few calls of a rank at a time, each within the deadline."""
-        limit_s = self._config.learner.deadline_s
+    async def _call(
+        self, index: int, kind: str, ask: Callable[..., Awaitable[T]], *arguments: object
+    ) -> T:
+        """A few calls of a rank at a time, each within its deadline."""
+        whom = Whom(f"rank {index} of the learner", kind, self._ranks[index].alive)
         async with self._turns[index]:
             try:
-                return await asyncio.wait_for(ask(*arguments), limit_s)
-            except TimeoutError:
+                return await self._deadlines.kept(ask(*arguments), whom)
+            except ProcessSilent as error:
                 raise LearnerLost(
-                    f"a rank of the learner must answer within learner.deadline_s ({limit_s:g} s), "
-                    f"rank {index} did not; the ranks are started again from the last checkpoint"
+                    f"{error}; the ranks are started again from the last checkpoint"
                 ) from None

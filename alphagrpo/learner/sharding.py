@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +119,13 @@ class Shards:
         for name, parameter in parameters.items():
             shard: Any = parameter.detach()
             yield name, shard.to(self.dtype).full_tensor()
+
+    def exchange(self, own: Sequence[int]) -> list[list[int]]:
+        """As many whole numbers from every rank, in order of ranks; all ranks call it."""
+        table = torch.zeros(self.ranks, len(own), dtype=torch.int64, device=self.device)
+        table[self.rank] = torch.tensor(own, dtype=torch.int64)
+        dist.all_reduce(table, group=self.group)
+        return table.tolist()
 
     def barrier(self) -> None:
         """Wait for all ranks, whatever the backend."""

@@ -9,8 +9,9 @@
       evaluation/        before.jsonl, after.jsonl, probe.jsonl (the newest probe): one line per
                          held-out prompt
       ledger/            step-000001.parquet ...: one row per question asked
+      kept-verdicts.parquet  what steps that are taken again were answered the first time
       images/            <sha256>.png
-      checkpoints/       step-000040/
+      checkpoints/       step-000040/, see alphagrpo.record.checkpoints
       report.html
 """
 
@@ -18,9 +19,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +28,14 @@ import yaml
 
 from alphagrpo.errors import ConfigError
 from alphagrpo.eval.lines import HeldOutLine
-from alphagrpo.files import write_atomically
+from alphagrpo.files import needing_room, remove_partials, write_atomically
 from alphagrpo.json_records import from_json, to_json
+from alphagrpo.record.checkpoints import Checkpoints, ResumePoint
+from alphagrpo.record.jsonl import check_metrics, json_lines, read_heldout_lines, read_metrics
 from alphagrpo.record.ledger import read_ledger, rows_of_group, write_ledger
+from alphagrpo.record.manifest import STEP_PREFIX, step_of
 from alphagrpo.record.summary import RunSummary
+from alphagrpo.record.verdicts import KEPT_VERDICTS, keep_verdicts
 from alphagrpo.record.versions import package_versions
 
 if TYPE_CHECKING:
@@ -39,9 +43,7 @@ if TYPE_CHECKING:
     from alphagrpo.ports import GroupReport
     from alphagrpo.training import GroupWeights
 
-STEP_PREFIX = "step-"
-COMPLETE = "complete.json"
-"""Marks a checkpoint to which everything was written."""
+FOLDERS = ("ledger", "images", "checkpoints", "evaluation")
 
 
 class RunFolder:
@@ -51,14 +53,16 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._checkpoints = Checkpoints(path / "checkpoints")
 
     @classmethod
     def create(cls, config: RunConfig) -> RunFolder:
         """A new folder for ``config``; ConfigError where it is already in use."""
         folder = cls(config.folder)
         folder.check_unused()
-        for name in ("ledger", "images", "checkpoints", "evaluation"):
-            (folder.path / name).mkdir(parents=True, exist_ok=True)
+        with needing_room(folder.path):
+            for name in FOLDERS:
+                (folder.path / name).mkdir(parents=True, exist_ok=True)
         folder._write_config(config)
         return folder
 
@@ -73,21 +77,39 @@ class RunFolder:
         return cls(path)
 
     @classmethod
-    def resume(cls, config: RunConfig) -> tuple[RunFolder, Path | None]:
-        """The folder of an interrupted run and its newest complete checkpoint, if it has one.
+    def resume(
+        cls, config: RunConfig, point: ResumePoint | None = None
+    ) -> tuple[RunFolder, Path | None]:
+        """The folder of an interrupted run and the checkpoint it goes on from, if it has one.
 
         What was recorded after that checkpoint is dropped, an evaluation after training included:
-        those steps will be taken again, and the run evaluated at its new end. Raises ConfigError
-        where there is no such run.
+        those steps will be taken again, and the run evaluated at its new end. Checkpoints of later
+        steps, and damaged ones, are moved aside.
+
+        Args:
+            config: of the run.
+            point: where to go on, as :meth:`resume_point` found it; default the newest whole one.
+
+        Raises ConfigError where there is no such run.
         """
         folder = cls.open(config.folder)
-        for leftover in set(folder.checkpoints_path.glob("*")) - set(folder.checkpoints()):
-            shutil.rmtree(leftover)
-        newest = folder.newest_checkpoint()
-        folder.rewind(0 if newest is None else step_of(newest))
-        folder._evaluation_path("after").unlink(missing_ok=True)
+        point = point or folder.resume_point()
+        folder._checkpoints.settle(point)
+        folder.rewind(point.step)
+        folder.evaluation_path("after").unlink(missing_ok=True)
+        remove_partials(folder.path, *(folder.path / name for name in FOLDERS))
         folder._write_config(config)
-        return folder, newest
+        return folder, point.checkpoint
+
+    def resume_point(self, step: int | None = None) -> ResumePoint:
+        """The newest whole checkpoint, or that of ``step``, with every byte of it compared.
+
+        Changes nothing. Raises ConfigError where there is none, or a line of metrics up to its
+        step is broken.
+        """
+        point = self._checkpoints.find(step)
+        self.metrics(until=point.step)
+        return point
 
     def check_unused(self) -> None:
         """Raise ConfigError where a run has already written here."""
@@ -105,9 +127,14 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def summary_path(self) -> Path:
+        """Figures of the whole run."""
+        return self.path / "summary.json"
+
+    @property
     def checkpoints_path(self) -> Path:
         """Folder of ``step-<number>`` folders."""
-        return self.path / "checkpoints"
+        return self._checkpoints.path
 
     @property
     def report_path(self) -> Path:
@@ -121,29 +148,47 @@ class RunFolder:
 
     def append_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Add the line of ``step`` to ``metrics.jsonl``; on disk when this returns."""
-        line = json.dumps({"step": step, **metrics}, allow_nan=False, default=float)
-        with self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        line = json.dumps({"step": step, **metrics}, allow_nan=False, default=float) + "\n"
+        check_metrics(json.loads(line))
+        with (
+            needing_room(self.metrics_path, len(line)),
+            self.metrics_path.open("a", encoding="utf-8") as file,
+        ):
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """All lines of ``metrics.jsonl``; a last line cut by a crash is left out."""
-        return read_json_lines(self.metrics_path)
+    def metrics(self, until: int | None = None) -> list[dict[str, Any]]:
+        """All lines of ``metrics.jsonl``, or those up to a step; one cut by a crash is left out.
+
+        Raises ConfigError, with file and line, where one is broken.
+        """
+        return read_metrics(self.metrics_path, until)
 
     def write_summary(self, summary: RunSummary) -> None:
         """Replace ``summary.json``."""
         text = json.dumps(to_json(summary), indent=2)
-        write_atomically(self.path / "summary.json", text + "\n")
+        write_atomically(self.summary_path, text + "\n")
 
     def summary(self) -> RunSummary:
-        """``summary.json`` as a record; all absent where the run has not written one yet."""
-        return from_json(RunSummary, self.summary_document())
+        """``summary.json`` as a record; all absent where the run has not written one yet.
+
+        Raises ConfigError where it is broken.
+        """
+        try:
+            return from_json(RunSummary, self.summary_document())
+        except ConfigError as error:
+            raise ConfigError(f"{self.summary_path}: {error}") from None
 
     def summary_document(self) -> dict[str, Any]:
         """``summary.json`` as it stands; empty where the run has not written one yet."""
-        path = self.path / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        path = self.summary_path
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except ValueError as error:
+            raise ConfigError(
+                f"{path} must be JSON ({error}); remove it: the run writes it again"
+            ) from None
 
     def config(self) -> dict[str, Any]:
         """``config.yaml`` as a mapping."""
@@ -174,20 +219,26 @@ class RunFolder:
         step: int,
         reports: Sequence[GroupReport],
         training: Sequence[GroupWeights | None],
+        skipped: Sequence[Mapping[str, Any]] = (),
     ) -> Path:
         """Write the ledger rows and the kept pictures of one step's groups.
 
         ``training`` has what the learner was given of each group; None where it was dropped.
+        ``skipped`` are the rows of turns that gave no group.
         """
-        rows = []
+        rows = list(skipped)
         for index, (report, group) in enumerate(zip(reports, training, strict=True)):
             rows += rows_of_group(step, index, report, group)
             for sample in (*report.drafts, *report.samples):
                 if sample.png is not None and sample.picture_hash:
                     self.save_picture(sample.picture_hash, sample.png)
-        path = self.path / "ledger" / f"{STEP_PREFIX}{step:06d}.parquet"
+        path = self.ledger_path(step)
         write_ledger(path, rows)
         return path
+
+    def ledger_path(self, step: int) -> Path:
+        """Where the ledger of a step is."""
+        return self.path / "ledger" / f"{STEP_PREFIX}{step:06d}.parquet"
 
     def ledger(self, step: int | None = None) -> list[dict[str, Any]]:
         """Ledger rows of one step, or of all steps in order."""
@@ -197,7 +248,7 @@ class RunFolder:
 
     def ledger_pictures(self, step: int) -> dict[int, set[str]]:
         """Content hashes of the pictures of each group of a step, by the group's place in it."""
-        path = self.path / "ledger" / f"{STEP_PREFIX}{step:06d}.parquet"
+        path = self.ledger_path(step)
         pictures: dict[int, set[str]] = {}
         for row in read_ledger(path, columns=("group", "picture")):
             pictures.setdefault(row["group"], set()).add(row["picture"])
@@ -212,33 +263,25 @@ class RunFolder:
 
     def write_evaluation(self, phase: str, lines: Sequence[HeldOutLine]) -> None:
         """Replace ``evaluation/<phase>.jsonl``: one line per held-out prompt."""
-        write_atomically(self._evaluation_path(phase), json_lines(map(to_json, lines)))
+        write_atomically(self.evaluation_path(phase), json_lines(map(to_json, lines)))
 
     def evaluation(self, phase: str) -> list[HeldOutLine]:
         """Lines of an evaluation; empty where it was not made."""
-        return read_heldout_lines(self._evaluation_path(phase))
+        return read_heldout_lines(self.evaluation_path(phase))
 
-    def _evaluation_path(self, phase: str) -> Path:
+    def evaluation_path(self, phase: str) -> Path:
+        """Where the lines of a phase are: before, probe or after."""
         return self.path / "evaluation" / f"{phase}.jsonl"
 
     # -- checkpoints -----------------------------------------------------------------------------
 
-    @contextmanager
-    def checkpoint(self, step: int) -> Iterator[Path]:
-        """A folder to save into; it counts only if the block ends without an error.
-
-        It is marked and not renamed when it is whole, so that whoever has its path may keep it.
-        """
-        path = self.checkpoints_path / f"{STEP_PREFIX}{step:06d}"
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
-        yield path
-        write_atomically(path / COMPLETE, json.dumps({"step": step}))
+    def checkpoint(self, step: int) -> AbstractContextManager[Path]:
+        """A folder to save into; it counts only if the block ends without an error."""
+        return self._checkpoints.writing(step)
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        markers = self.checkpoints_path.glob(f"{STEP_PREFIX}*/{COMPLETE}")
-        return sorted(marker.parent for marker in markers)
+        return self._checkpoints.complete()
 
     def newest_checkpoint(self) -> Path | None:
         """The newest complete checkpoint, or None."""
@@ -247,42 +290,17 @@ class RunFolder:
 
     def prune_checkpoints(self, keep: int) -> None:
         """Remove all but the ``keep`` newest checkpoints."""
-        for path in self.checkpoints()[:-keep]:
-            shutil.rmtree(path)
+        self._checkpoints.prune(keep)
 
     def rewind(self, step: int) -> None:
-        """Forget metrics and ledger rows of steps after ``step``."""
-        kept = [line for line in self.metrics() if line["step"] <= step]
-        write_atomically(self.metrics_path, json_lines(kept))
+        """Forget metrics and ledger rows of steps after ``step``, but keep their verdicts."""
+        self.keep_verdicts(step)
+        write_atomically(self.metrics_path, json_lines(self.metrics(until=step)))
         for part in (self.path / "ledger").glob(f"{STEP_PREFIX}*.parquet"):
             if step_of(part) > step:
                 part.unlink()
 
-
-def find_learner(checkpoint: Path) -> Path | None:
-    """The learner's folder of a checkpoint: the folder itself, or the one inside it; or None."""
-    folders = (checkpoint, checkpoint / "learner")
-    return next((folder for folder in folders if (folder / "learner.json").is_file()), None)
-
-
-def step_of(path: Path) -> int:
-    """The step in a name such as ``step-000040`` or ``step-000040.parquet``."""
-    return int(path.name.split(".")[0].removeprefix(STEP_PREFIX))
-
-
-def read_heldout_lines(path: Path) -> list[HeldOutLine]:
-    """The lines that an evaluation wrote, see :mod:`alphagrpo.eval.lines`."""
-    return [from_json(HeldOutLine, document) for document in read_json_lines(path)]
-
-
-def json_lines(documents: Iterable[Mapping[str, Any]]) -> str:
-    """The text of a JSON-lines file: one object per line."""
-    return "".join(json.dumps(document) + "\n" for document in documents)
-
-
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; a last line that a crash cut short is left out."""
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    def keep_verdicts(self, step: int) -> None:
+        """Keep the verdicts that the ledger has of steps after ``step``: these are taken again."""
+        parts = [self.ledger_path(number) for number in self.ledger_steps() if number > step]
+        keep_verdicts(self.path / KEPT_VERDICTS, parts)

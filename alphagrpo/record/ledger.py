@@ -14,8 +14,11 @@ from alphagrpo.files import replacing
 if TYPE_CHECKING:
     from alphagrpo.ports import GroupReport, Sample
     from alphagrpo.training import GroupWeights, SampleWeights
+    from alphagrpo.turns import SkippedTurn
     from alphagrpo.types import Question
 
+SKIPPED = "skipped"
+"""Stage of a turn that gave no group."""
 _NAMES = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
     [
@@ -26,6 +29,7 @@ SCHEMA = pa.schema(
         ("stage", _NAMES),
         ("sample", pa.int32()),
         ("prompt_id", _NAMES),
+        ("visit", pa.int32()),
         ("prompt", _NAMES),
         ("thought", _NAMES),
         ("question_id", _NAMES),
@@ -33,7 +37,7 @@ SCHEMA = pa.schema(
         ("kind", _NAMES),
         ("tag", _NAMES),
         ("form", _NAMES),
-        ("p_yes", pa.float32()),
+        ("p_yes", pa.float64()),
         ("grade", pa.int8()),
         ("judge", _NAMES),
         ("program", _NAMES),
@@ -56,8 +60,13 @@ SCHEMA = pa.schema(
 mean "could not be had"; they are never zeros. ``quality`` is null too where the program asks no
 quality question, ``grade`` where the question's form is ``yes_no``.
 
-``stage`` is ``draft`` for the first stage of a refinement, ``sample`` for all else; ``draft`` and
-``draft_score`` name the picture a refinement began from.
+``stage`` is ``draft`` for the first stage of a refinement, ``sample`` for all other pictures, and
+``skipped`` for a turn that gave no group: one row without group, sample and question, with the
+reason. ``draft`` and ``draft_score`` name the picture a refinement began from. A turn is known by
+``prompt_id`` and ``visit``, which counts the passes before; where ``advantage`` is null in all of a
+turn's rows it was not trained on. One that was put off has rows of a later step too.
+
+``p_yes`` has all its bits: a step that is taken again is given these verdicts again.
 
 Provenance: ``judge`` is ``<model>@<model revision>.<template revision>``, ``questions_revision``
 the decomposer's or the program's own, see :class:`alphagrpo.types.Score`.
@@ -105,6 +114,20 @@ def rows_of_group(
     return rows
 
 
+def row_of_skipped(step: int, run: str, turn: SkippedTurn) -> dict[str, Any]:
+    """The row of a turn that gave no group; what it does not name is null."""
+    return {
+        "run": run,
+        "step": step,
+        "stage": SKIPPED,
+        "prompt_id": turn.prompt.id,
+        "visit": turn.visit,
+        "prompt": turn.prompt.text,
+        "valid": False,
+        "invalid_reason": turn.reason,
+    }
+
+
 def _advantages(weights: SampleWeights | None, samples: Sequence[Sample]) -> Sequence[float | None]:
     return [None] * len(samples) if weights is None else weights.trained_advantages()
 
@@ -149,6 +172,7 @@ def _of_sample(
         "group": index,
         "sample": number,
         "prompt_id": report.job.prompt.id,
+        "visit": report.job.visit,
         "prompt": report.job.prompt.text,
         "thought": sample.thought,
         "program": score.program if score else None,

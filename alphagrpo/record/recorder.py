@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from alphagrpo.eval.figures import differences, summarise
+from alphagrpo.record.ledger import row_of_skipped
 from alphagrpo.record.pace import step_pace
 from alphagrpo.record.summary import (
     EvaluationSummary,
@@ -16,7 +17,9 @@ from alphagrpo.record.summary import (
     stage_seconds,
     step0_parity,
     trained_s,
+    turn_counts,
 )
+from alphagrpo.record.verdicts import KEPT_VERDICTS, forget_verdicts
 
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig
@@ -44,10 +47,23 @@ class Recorder:
         if report.step <= self._last_step:
             self.folder.rewind(report.step - 1)
         self._last_step = report.step
-        self.folder.record_step(report.step, report.groups, report.training)
+        self._write_ledger(report)
         figures = {key: _finite(value) for key, value in report.metrics.items()}
         figures |= {"weights/version": report.version, **(extra or {})}
         self.folder.append_metrics(report.step, figures)
+        forget_verdicts(self.folder.path / KEPT_VERDICTS, report.step)
+
+    def record_failed(self, report: StepReport) -> None:
+        """The ledger of a step that ended the run, as far as it is known: what was skipped, and the
+        groups that had arrived, none trained on. It has no line of metrics, and is replaced when
+        the step is taken again.
+        """
+        if report.groups or report.skipped:
+            self._write_ledger(report)
+
+    def _write_ledger(self, report: StepReport) -> None:
+        skipped = [row_of_skipped(report.step, self._config.name, turn) for turn in report.skipped]
+        self.folder.record_step(report.step, report.groups, report.training, skipped)
 
     def earlier_wall_s(self) -> float:
         """Seconds that earlier parts of a resumed run took, as their summary says."""
@@ -84,6 +100,7 @@ class Recorder:
                 checksum=weights.checksum if weights else None,
             ),
             prompts_set_aside=dict(set_aside or {}),
+            turns=turn_counts(metrics),
             memory=dict(memory) if memory else None,
             stopped_by=stopped_by,
         )

@@ -45,6 +45,18 @@ class SampleCounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TurnCounts:
+    """Turns of the prompt order that were not trained on when they came, over all steps."""
+
+    put_off: int = 0
+    """Their questions or scores could not be had; they came again, or will."""
+    skipped: int = 0
+    """Given up without questions, those of prompts set aside included."""
+    dropped: int = 0
+    """Given up without scores."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageSeconds:
     """Seconds that all steps waited, by what for; they add up to the steps' wall time.
 
@@ -111,6 +123,8 @@ class RunSummary:
     weights: PublishedWeights = field(default_factory=PublishedWeights)
     prompts_set_aside: Mapping[str, str] = field(default_factory=dict)
     """Prompt id to the reason."""
+    turns: TurnCounts | None = field(default=None, metadata=LEFT_OUT)
+    """None where every turn was trained on."""
     memory: Mapping[str, float] | None = None
     """GiB at the peak: ``mesh_gib`` of all processes together, and parts of it."""
     stopped_by: str | None = None
@@ -165,6 +179,16 @@ def step0_parity(metrics: Metrics) -> Parity:
         image_max_abs_log_ratio_step0=image,
         text_max_abs_log_ratio_step0=text,
     )
+
+
+def turn_counts(metrics: Metrics) -> TurnCounts | None:
+    """Over all steps; None where every turn was trained on."""
+    counts = TurnCounts(
+        put_off=int(total(metrics, "prompts/put_off")),
+        skipped=int(total(metrics, "prompts/skipped")),
+        dropped=int(total(metrics, "prompts/dropped")),
+    )
+    return None if counts == TurnCounts() else counts
 
 
 def dropped_groups(metrics: Metrics) -> int:

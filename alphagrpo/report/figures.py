@@ -165,6 +165,12 @@ def notes(summary: RunSummary, metrics: Metrics) -> list[str]:
         )
     if dropped := dropped_groups(metrics):
         lines.append(f"{dropped:,.0f} groups had too few scored samples and were dropped.")
+    if turns := summary.turns:
+        lines.append(
+            f"{turns.put_off:,.0f} turns of prompts were put off to the end of their pass; "
+            f"{turns.skipped:,.0f} were given up without questions, {turns.dropped:,.0f} without "
+            "scores. The ledger has each with its reason."
+        )
     aside = summary.prompts_set_aside
     for prompt, reason in list(aside.items())[:NUM_REASONS]:
         lines.append(f"Prompt {prompt} was set aside: {reason}")

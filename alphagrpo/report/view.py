@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from alphagrpo.eval.alarms import alarms
 from alphagrpo.lag import measured_lag
 from alphagrpo.record.curve import heldout_curve, probed_ids
 from alphagrpo.report.curves import charts, pace_charts
@@ -60,6 +61,7 @@ def build_view(folder: RunFolder, progress: Progress | None = None) -> dict[str,
         "summary": folder.summary_document(),
         "state": state(progress, summary, datetime.now(UTC)),
         "refresh_s": REFRESH_S if progress else None,
+        "alarms": alarms(metrics),
         "by_oracle": heldout.measure == "all_right",
         "task": TASK_TITLES[(config.get("task") or {}).get("kind", "rt2i")],
         "refinements": refinement_rows(summary),

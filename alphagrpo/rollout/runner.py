@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
@@ -12,8 +11,6 @@ from typing import Protocol, TypeVar
 
 from alphagrpo.config import RunConfig
 from alphagrpo.config.refinement import DraftConfig
-from alphagrpo.errors import WeightsError
-from alphagrpo.models.weights import Chunk
 from alphagrpo.ports import (
     Draft,
     DraftReport,
@@ -25,6 +22,7 @@ from alphagrpo.ports import (
 from alphagrpo.rewards.judging import judge_pictures
 from alphagrpo.rewards.programs import configured_program
 from alphagrpo.rollout.order import Order, RolloutResult, order_key
+from alphagrpo.rollout.pulling import Weighted, use_weights
 from alphagrpo.rollout.refining import (
     Drafts,
     drawn_drafts,
@@ -40,29 +38,16 @@ from alphagrpo.types import (
     QuestionSet,
     RolloutJob,
     Trajectory,
-    WeightsManifest,
 )
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-PULL_ATTEMPTS = 3
-"""How often weights that do not match their checksum are asked for."""
 KEPT_GROUPS = 2
 """Sampled groups with missing scores that are remembered, so that only verdicts are retried."""
 
 
-class Worker(Protocol):
+class Worker(Weighted, Protocol):
     """What a runner needs of :class:`alphagrpo.policy.worker.RolloutWorker`."""
-
-    @property
-    def manifest(self) -> WeightsManifest | None:
-        """The weights it samples with; None before the first."""
-        ...
-
-    def apply_weights(self, manifest: WeightsManifest, chunks: Sequence[Chunk]) -> None:
-        """Use other weights, or raise WeightsError and keep the ones there were."""
-        ...
 
     def sample_group(self, job: RolloutJob) -> Group:
         """All samples of a job, without scores."""
@@ -274,22 +259,7 @@ class GroupRunner:
             return await self._in_thread(self._worker.draw, requests)
 
     async def _use(self, version: int) -> None:
-        """Pull ``version`` unless the worker has it, bit for bit (a restarted learner may have
-        published other weights under the same number).
-        """
-        own, newest = self._worker.manifest, await self._store.newest()
-        same_bits = newest is None or newest.version != version or own == newest
-        if own is not None and own.version == version and same_bits:
-            return
-        for attempt in range(1, PULL_ATTEMPTS + 1):
-            manifest, chunks = await self._store.fetch(version)
-            try:
-                await self._in_thread(self._worker.apply_weights, manifest, chunks)
-                return
-            except WeightsError as error:
-                log.warning("weights %d refused (attempt %d): %s", version, attempt, error)
-                if attempt == PULL_ATTEMPTS:
-                    raise
+        await use_weights(self._worker, self._store, version, self._in_thread)
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)

@@ -14,6 +14,7 @@ from alphagrpo.training import UpdateReport
 if TYPE_CHECKING:
     from alphagrpo.config import RunConfig
     from alphagrpo.step.drawing import Arrival
+    from alphagrpo.turns import SkippedTurn, Visit
 
 MAX_REASONS = 3
 """Different reasons for a missing score that a message names."""
@@ -46,6 +47,18 @@ def step_metrics(
     step_s = times["time/step_s"]
     metrics["samples/per_second"] = len(samples) / step_s if step_s else 0.0
     return metrics | times | reward_metrics(samples) | refinement_metrics(groups)
+
+
+def turn_metrics(skipped: Sequence[SkippedTurn], dropped: Sequence[Visit]) -> dict[str, float]:
+    """``prompts/*`` of the step's turns that were not trained on: ``put_off`` come again, the
+    others are given up, ``skipped`` without questions and ``dropped`` without scores.
+    """
+    again = [turn.put_off for turn in skipped] + [not turn.again for turn in dropped]
+    return {
+        "prompts/put_off": float(sum(again)),
+        "prompts/skipped": float(sum(not turn.put_off for turn in skipped)),
+        "prompts/dropped": float(sum(turn.again for turn in dropped)),
+    }
 
 
 def reward_metrics(samples: Sequence[Sample]) -> dict[str, float]:

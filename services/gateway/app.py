@@ -7,8 +7,7 @@ by handle and gives their errors as HTTP statuses, each with rule, value and rem
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
@@ -32,9 +31,11 @@ from alphagrpo.images import ImageLimits, decode_base64_image
 from alphagrpo.rewards.judging import judge_picture
 from alphagrpo.rewards.programs import load_reward_program, reward_program, reward_programs
 from services.client import connect_decomposer, connect_verifier
+from services.exposure import check_exposure, listening_host
 from services.gateway import models
+from services.gateway.callers import callers_of
 from services.gateway.generate import Generator, add_generate
-from services.gateway.guard import Guard
+from services.gateway.guard import Guard, Recorder
 from services.gateway.score import (
     as_prompt,
     as_questions,
@@ -44,6 +45,7 @@ from services.gateway.score import (
     verdict_models,
 )
 from services.generator.client import connect_generator
+from services.metrics import GatewayMetrics
 from services.settings import GatewaySettings, parse_settings
 
 _STATUS: tuple[tuple[type[MeshError], int, str], ...] = (
@@ -57,6 +59,7 @@ _STATUS: tuple[tuple[type[MeshError], int, str], ...] = (
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": models.ErrorResponse} for status in (400, 401, 413, 422, 429, 502, 503, 504)
 }
+_FULL = (BackPressureError, Overloaded)
 _PROBE_S = 5.0
 
 
@@ -81,10 +84,12 @@ def create_app(
     verifier: Verifier,
     settings: GatewaySettings,
     generator: Generator | None = None,
+    make_recorder: Callable[[Sequence[str]], Recorder] | None = None,
 ) -> FastAPI:
     """The HTTP application over any services.
 
-    Raises ConfigError for a missing token and an unknown reward program.
+    ``make_recorder`` is given the callers' names. Raises ConfigError for a token that is missing or
+    of white space and for an unknown reward program.
     """
     app = FastAPI(
         title="AlphaGRPO judges",
@@ -96,25 +101,14 @@ def create_app(
     add_generate(app, generator, _ERRORS, _mesh_error)
     _add_probes(app, decomposer, verifier, settings)
     _add_error_handlers(app)
+    callers = callers_of(settings)
     app.add_middleware(
         Guard,
-        token=_token(settings),
+        callers=callers,
         max_body_bytes=settings.max_body_bytes,
-        max_requests=settings.max_concurrency,
+        recorder=make_recorder(callers.names) if make_recorder else None,
     )
     return app
-
-
-def _token(settings: GatewaySettings) -> str | None:
-    if settings.token_variable is None:
-        return None
-    token = os.environ.get(settings.token_variable, "")
-    if not token:
-        raise ConfigError(
-            f"token_variable names an environment variable with the gateway's token, "
-            f"{settings.token_variable!r} is not set; set it where the gateway runs"
-        )
-    return token
 
 
 def _add_routes(
@@ -212,7 +206,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _mesh_error(error: MeshError) -> JSONResponse:
-    if isinstance(error, Overloaded) or isinstance(error.__cause__, BackPressureError):
+    if isinstance(error, Overloaded) or isinstance(error.__cause__, _FULL):
         return _error(429, "too_many_requests", str(error), {"retry-after": "1"})
     for kind, status, code in _STATUS:
         if isinstance(error, kind):
@@ -229,12 +223,17 @@ def _error(
 def _served_app(args: dict[str, Any]) -> FastAPI:
     """The application as a replica makes it, over Serve handles."""
     settings = parse_settings(GatewaySettings, args, "gateway")
+    # Serve's own word: `serve deploy` reads no file of ours, and Serve may have run before.
+    check_exposure(settings.asks_for_a_token, listening_host())
     patience = settings.patience()
     return create_app(
         connect_decomposer(app=settings.decomposer_app, **patience),
         connect_verifier(app=settings.verifier_app, **patience),
         settings,
-        connect_generator(app=settings.generator_app) if settings.generator_app else None,
+        connect_generator(app=settings.generator_app, **patience)
+        if settings.generator_app
+        else None,
+        GatewayMetrics,
     )
 
 

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-import hmac
 import json
-from typing import Any
+import math
+from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.caller import CALLER, HEADER
+from services.gateway.callers import Caller, Callers
 
 OPEN_PATHS = ("/healthz",)
 """Probes need no token; the interactive documentation does, like every other path."""
+NO_CALLER = "none"
+"""In metrics: a request without a token, or with nobody's."""
+
+
+class Recorder(Protocol):
+    """What is counted; see :class:`services.metrics.GatewayMetrics`."""
+
+    def pending(self, caller: str, number: int) -> None:
+        """So many requests of a caller are under way."""
+        ...
+
+    def finished(self, caller: str, status: int | None) -> None:
+        """A request has ended, with an HTTP status or with none."""
+        ...
 
 
 class Guard:
@@ -21,14 +36,13 @@ class Guard:
         self,
         app: ASGIApp,
         *,
-        token: str | None,
+        callers: Callers,
         max_body_bytes: int,
-        max_requests: int,
+        recorder: Recorder | None = None,
     ) -> None:
         self.app = app
-        self._token = token.encode() if token else None
-        self._max_body, self._max_requests = max_body_bytes, max_requests
-        self._active = 0
+        self._callers, self._recorder = callers, recorder
+        self._max_body = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what is allowed."""
@@ -36,38 +50,74 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = {key.lower(): value for key, value in scope["headers"]}
-        if not self._authorised(headers.get(b"authorization", b"")):
-            await _refuse(
-                send, 401, "unauthorized",
-                "callers send 'Authorization: Bearer <token>' with the gateway's token, got none "
-                "or another; ask its operator for it", {"www-authenticate": "Bearer"},
-            )  # fmt: skip
-            return
+        caller = self._callers.who(headers.get(b"authorization", b""))
+        status: int | None = None
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            if caller is None:
+                await _refuse(
+                    noted, 401, "unauthorized",
+                    "callers send 'Authorization: Bearer <token>' with a token of the gateway's, "
+                    "got none or another; ask its operator for it", {"www-authenticate": "Bearer"},
+                )  # fmt: skip
+            elif not await self._refused(caller, headers, noted):
+                await self._admitted(caller, headers, scope, receive, noted)
+        finally:
+            if self._recorder:
+                self._recorder.finished(caller.name if caller else NO_CALLER, status)
+
+    async def _refused(self, caller: Caller, headers: dict[bytes, bytes], send: Send) -> bool:
+        """Whether a caller's request was answered here, for what its headers say or its limits."""
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_body:
             await self._too_large(send, int(length))
-            return
-        if self._active >= self._max_requests:
+            return True
+        if caller.is_full():
             await _refuse(
                 send, 429, "too_many_requests",
-                f"the gateway takes {self._max_requests} requests at once, it has as many; wait "
-                "a second and send it again", {"retry-after": "1"},
+                f"the gateway takes {caller.max_requests} requests of this token at once, it has "
+                "as many; wait a second and send it again", {"retry-after": "1"},
             )  # fmt: skip
-            return
-        self._active += 1
-        caller = CALLER.set(headers.get(HEADER.lower().encode(), b"").decode("latin-1"))
+            return True
+        wait_s = caller.wait_s()
+        if wait_s > 0:
+            await _refuse(
+                send, 429, "too_many_requests",
+                f"the gateway takes {caller.per_minute} requests of this token a minute, this is "
+                f"one more; send it again in {wait_s:.1f} s",
+                {"retry-after": str(math.ceil(wait_s))},
+            )  # fmt: skip
+            return True
+        return False
+
+    async def _admitted(
+        self,
+        caller: Caller,
+        headers: dict[bytes, bytes],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Runs a request in a place of its caller's, on behalf of the run it names."""
+        self._take(caller, 1)
+        run = headers.get(HEADER.lower().encode(), b"").decode("latin-1")
+        token = CALLER.set(run or (caller.name if caller.token else ""))
         try:
             await self._limited(scope, receive, send)
         finally:
-            CALLER.reset(caller)
-            self._active -= 1
+            CALLER.reset(token)
+            self._take(caller, -1)
 
-    def _authorised(self, header: bytes) -> bool:
-        if self._token is None:
-            return True
-        scheme, _, token = header.partition(b" ")
-        # Compared in constant time, so that answers do not tell how much of a guess was right.
-        return hmac.compare_digest(token.strip(), self._token) and scheme.lower() == b"bearer"
+    def _take(self, caller: Caller, places: int) -> None:
+        caller.active += places
+        if self._recorder:
+            self._recorder.pending(caller.name, caller.active)
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Reads the whole body first, so that one without a length is stopped at the limit."""

@@ -24,6 +24,7 @@ from services.generator.service import GenerationService
 from services.metrics import GeneratorMetrics
 from services.paths import project_root
 from services.settings import GeneratorSettings, parse_settings
+from services.watching import HEALTH_PERIOD_S, HEALTH_TIMEOUT_S, watch
 
 log = logging.getLogger("ray.serve")
 
@@ -33,8 +34,8 @@ log = logging.getLogger("ray.serve")
     max_ongoing_requests=32,
     max_queued_requests=64,
     backpressure_config=BackpressureConfig(status_code=429, retry_after_s=2.0),
-    health_check_period_s=15.0,
-    health_check_timeout_s=300.0,
+    health_check_period_s=HEALTH_PERIOD_S,
+    health_check_timeout_s=HEALTH_TIMEOUT_S,
     graceful_shutdown_timeout_s=300.0,
     max_constructor_retry_count=2,
 )
@@ -50,6 +51,7 @@ class GeneratorDeployment:
         self._told = asyncio.Event()
         """Set when there is another source to look at."""
         self._following = asyncio.create_task(self._follow())
+        self._watching = asyncio.create_task(watch(self.queue))
         log.info("generator is ready, weights %s", self.queue.weights)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -91,7 +93,10 @@ class GeneratorDeployment:
         }
 
     async def check_health(self) -> None:
-        """Serve replaces this replica when following its weights has ended by an error of ours."""
+        """Serve replaces this replica when following its weights has ended by an error of ours.
+
+        A device that has failed and a drawing that hangs end its process (services/watching.py).
+        """
         if self._following.done():
             self._following.result()
 

@@ -14,7 +14,8 @@ import pytest
 
 from actors.mesh import Mesh
 from actors.parts import Part, actor_name
-from actors.run import decomposer_client, verifier_client
+from actors.run import MeshRun, decomposer_client, verifier_client
+from alphagrpo import deadlines as deadlines_module
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import CheckpointError, ConfigError, EnvironmentProblem, LearnerLost
 from alphagrpo.loop import StepReport, TrainingLoop
@@ -104,6 +105,52 @@ async def test_runner_killed_in_a_step_changes_nothing(mesh_of, model_folder, pr
     os.kill((await mesh.learner.status())[0]["pid"], signal.SIGKILL)
     with pytest.raises(LearnerLost, match="--resume"):
         await loop.run_step()
+
+
+def test_processes_that_stop_answering_are_replaced_and_change_nothing(
+    mesh_cluster, model_folder, prompt_file, tmp_path, monkeypatch
+) -> None:
+    """A runner, the learner and the registry live on and say nothing, one after another."""
+    monkeypatch.setattr(deadlines_module, "FIRST_WORD_S", 0.5)
+    told: list[str] = []
+
+    def run_of(name: str, **sections: Any) -> MeshRun:
+        config = config_for(name, model_folder, prompt_file, num_runners=2, **sections)
+        parts = {"decomposer": DECOMPOSER, "verifier": VERIFIER}
+        return MeshRun(config, **parts, tell=told.append)
+
+    with run_of("calm-one") as run:
+        expected = [_renamed(drawn(run.step())) for _ in range(4)]
+        checksum = run.manifest().checksum
+
+    with run_of("silent", deadlines={"ping_s": 4.0}) as run:
+        mesh = run.mesh
+        reports = [run.step()]
+        run.save(tmp_path / "checkpoint")
+        processes = {
+            "runner": run.wait_for(mesh.pool.status())[0]["pid"],
+            "learner": run.wait_for(mesh.learner.status())[0]["pid"],
+            "registry": pid_of("silent", "weights"),
+        }
+        for pid in processes.values():
+            os.kill(pid, signal.SIGSTOP)
+            reports.append(run.step())
+        assert run.manifest().checksum == checksum
+        assert pid_of("silent", "weights") != processes["registry"]
+    assert [_renamed(drawn(report)) for report in reports] == expected
+    assert any("waiting for rollout runner 0" in line for line in told)
+    assert any("waiting for the central learner" in line for line in told)
+
+
+def pid_of(run: str, role: str) -> int:
+    from ray._private import state
+
+    name = actor_name(run, role)
+    return next(
+        record["Pid"]
+        for record in state.actors().values()
+        if record["Name"] == name and record["State"] == "ALIVE"
+    )
 
 
 def _renamed(groups: list[Any]) -> list[Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from alphagrpo.rewards.programs import Holistic
 from alphagrpo.types import Question, QuestionSet
 from services.engine_vllm import VllmEngine, engine_arguments
 from services.settings import EngineSettings
+from services.watching import watch
 from tests.services.models import make_random
 
 QUESTION = "is there a red circle ?"
@@ -78,6 +81,32 @@ async def _check_grades(engine: VllmEngine, folder: Path) -> None:
         )
 
 
+def _engine_processes() -> list[psutil.Process]:
+    """vLLM's, among the children of this one."""
+    children = psutil.Process().children(recursive=True)
+    return [c for c in children if "EngineCore" in " ".join([c.name(), *c.cmdline()])]
+
+
+async def _check_silence(engine: VllmEngine, tokens: Sequence[int]) -> None:
+    """An engine that hangs without dying is found, and heard again when it goes on."""
+    engine._silence_s = 1.0
+    for process in _engine_processes():
+        process.send_signal(signal.SIGSTOP)
+    try:
+        asked = engine.score_tokens("<image>?", tokens, pixels=255 - PIXELS, image_key="stopped")
+        owed = asyncio.create_task(asked)
+        reasons: list[str] = []
+        await asyncio.wait_for(watch(engine, reasons.append, look_s=0.2), timeout=120)
+        assert "has put out nothing for" in reasons[0]
+        with pytest.raises(ServiceUnavailable, match="put out nothing"):
+            await engine.check_health()
+    finally:
+        for process in _engine_processes():
+            process.send_signal(signal.SIGCONT)
+    await owed
+    assert engine.failure() is None
+
+
 @pytest.mark.engine
 @pytest.mark.timeout(900)
 async def test_scores_and_grades_are_the_models_and_a_dead_engine_says_so(folder):
@@ -94,16 +123,19 @@ async def test_scores_and_grades_are_the_models_and_a_dead_engine_says_so(folder
             assert got[token] == pytest.approx(float(plain[token]), abs=1e-4)
         await _check_grades(engine, folder)
         await engine.check_health()
-        for child in psutil.Process().children(recursive=True):
-            if "EngineCore" in child.name() or "EngineCore" in " ".join(child.cmdline()):
-                child.kill()
-                child.wait(30)
+        await _check_silence(engine, tokens.all)
+        assert not engine.alarm.is_set()
+        for process in _engine_processes():
+            process.kill()
+            process.wait(30)
         with pytest.raises(ServiceUnavailable, match="alive"):
             await engine.score_tokens("<image>?", tokens.all, pixels=PIXELS, image_key="other")
+        assert engine.alarm.is_set()
         with pytest.raises(ServiceUnavailable, match="dead"):
             await engine.check_health()
     finally:
         engine.shutdown()
+    assert engine.failure() is None, "shut down on purpose"
     with pytest.raises(ServiceUnavailable, match="shut down"):
         await engine.score_tokens("<image>?", tokens.all, pixels=PIXELS, image_key="other")
 

@@ -261,10 +261,15 @@ def test_a_replica_reaches_the_named_applications_with_the_gateways_patience(mon
     for service in ("decomposer", "verifier", "generator"):
         monkeypatch.setattr(gateway_app, f"connect_{service}", connect(service))
     monkeypatch.setattr(gateway_app, "create_app", lambda *services: services)
-    args = {"decomposer_app": "d", "verifier_app": "v", "max_attempts": 2}
-    patience = {"max_concurrency": 64, "deadline_s": 180.0, "max_attempts": 2}
+    args = {"decomposer_app": "d", "verifier_app": "v", "deadline_s": 99.0}
+    patience = {"max_concurrency": 64, "deadline_s": 99.0}
     settings = GatewaySettings(**args)
-    assert gateway_app._served_app(args) == ("decomposer", "verifier", settings, None)
+    monkeypatch.setattr(gateway_app, "listening_host", lambda: "127.0.0.1")
+    recorder = gateway_app.GatewayMetrics
+    assert gateway_app._served_app(args) == ("decomposer", "verifier", settings, None, recorder)
     assert reached == {"decomposer": {"app": "d", **patience}, "verifier": {"app": "v", **patience}}
     gateway_app._served_app({**args, "generator_app": "g"})
-    assert reached["generator"] == {"app": "g"}
+    assert reached["generator"] == {"app": "g", **patience}
+    monkeypatch.setattr(gateway_app, "listening_host", lambda: "0.0.0.0")
+    with pytest.raises(ConfigError, match="another host than loopback"):
+        gateway_app._served_app(args)

@@ -31,7 +31,7 @@ from miniature.policy.pretrain import special_ids
 from miniature.tokenizer import build_tokenizer
 from services.gateway.app import create_app
 from services.generator.models import DoneEvent, GenerateRequest, RoundEvent, StageEvent
-from services.generator.policy_queue import newest_weights, open_queue
+from services.generator.policy_queue import open_queue, saved_weights
 from services.generator.service import GenerationService
 from services.settings import GatewaySettings, GeneratorSettings
 from tests.fakes import make_config
@@ -224,7 +224,7 @@ async def test_newer_weights_are_followed_without_a_restart(run, tmp_path) -> No
 
 def test_weights_are_a_run_or_a_checkpoint(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="neither"):
-        newest_weights(tmp_path)
+        saved_weights(tmp_path)
 
 
 # -- the route

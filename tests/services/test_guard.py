@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from services.caller import CALLER, HEADER
+from services.gateway.callers import Caller, Callers
 from services.gateway.guard import Guard
 
 
@@ -35,9 +36,23 @@ class Behind:
             self.after.append((await receive())["type"])
 
 
-def guard(app: Any, **options: Any) -> Guard:
-    settings = {"token": None, "max_body_bytes": 10, "max_requests": 1}
-    return Guard(app, **{**settings, **options})
+def guard(app: Any, token: str | None = None, max_requests: int = 1, recorder: Any = None) -> Guard:
+    only = Caller(name="only", token=token.encode() if token else None, max_requests=max_requests)
+    return Guard(app, callers=Callers([only]), max_body_bytes=10, recorder=recorder)
+
+
+class Recorded:
+    """What a guard has counted."""
+
+    def __init__(self) -> None:
+        self.under_way: list[tuple[str, int]] = []
+        self.ended: list[tuple[str, int | None]] = []
+
+    def pending(self, caller: str, number: int) -> None:
+        self.under_way.append((caller, number))
+
+    def finished(self, caller: str, status: int | None) -> None:
+        self.ended.append((caller, status))
 
 
 async def request(
@@ -132,3 +147,59 @@ async def test_probes_pass_a_full_gateway_and_need_no_token() -> None:
     gate.set()
     assert await probe == (200, "")
     assert await busy == (200, "")
+
+
+def two(now: list[float]) -> Callers:
+    """One caller with two places and six requests a minute, and one with a single place."""
+    clock = lambda: now[0]  # noqa: E731
+    return Callers(
+        [
+            Caller(name="a", token=b"ta", max_requests=2, per_minute=6, clock=clock),
+            Caller(name="b", token=b"tb", max_requests=1),
+        ]
+    )
+
+
+async def test_one_caller_that_sends_all_it_can_takes_no_place_of_another() -> None:
+    gate = asyncio.Event()
+    app, recorder = Behind(gate), Recorded()
+    watch = Guard(app, callers=two([0.0]), max_body_bytes=10, recorder=recorder)
+    greedy = {"authorization": "Bearer tb"}
+    busy = [asyncio.create_task(request(watch, b"x", headers=greedy)) for _ in range(5)]
+    await asyncio.sleep(0.01)
+    other = asyncio.create_task(request(watch, b"x", headers={"authorization": "Bearer ta"}))
+    await asyncio.sleep(0.01)
+    gate.set()
+    assert await other == (200, "")
+    assert sorted([await one for one in busy]) == [(200, ""), *[(429, "too_many_requests")] * 4]
+    assert recorder.under_way == [("b", 1), ("a", 1), ("b", 0), ("a", 0)]
+    assert recorder.ended == [*[("b", 429)] * 4, ("b", 200), ("a", 200)]
+    assert app.callers == ["b", "a"], "a caller's name stands for a run that is not named"
+
+
+async def test_a_rate_is_kept_and_told_when_to_come_again() -> None:
+    now, sent = [0.0], []
+    watch = Guard(Behind(), callers=two(now), max_body_bytes=10)
+    headers = {"authorization": "Bearer ta"}
+    assert await request(watch, b"x", headers=headers) == (200, "")
+    assert await request(watch, b"x", headers=headers) == (429, "too_many_requests")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    now[0] = 4.0
+    raw = [(b"authorization", b"Bearer ta")]
+    await watch({"type": "http", "path": "/", "headers": raw}, Behind(), send)
+    assert (sent[0]["status"], dict(sent[0]["headers"])[b"retry-after"]) == (429, b"6")
+    assert b"send it again in 6.0 s" in sent[1]["body"]
+    now[0] = 10.0
+    assert await request(watch, b"x", headers=headers) == (200, "")
+    assert await request(watch, b"x", headers={"authorization": "Bearer tb"}) == (200, "")
+
+
+async def test_strangers_and_quitters_are_counted_as_such() -> None:
+    recorder = Recorded()
+    watch = guard(Behind(), token="right", recorder=recorder)
+    await request(watch, b"x")
+    await request(watch, headers={"authorization": "Bearer right"})
+    assert recorder.ended == [("none", 401), ("only", None)]

@@ -50,27 +50,20 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 async def test_waits_double_up_to_the_longest(waits: list[float]) -> None:
-    patient = caller(max_attempts=6, first_delay_s=1.0, max_delay_s=5.0)
+    patient = caller(first_delay_s=1.0, max_delay_s=5.0)
     assert await patient.call(failing(*[Retryable()] * 5, None)) == "answer"
     assert waits == [1.0, 2.0, 4.0, 5.0, 5.0]
 
 
-async def test_nothing_is_waited_for_after_the_last_attempt(waits: list[float]) -> None:
-    patient = caller(max_attempts=3, first_delay_s=1.0)
-    with pytest.raises(ServiceUnavailable, match="judge must answer within 3 attempts"):
-        await patient.call(failing(*[Retryable()] * 9))
-    assert waits == [1.0, 2.0]
-    assert patient.stats.retries == 2
-
-
-async def test_one_attempt_means_none_again(waits: list[float]) -> None:
-    with pytest.raises(ServiceUnavailable, match="within 1 attempts"):
-        await caller(max_attempts=1).call(failing(Retryable(), None))
-    assert waits == []
+async def test_no_number_of_attempts_ends_a_call(waits: list[float]) -> None:
+    patient = caller()
+    assert await patient.call(failing(*[Retryable()] * 2000, None)) == "answer"
+    assert patient.stats.retries == len(waits) == 2000
+    assert waits[-1] == CallPolicy().max_delay_s
 
 
 async def test_only_retryable_errors_are_tried_again(waits: list[float]) -> None:
-    patient = caller(max_attempts=5)
+    patient = caller()
     with pytest.raises(ValueError, match="no use"):
         await patient.call(failing(Retryable(), ValueError("no use"), None))
     assert len(waits) == 1
@@ -94,10 +87,19 @@ async def test_the_jitter_is_sampled_anew_for_each_wait(
     assert waits == [0.5, pytest.approx(2.8)]
 
 
-async def test_the_deadline_ends_the_waits_too() -> None:
-    patient = caller(deadline_s=0.05, max_attempts=100, first_delay_s=0.02)
-    with pytest.raises(DeadlineExceeded, match=r"judge must answer within 0\.05 s"):
-        await patient.call(failing(*[Retryable()] * 100))
+async def test_the_deadline_ends_the_attempts_and_the_last_cause_is_told() -> None:
+    patient = caller(deadline_s=0.05, first_delay_s=0.02)
+    words = r"judge must answer within 0\.05 s, \d attempts failed.*Retryable: gone"
+    with pytest.raises(ServiceUnavailable, match=words) as caught:
+        await patient.call(failing(*[Retryable("gone")] * 100))
+    assert isinstance(caught.value.__cause__, Retryable)
+    assert (patient.stats.late, patient.stats.failed, patient.stats.in_flight) == (1, 1, 0)
+
+
+async def test_a_service_that_is_silent_is_late_not_unavailable() -> None:
+    patient = caller(deadline_s=0.02)
+    with pytest.raises(DeadlineExceeded, match=r"judge must answer within 0\.02 s"):
+        await patient.call(asyncio.Event().wait)
     assert (patient.stats.late, patient.stats.failed, patient.stats.in_flight) == (1, 1, 0)
 
 
@@ -123,12 +125,12 @@ async def test_the_statistics_hold_the_mean_of_answered_calls_alone(
 ) -> None:
     clock = iter([0.0, 1.0, 10.0, 13.0, 20.0])
     monkeypatch.setattr(retry, "perf_counter", lambda: next(clock))
-    patient = caller(max_attempts=1)
+    patient = caller()
     assert patient.stats.as_dict()["mean_answer_s"] == 0.0
     await patient.call(failing(None))
     await patient.call(failing(None))
-    with pytest.raises(ServiceUnavailable):
-        await patient.call(failing(Retryable()))
+    with pytest.raises(ValueError, match="odd"):
+        await patient.call(failing(ValueError("odd")))
     figures = patient.stats.as_dict()
     assert (figures["calls"], figures["answered"], figures["failed"]) == (3, 2, 1)
     assert (figures["last_answer_s"], figures["mean_answer_s"]) == (3.0, 2.0)

@@ -130,7 +130,7 @@ def test_a_window_is_longer_than_what_serve_looks_back_on(name):
 
 
 TWO: dict[str, Any] = {
-    "http_options": {"port": 8123},
+    "http_options": {"host": "127.0.0.1", "port": 8123},
     "applications": [
         {**PLAIN["applications"][0], "name": "b", "route_prefix": "/b", "args": {"tokn": 1}},
         {**PLAIN["applications"][0], "name": "a", "route_prefix": "/a"},

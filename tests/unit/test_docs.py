@@ -50,6 +50,8 @@ MADE_BY_USERS = {
     "stage/draw_s",
     "stage/learn_s",
     "stage/shared_s",
+    "watch/canary_unanswered",
+    "runs/shapes-rt2i",
     "application/json",
 }
 """What looks like a path of the repository and is none, and why."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -65,3 +66,25 @@ def test_a_missing_key_without_a_default_is_named() -> None:
         from_json(Shape, {"x": 1.0})
     with pytest.raises(ConfigError, match="a Point needs the key 'x'"):
         from_json(Shape, {"name": "dot", "x": 1.0, "corners": [{"y": 0.0}]})
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ({"name": "dot", "x": "1.0"}, "Point.x must be a number, got '1.0'"),
+        ({"name": "dot", "x": None}, "Point.x must be a number, got None"),
+        ({"name": "dot", "x": True}, "Point.x must be a number, got True"),
+        ({"name": 3, "x": 1.0}, "Shape.name must be text, got 3"),
+        ({"name": None, "x": 1.0}, "Shape.name must be text, got None"),
+        ({"name": "dot", "x": 1.0, "is_closed": 1}, "Shape.is_closed must be true or false, got 1"),
+        ({"name": "dot", "x": 1.0, "corners": 3}, "Shape.corners must be a list, got 3"),
+        ({"name": "dot", "x": 1.0, "corners": [3]}, "Point must be an object, got 3"),
+        ({"name": "dot", "x": 1.0, "corners": None}, "Shape.corners must be a list, got None"),
+        ({"name": "dot", "x": 1.0, "named": ["a"]}, "Shape.named must be an object"),
+        ({"name": "dot", "x": 1.0, "span": ["a", "b"]}, "Shape.span must be a number, got 'a'"),
+        (["name"], r"Shape must be an object, got \['name'\]"),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_its_field(document: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        from_json(Shape, document)

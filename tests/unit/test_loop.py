@@ -12,6 +12,8 @@ import pytest
 from alphagrpo.errors import ConfigError, PolicyDataError, ServiceUnavailable, WeightsError
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.prompt_iterator import PromptIterator
+from alphagrpo.turns import Cursor
+from alphagrpo.types import RolloutJob
 from tests.fakes import FakeDecomposer, FakeLearner, FakePool, make_config, make_prompts
 
 
@@ -132,7 +134,7 @@ async def test_decomposition_is_asked_for_in_bursts() -> None:
     decomposer = FakeDecomposer()
     iterator = PromptIterator(make_prompts(100), 0, decomposer, lookahead=4)
     asked = []
-    async for _ in iterator.stream(0, 24):
+    async for _ in iterator.stream(Cursor(), 24):
         await asyncio.sleep(0)
         asked.append(sum(decomposer.calls.values()))
     iterator.close()
@@ -169,6 +171,88 @@ async def test_group_with_too_few_scores_is_asked_for_again_with_the_same_job() 
     jobs = [job for job in pool.jobs if job.prompt.id == first]
     assert jobs == [jobs[0]] * 2
     assert report.metrics["groups/dropped"] == 0
+
+
+async def test_scores_are_asked_for_again_after_growing_pauses() -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    config = make_config(
+        reward={"max_invalid_share": 0.5},
+        rollout={"max_retries": 3, "pause": {"first_s": 4, "most_s": 10}},
+    )
+    first = make_loop().prompts.at(0)[0].id
+    pool = FakePool(reward=lambda job, i: None if job.prompt.id == first else float(i))
+    loop = TrainingLoop(
+        config, make_prompts(7), decomposer=FakeDecomposer(), pool=pool, learner=FakeLearner(),
+        sleep=sleep,
+    )  # fmt: skip
+    await loop.run_step()
+    assert pauses == [4.0, 8.0, 10.0]
+
+
+async def test_a_dropped_group_comes_again_once_at_the_end_of_its_pass() -> None:
+    config = make_config(reward={"max_invalid_share": 0.5}, rollout={"max_retries": 0})
+    first = make_loop().prompts.at(0)[0].id
+    answers = iter([None] * 4 + [1.0, 2.0, 3.0, 4.0])
+
+    def late(job: RolloutJob, index: int) -> float | None:
+        return next(answers) if (job.prompt.id, job.visit) == (first, 0) else float(index)
+
+    loop = make_loop(config=config, pool=FakePool(reward=late))
+    reports = [await loop.run_step() for _ in range(3)]
+    order = [turn for report in reports for turn in turns(report)]
+    assert [place for place, turn in enumerate(order) if turn == (first, 0)] == [0, 7]
+    assert reports[0].training[0] is None
+    assert reports[2].training[1] is not None
+    figures = ("prompts/put_off", "prompts/skipped", "prompts/dropped", "prompts/set_aside")
+    assert [[report.metrics[name] for name in figures] for report in reports] == [
+        [1, 0, 0, 0], [0] * 4, [0] * 4,
+    ]  # fmt: skip
+
+
+async def test_a_group_that_is_dropped_again_is_given_up() -> None:
+    config = make_config(reward={"max_invalid_share": 0.5}, rollout={"max_retries": 0})
+    first = make_loop().prompts.at(0)[0].id
+    pool = FakePool(reward=lambda job, i: None if job.prompt.id == first else float(i))
+    loop = make_loop(config=config, pool=pool)
+    reports = [await loop.run_step() for _ in range(4)]
+    drawn = [job.visit for job in pool.jobs if job.prompt.id == first]
+    assert drawn[:2] == [0, 0]
+    assert drawn.count(0) == 2
+    assert [report.metrics["prompts/dropped"] for report in reports[:3]] == [0, 0, 1]
+
+
+async def test_a_step_that_fails_says_what_is_known_of_it() -> None:
+    first = make_loop().prompts.at(0)[0].id
+    decomposer = FakeDecomposer(unanswerable=[first])
+    loop = make_loop(decomposer=decomposer, pool=FakePool(reward=lambda job, i: None))
+    with pytest.raises(PolicyDataError, match="100%"):
+        await loop.run_step()
+    failed = loop.failed
+    assert failed is not None
+    assert (failed.step, failed.version, failed.training) == (1, 0, (None,) * 3)
+    assert [group.job.prompt.id for group in failed.groups] == [
+        loop.prompts.at(place)[0].id for place in (1, 2, 3)
+    ]
+    assert all(group.reference is None for group in failed.groups)
+    assert [turn.prompt.id for turn in failed.skipped] == [first]
+    loop.pool._reward = None
+    report = await loop.run_step()
+    assert loop.failed is None
+    assert [turn.prompt.id for turn in report.skipped] == [first], "and it is told again"
+
+
+async def test_states_of_versions_that_put_nothing_off_are_read() -> None:
+    loop = make_loop()
+    await loop.run_step()
+    state = loop.state_dict()
+    old = {key: state[key] for key in ("step", "position", "feed")}
+    again = make_loop()
+    again.load_state_dict(old)
+    assert again.state_dict() == state
 
 
 async def test_group_that_stays_unscored_is_dropped_and_counted() -> None:
@@ -242,6 +326,9 @@ async def test_publication_that_failed_is_done_again_without_training_twice() ->
     with pytest.raises(ServiceUnavailable):
         await loop.run_step()
     assert (loop.step, len(learner.updates)) == (1, 1)
+    report = await loop.run_step()
+    assert (report.step, report.version, len(learner.updates)) == (1, 1, 1), "and it is reported"
+    assert report.metrics["time/learn_s"] >= 0
     report = await loop.run_step()
     assert (report.step, report.version, len(learner.updates)) == (2, 2, 2)
 
@@ -424,3 +511,16 @@ async def test_cancelled_step_leaves_no_trace() -> None:
     assert [t for t, _ in turns(await loop.run_step())] == [
         t for t, _ in turns(await make_loop().run_step())
     ]
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"),
+    [("report", [[0, 0, 0], [4, 4, 4]]), ("all", [[4, 4, 4]] * 2), (2, [[2, 2, 2], [4, 4, 4]]),
+     (9, [[4, 4, 4]] * 2)],
+)  # fmt: skip
+async def test_pictures_are_kept_as_the_config_says(keep: Any, expected: list[list[int]]) -> None:
+    config = make_config(training={"keep_pictures": keep, "report_groups_every": 2})
+    loop = make_loop(config=config)
+    reports = [await loop.run_step() for _ in range(2)]
+    kept = [[sum(s.png is not None for s in g.samples) for g in r.groups] for r in reports]
+    assert sorted(kept) == sorted(expected)

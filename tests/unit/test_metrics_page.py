@@ -44,6 +44,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
     run_metrics.RunnerGauges("run", "rollout-0")
     for service in ("Verifier", "Decomposer", "Generator"):
         getattr(service_metrics, f"{service}Metrics")().close()
+    service_metrics.GatewayMetrics(("team",)).close()
     return rows
 
 

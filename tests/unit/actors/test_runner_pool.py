@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError
 
-from actors import pool as pool_module
+from actors import runners as runners_module
 from actors import waiting
 from actors.parts import Part
 from actors.pool import RayRolloutPool
+from alphagrpo import deadlines as deadlines_module
 from alphagrpo.errors import EnvironmentProblem, NoQuestions
 from alphagrpo.ports import GroupReport, Picture, PictureRequest
 from alphagrpo.types import RolloutJob
@@ -47,6 +48,9 @@ class FakeRunner:
         self.active = self.most_active = 0
         self.go = asyncio.Event()
         self.go.set()
+        self.hangs = asyncio.Event()
+        """Not set: it does not even say that it lives."""
+        self.hangs.set()
         self.roll_out = FakeMethod(lambda job, *_: (self._report(job), f"group by {index}"))
         self.draw = FakeMethod(self._draw)
         self.status = FakeMethod(self._status)
@@ -80,6 +84,7 @@ class FakeRunner:
         )
 
     async def _status(self) -> dict[str, Any]:
+        await self.hangs.wait()
         if self.status_errors:
             raise self.status_errors.pop(0)
         return {"name": f"rollout-{self.index}"}
@@ -105,17 +110,24 @@ class FakeCluster:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     fake = FakeCluster()
-    monkeypatch.setattr(pool_module, "start_runner", fake.start)
-    monkeypatch.setattr(pool_module.ray, "kill", fake.kill)
+    monkeypatch.setattr(runners_module, "start_runner", fake.start)
+    monkeypatch.setattr(runners_module.ray, "kill", fake.kill)
     return fake
 
 
 def pool_of(
-    runners: int = 2, in_flight: int = 2, deadline_s: float = 60.0, **rollout: Any
+    runners: int = 2,
+    in_flight: int = 2,
+    deadline_s: float = 60.0,
+    deadlines: Mapping[str, float] | None = None,
+    **rollout: Any,
 ) -> RayRolloutPool:
-    sections = {"num_runners": runners, "groups_in_flight": in_flight, **rollout}
-    placement = {"deadline_s": deadline_s}
-    config = make_config(rollout=sections, placement=placement, evaluation={"batch_size": 3})
+    config = make_config(
+        rollout={"num_runners": runners, "groups_in_flight": in_flight, **rollout},
+        placement={"deadline_s": deadline_s},
+        deadlines=deadlines or {},
+        evaluation={"batch_size": 3},
+    )
     return RayRolloutPool(config, VERIFIER)
 
 
@@ -191,6 +203,42 @@ async def test_a_runner_that_ray_gave_up_is_replaced_in_its_place(cluster) -> No
     assert cluster.started[1].jobs == [job_of(0)]
     pool.close()
     assert cluster.killed == [first, cluster.started[1]]
+
+
+async def test_a_silent_runner_is_ended_and_replaced_like_a_dead_one(cluster, monkeypatch) -> None:
+    monkeypatch.setattr(deadlines_module, "FIRST_WORD_S", 0.02)
+    pool = pool_of(runners=2, in_flight=1, deadlines={"ping_s": 0.05})
+    first, second = cluster.started
+    first.go.clear()
+    first.hangs.clear()
+    report = await asyncio.wait_for(roll_out(pool, 3), 10)
+    assert (report.runner, second.jobs) == ("rollout-1", [job_of(3)])
+    assert cluster.killed == [first]
+    # As Ray says of a process that was killed.
+    first.status_errors = [ActorDiedError()]
+    first.hangs.set()
+    while pool.restarts == 0:  # noqa: ASYNC110 (the pool tells nobody)
+        await asyncio.sleep(0.01)
+    assert [runner.index for runner in cluster.started] == [0, 1, 0]
+    reports = await asyncio.gather(*(roll_out(pool, prompt) for prompt in range(2)))
+    assert {report.runner for report in reports} == {"rollout-0", "rollout-1"}
+
+
+async def test_a_late_word_of_an_earlier_process_does_not_take_the_new_one_out(cluster) -> None:
+    pool = pool_of(runners=1, in_flight=2)
+    (runner,) = cluster.started
+    runner.go.clear()
+    late = roll_out(pool, 0)
+    await settle()
+    runner.errors, go = [AWAY], runner.go
+    runner.go = asyncio.Event()
+    runner.go.set()
+    assert (await roll_out(pool, 1)).runner == "rollout-0"
+    assert pool.restarts == 1
+    runner.errors = [AWAY]
+    go.set()
+    assert (await late).runner == "rollout-0"
+    assert pool.restarts == 1
 
 
 async def test_the_pool_gives_up_when_all_runners_are_gone_for_good(cluster) -> None:

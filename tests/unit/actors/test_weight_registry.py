@@ -85,7 +85,11 @@ def test_with_lag_as_many_more_versions_are_kept(lag: int, monkeypatch) -> None:
             made.append((number, self.chosen))
 
     monkeypatch.setattr(weights.ray, "remote", lambda actor: Options())
-    weights.start_registry(make_config(rollout={"max_lag": lag}))
+    # With a selector nobody has to be asked which node this is: no Ray runs here.
+    selector = {"mesh.pool": "learner"}
+    config = make_config(rollout={"max_lag": lag}, placement={"weights": selector})
+    weights.start_registry(config)
     ((number, options),) = made
     assert number == 2 + lag
     assert (options["name"], options["num_cpus"]) == ("alphagrpo:fake:weights", 0)
+    assert options["label_selector"] == selector

@@ -10,7 +10,7 @@ import pytest
 
 from alphagrpo.eval.lines import CHAINS, Held, HeldOutLine, Opinion, Refinement, Side
 from alphagrpo.json_records import to_json
-from alphagrpo.record.folder import json_lines
+from alphagrpo.record.jsonl import json_lines
 from alphagrpo.types import Sort
 from benchmarks.outcomes import named_by_defect, outcomes, paired, pooled
 

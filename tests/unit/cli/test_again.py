@@ -8,6 +8,8 @@ import shlex
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -154,11 +156,11 @@ def test_the_second_command_names_the_first_ones_settings(
 def test_a_run_that_was_stopped_says_how_to_continue_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(_config: RunConfig, _launch: None, _narrator: Narrator, stop: StopSwitch) -> int:
+    def stopped(_config: RunConfig, _launch: Any, _narrator: Narrator, stop: StopSwitch) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
         return stop.exit_code
 
-    monkeypatch.setattr(training, "precheck", lambda _config, resume: None)
+    monkeypatch.setattr(training, "precheck", lambda *_, **__: SimpleNamespace(resume=None))
     monkeypatch.setattr(training, "_with_mesh", stopped)
     asked = Asked(Path(DEMO), ("seed=7",))
     assert training.train(config_in(tmp_path), asked, resume=False, narrator=Narrator()) == 143

@@ -17,7 +17,8 @@ from alphagrpo.eval.figures import RefinedFigures, SortFigures
 from alphagrpo.eval.lines import HeldOutLine
 from alphagrpo.eval.oracles import shapes_oracle, shapes_reflection
 from alphagrpo.eval.paired import PairedDifference
-from alphagrpo.record.folder import RunFolder, read_heldout_lines
+from alphagrpo.record.folder import RunFolder
+from alphagrpo.record.jsonl import read_heldout_lines
 from alphagrpo.record.summary import (
     EvaluationSummary,
     Parity,

@@ -108,6 +108,19 @@ def test_the_variable_comes_first_and_the_named_file_second(
     assert find_token() == "in the variable"
 
 
+@pytest.mark.parametrize("blank", [" ", "\t\n"])
+def test_white_space_is_no_token(
+    home: Path, monkeypatch: pytest.MonkeyPatch, guarded: FakeGcs, blank: str
+) -> None:
+    write_token(home, blank)
+    assert find_token() is None, "a file of white space is replaced, as an empty one"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", blank)
+    for use in (ensure_token, lambda: use_token_of(guarded.address)):
+        with pytest.raises(EnvironmentProblem, match=r"more than white space.*RAY_AUTH_TOKEN"):
+            use()
+    assert (home / ".ray" / "auth_token").read_text() == blank
+
+
 def test_a_home_that_cannot_be_written_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/dev/null")
     with pytest.raises(EnvironmentProblem, match=r"/dev/null/\.ray.*RAY_AUTH_TOKEN_PATH"):

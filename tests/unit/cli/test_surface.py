@@ -18,8 +18,15 @@ SURFACE = {
     "decompose": {"text", "--file", "--store", "--serve-config", "--app", "--json"},
     "judge": {"image", "--prompt", "--question", "--program", "--serve-config", "--json"},
     "serve": {"config", "--status", "--down", "--json"},
-    "doctor": {"--json"},
+    "doctor": {"run_folder", "--json"},
     "report": {"run_folder"},
+    "ledger": {
+        "run_folder", "topic", "--sample", "--steps", "--top", "--at-least", "--bins", "--json",
+    },
+    "rescore": {
+        "run_folder", "--judge", "--program", "--aggregate", "--kinds", "--steps",
+        "--serve-config", "--json",
+    },
     "shapes": {"action"},
     "shapes sheet": {"--output", "--num", "--seed"},
 }  # fmt: skip

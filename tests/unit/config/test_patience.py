@@ -49,8 +49,8 @@ def test_the_defaults_stand_in_one_place() -> None:
     assert owners == {
         *(f"alphagrpo/config/services.py: Patience.{name}" for name in NAMES),
         *(f"services/settings.py: GatewaySettings.{name}" for name in NAMES),
-        # Others of the same name: questions asked of the model, a whole request, a start, a step.
-        "services/settings.py: DecomposerSettings.max_attempts",
+        # Others of the same name: one caller's share, a whole request, a start, a step.
+        "services/settings.py: CallerSettings.max_concurrency",
         "services/settings.py: GeneratorSettings.deadline_s",
         "alphagrpo/config/placement.py: PlacementConfig.deadline_s",
         "alphagrpo/config/learning.py: LearnerConfig.deadline_s",
@@ -59,20 +59,20 @@ def test_the_defaults_stand_in_one_place() -> None:
 
 def test_config_clients_and_gateway_agree() -> None:
     default = Patience().patience()
-    assert default == {"max_concurrency": 16, "deadline_s": 300.0, "max_attempts": 4}
+    assert default == {"max_concurrency": 16, "deadline_s": 300.0}
     assert ServiceConfig().patience() == CallPolicy().patience() == default
     for client in (connect_verifier(), connect_decomposer()):
         assert client._caller.policy == CallPolicy()
-    assert connect_generator()._policy == CallPolicy()
-    assert connect_generator(max_attempts=2)._policy.max_attempts == 2
+    assert connect_generator()._caller.policy == CallPolicy()
+    assert connect_generator(deadline_s=2.0)._caller.policy.deadline_s == 2.0
     gateway = GatewaySettings()
-    assert gateway.patience() == {"max_concurrency": 64, "deadline_s": 180.0, "max_attempts": 3}
+    assert gateway.patience() == {"max_concurrency": 64, "deadline_s": 180.0}
     assert connect_verifier(**gateway.patience())._caller.policy.patience() == gateway.patience()
 
 
 def test_a_run_configs_options_are_what_the_clients_take() -> None:
     services = load_config(ROOT / "deploy/configs/bagel-7b-rt2i.yaml").services
-    own = {"max_concurrency": 64, "deadline_s": 900.0, "max_attempts": 10}
+    own = {"max_concurrency": 64, "deadline_s": 900.0}
     verifier = connect_verifier(**services.verifier_options())
     decomposer = connect_decomposer(**services.decomposer_options())
     assert verifier._caller.policy.patience() == own
@@ -90,7 +90,7 @@ def test_the_store_is_the_configs_or_the_runs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("max_concurrency", 0), ("deadline_s", 0.0), ("max_attempts", 0), ("max_atempts", 2)],
+    [("max_concurrency", 0), ("deadline_s", 0.0), ("max_attempts", 4)],
 )
 def test_impossible_patience_is_refused_everywhere(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=rf"{name}.*got {value}"):

@@ -167,6 +167,16 @@ RULES = [
         r"set reward\.kinds to all",
     ),
     (
+        {"watch": {"canary": "shapes:many"}},
+        r"shapes:N with N pictures, got 'shapes:many'",
+        "write for example",
+    ),
+    (
+        {"training": {"keep_pictures": 0}},
+        r"keep_pictures.* got 0",
+        "",
+    ),
+    (
         {"reward": {"program": "no such reward"}},
         r"one of dvreward, .* got 'no such reward'",
         "choose one of them",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from alphagrpo import deadlines as deadlines_module
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import EnvironmentProblem, LearnerLost, ParityError, PolicyDataError
 from alphagrpo.learner.notes import GroupNotes
@@ -22,6 +23,10 @@ class FakeRank:
     def __init__(self, name: int, log: list[str], **traits: Any) -> None:
         self.name, self.log, self.traits = name, log, traits
         self.busy = 0
+
+    async def alive(self) -> None:
+        if self.traits.get("silent"):
+            await asyncio.Event().wait()
 
     async def open(self) -> tuple[str, int]:
         self.log.append(f"open {self.name}")
@@ -77,10 +82,14 @@ class FakeRank:
         return 4
 
 
-def front_of(*traits: dict[str, Any], **learner: Any) -> tuple[RankedLearner, list[str]]:
+def front_of(
+    *traits: dict[str, Any], deadlines: dict[str, float] | None = None, **learner: Any
+) -> tuple[RankedLearner, list[str]]:
     log: list[str] = []
     config: RunConfig = make_config(
-        learner={"ranks": len(traits), **learner}, rollout={"prompts_per_step": 8}
+        learner={"ranks": len(traits), **learner},
+        rollout={"prompts_per_step": 8},
+        deadlines=deadlines or {},
     )
     return RankedLearner([FakeRank(i, log, **t) for i, t in enumerate(traits)], config), log
 
@@ -183,9 +192,18 @@ async def test_ranks_prove_their_parameters_every_so_many_steps() -> None:
 
 
 async def test_a_rank_that_does_not_answer_is_lost() -> None:
-    front, _ = front_of({}, {"delay_s": 5.0}, deadline_s=0.05)
+    front, _ = front_of({}, {"delay_s": 5.0}, deadlines={"first_s": 0.05})
     await front.begin(0)
-    with pytest.raises(LearnerLost, match=r"deadline_s \(0\.05 s\), rank 1 did not"):
+    with pytest.raises(LearnerLost, match=r"rank 1 of the learner must answer a call \(replay\)"):
+        await front.accumulate(block(0, 1))
+
+
+async def test_of_two_ranks_that_wait_for_each_other_the_silent_one_is_named(monkeypatch) -> None:
+    monkeypatch.setattr(deadlines_module, "FIRST_WORD_S", 0.05)
+    slow = {"delay_s": 5.0}
+    front, _ = front_of(slow, {**slow, "silent": True}, deadlines={"ping_s": 0.05})
+    await front.begin(0)
+    with pytest.raises(LearnerLost, match=r"rank 1 of the learner must say within"):
         await front.accumulate(block(0, 1))
 
 

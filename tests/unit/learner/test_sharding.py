@@ -153,9 +153,14 @@ def test_a_sharded_checkpoint_with_a_shard_missing_or_cut_is_refused(
     parameters = trainable_parameters(ranks.half_model(), "experts")
     with pytest.raises(CheckpointError, match="exactly the policy's trainable parameters"):
         load_weights({"one": torch.zeros(2)}, tmp_path)
+    data = bytearray((tmp_path / shard).read_bytes())
+    data[-8] ^= 1
+    (tmp_path / shard).write_bytes(data)
+    with pytest.raises(CheckpointError, match=rf"{shard} must have the digest"):
+        load_weights(parameters, tmp_path)
     index = tmp_path / "learner.index.json"
     index.write_text(index.read_text() + " ")
-    with pytest.raises(CheckpointError, match=r"index\.json must have \d+ bytes"):
+    with pytest.raises(CheckpointError, match=r"index\.json must have [\d,]+ bytes"):
         load_weights(parameters, tmp_path)
     (tmp_path / shard).write_bytes((tmp_path / shard).read_bytes()[:-8])
     with pytest.raises(CheckpointError, match=r"00002.*truncated"):

@@ -78,6 +78,78 @@ def test_metrics_survive_a_line_that_a_crash_cut(tmp_path: Path) -> None:
     assert folder.metrics()[1]["reward/mean"] is None
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "line 2: must be a JSON object"),
+        ("[2]", r"line 2: must be a JSON object, got \[2\]"),
+        ("\0" * 40, "line 2: must be a JSON object"),
+        ('{"x": 1.0}', "line 2: metrics must have the step as a whole number, got None"),
+        ('{"step": null}', "line 2: metrics must have the step as a whole number, got None"),
+        ('{"step": "2"}', "line 2: metrics must have the step as a whole number, got '2'"),
+        ('{"step": 2, "x": "1.0"}', "line 2: x of step 2 must be a number or null, got '1.0'"),
+    ],
+)
+def test_a_broken_line_of_metrics_is_named_and_one_that_will_be_dropped_is_dropped(
+    tmp_path: Path, line: str, says: str
+) -> None:
+    folder = RunFolder.create(config_in(tmp_path))
+    folder.metrics_path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
+    with pytest.raises(ConfigError, match=rf"metrics\.jsonl, {says}"):
+        folder.metrics()
+    with pytest.raises(ConfigError, match=says):
+        folder.metrics(until=2)
+    folder.rewind(1)
+    assert folder.metrics_path.read_text() == '{"step": 1}\n'
+
+
+def test_a_figure_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    folder = RunFolder.create(config_in(tmp_path))
+    with pytest.raises(ConfigError, match="x of step 1 must be a number or null, got 'high'"):
+        folder.append_metrics(1, {"x": "high"})
+    assert folder.metrics() == []
+
+
+def test_broken_summaries_and_evaluations_are_named(tmp_path: Path) -> None:
+    folder = RunFolder.create(config_in(tmp_path))
+    folder.summary_path.write_text('{"steps": "3"}')
+    with pytest.raises(
+        ConfigError, match=r"summary\.json: RunSummary.steps must be a whole number"
+    ):
+        folder.summary()
+    folder.summary_path.write_text("{")
+    with pytest.raises(ConfigError, match=r"summary\.json must be JSON"):
+        folder.summary()
+    line = HeldOutLine(id="a", sort="plain", prompt="a", opinion=Opinion(thought="", picture=""))
+    folder.write_evaluation("before", [line, line])
+    path = folder.evaluation_path("before")
+    path.write_text(path.read_text().replace('"plain"', '"odd"', 1))
+    with pytest.raises(
+        ConfigError, match=r"before\.jsonl, line 1: HeldOutLine.sort must be one of"
+    ):
+        folder.evaluation("before")
+
+
+def test_a_broken_line_before_the_step_is_found_before_anything_is_changed(tmp_path: Path) -> None:
+    folder = RunFolder.create(config_in(tmp_path))
+    with folder.checkpoint(2):
+        pass
+    folder.metrics_path.write_text('{"step": 1}\n{"step": 2\n')
+    with pytest.raises(ConfigError, match="line 2"):
+        folder.resume_point()
+    with pytest.raises(ConfigError, match="line 2"):
+        RunFolder.resume(config_in(tmp_path))
+
+
+def test_resuming_removes_what_killed_writers_left(tmp_path: Path) -> None:
+    folder = RunFolder.create(config_in(tmp_path))
+    left = [folder.path / name for name in (".metrics.jsonl.1-a.partial", "ledger/.x.2-b.partial")]
+    for path in left:
+        path.write_text("half")
+    RunFolder.resume(config_in(tmp_path))
+    assert not any(path.exists() for path in left)
+
+
 def test_ledger_has_a_row_per_question_and_nulls_where_nothing_could_be_had(tmp_path: Path) -> None:
     folder = RunFolder.create(config_in(tmp_path))
     folder.record_step(4, [group(None)], [trained((1.25, 0.0), (1.0, 0.0))])

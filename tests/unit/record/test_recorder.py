@@ -21,12 +21,15 @@ from alphagrpo.record.summary import (
     SampleCounts,
     StageSeconds,
     StepPace,
+    TurnCounts,
     dropped_groups,
     skipped_updates,
     step0_parity,
     trained_s,
 )
-from alphagrpo.types import QuestionSet, RolloutJob, Score
+from alphagrpo.record.verdicts import KEPT_VERDICTS
+from alphagrpo.turns import SkippedTurn
+from alphagrpo.types import Prompt, QuestionSet, RolloutJob, Score
 from tests.fakes import FakeDecomposer, FakeLearner, FakePool, make_config, make_prompts
 from tests.shades import evaluate_shades
 
@@ -136,6 +139,86 @@ async def test_a_step_that_comes_again_replaces_it_and_those_after_it(
         recorder.record_step(replace(first, step=3, metrics={"x": value}))
     assert [line["x"] for line in folder.metrics()] == [1.0, 20.0, 30.0]
     assert folder.ledger_steps() == [1, 2, 3]
+
+
+SKIPPED_TURN = SkippedTurn(
+    prompt=Prompt(id="p9", text="nine red circles"),
+    visit=2,
+    reason="NoQuestions: none",
+    put_off=False,
+)
+
+
+async def test_a_skipped_turn_has_one_row_with_its_reason(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    folder = RunFolder.create(config)
+    report = await loop_over(config, FakeLearner(), FakePool()).run_step()
+    Recorder(folder, config).record_step(replace(report, skipped=(SKIPPED_TURN,)))
+    (row,) = [row for row in folder.ledger(1) if row["stage"] == "skipped"]
+    told = {name: value for name, value in row.items() if value is not None}
+    assert told == {
+        "run": "fake", "step": 1, "stage": "skipped", "prompt_id": "p9", "visit": 2,
+        "prompt": "nine red circles", "valid": False, "invalid_reason": "NoQuestions: none",
+    }  # fmt: skip
+    assert {row["visit"] for row in folder.ledger(1) if row["stage"] == "sample"} == {0}
+
+
+async def test_the_step_that_ended_a_run_is_in_the_ledger_until_it_is_taken_again(
+    tmp_path: Path,
+) -> None:
+    config = config_in(tmp_path)
+    folder = RunFolder.create(config)
+    loop = loop_over(config, FakeLearner(), FakePool())
+    Recorder(folder, config).record_step(await loop.run_step())
+    report = await loop.run_step()
+    failed = replace(
+        report, training=(None,) * 3, metrics={}, skipped=(SKIPPED_TURN,), groups=report.groups
+    )
+    Recorder(folder, config).record_failed(failed)
+    assert [line["step"] for line in folder.metrics()] == [1]
+    rows = folder.ledger(2)
+    assert {row["advantage"] for row in rows} == {None}
+    assert {row["prompt_id"] for row in rows} == {
+        "p9", *(group.job.prompt.id for group in report.groups)
+    }  # fmt: skip
+    Recorder(folder, config).record_step(report)
+    assert {row["stage"] for row in folder.ledger(2)} == {"sample"}
+    Recorder(folder, config).record_failed(
+        replace(failed, step=3, groups=(), training=(), skipped=())
+    )
+    assert folder.ledger_steps() == [1, 2], "of a step of which nothing is known there is no file"
+
+
+def test_turns_that_were_not_trained_on_are_counted(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    folder = RunFolder.create(config)
+    recorder = Recorder(folder, config)
+    recorder.record_step(step_report(1, **{"prompts/put_off": 0.0}))
+    assert recorder.summary(wall_s=1.0, weights=None).turns is None
+    for step, counts in ((2, (3.0, 1.0, 0.0)), (3, (0.0, 2.0, 4.0))):
+        names = ("prompts/put_off", "prompts/skipped", "prompts/dropped")
+        recorder.record_step(step_report(step, **dict(zip(names, counts, strict=True))))
+    folder.write_summary(recorder.summary(wall_s=1.0, weights=None))
+    assert folder.summary().turns == TurnCounts(put_off=3, skipped=3, dropped=4)
+
+
+async def test_verdicts_of_steps_that_are_cut_are_kept_until_they_are_taken_again(
+    tmp_path: Path,
+) -> None:
+    config = config_in(tmp_path)
+    folder = RunFolder.create(config)
+    recorder, loop = Recorder(folder, config), loop_over(config, FakeLearner(), FakePool())
+    reports = [await loop.run_step() for _ in range(3)]
+    for report in reports:
+        recorder.record_step(report)
+    kept = folder.path / KEPT_VERDICTS
+    folder.keep_verdicts(3)
+    assert not kept.exists(), "no step is taken again"
+    folder.rewind(1)
+    assert kept.exists()
+    assert folder.ledger_steps() == [1]
+    recorder = Recorder(folder, config)
+    recorder.record_step(reports[1])
 
 
 async def test_the_summary_sums_over_the_steps_of_all_parts_of_a_run(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from alphagrpo.models import weights
 from alphagrpo.policy.trainable import trainable_parameters
 from alphagrpo.policy.worker import RolloutWorker
 from alphagrpo.ports import PictureRequest
+from alphagrpo.rollout import pulling
 from alphagrpo.rollout.inprocess import LocalPool
 from alphagrpo.rollout.runner import KEPT_GROUPS, GroupRunner
 from tests.fakes import (
@@ -110,7 +111,8 @@ async def test_same_version_with_other_bytes_is_pulled_again() -> None:
     assert store.fetches == 2
 
 
-async def test_broken_weights_are_asked_for_again_and_then_given_up() -> None:
+async def test_broken_weights_are_asked_for_again_and_then_given_up(monkeypatch) -> None:
+    monkeypatch.setattr(pulling, "PAUSES_S", (0.0, 0.01))
     store = CountingStore(broken=2)
     runner, worker = await make_runner(store)
     await runner.roll_out(make_job(make_prompts(1)[0], CONFIG), QUESTIONS)
@@ -119,6 +121,22 @@ async def test_broken_weights_are_asked_for_again_and_then_given_up() -> None:
     with pytest.raises(WeightsError, match="checksum"):
         await hopeless.roll_out(make_job(make_prompts(1)[0], CONFIG), QUESTIONS)
     assert (worker.draws, hopeless.version) == ([], -1)
+
+
+async def test_weights_of_another_version_are_refused_and_asked_for_again(monkeypatch) -> None:
+    monkeypatch.setattr(pulling, "PAUSES_S", (0.0, 0.0))
+    store = CountingStore()
+    runner, _ = await make_runner(store)
+    await publish(store, 1, seed=1)
+    fetch = store.fetch
+
+    async def mixed_up(version: int):
+        manifest, chunks = await fetch(version)
+        return replace(manifest, version=version - (store.fetches == 1)), chunks
+
+    store.fetch = mixed_up  # type: ignore[method-assign]
+    done = await runner.roll_out(make_job(make_prompts(1)[0], CONFIG, version=1), QUESTIONS)
+    assert (store.fetches, done.group.trajectories[0].policy_version, runner.version) == (2, 1, 1)
 
 
 async def test_job_with_missing_scores_is_verified_again_but_not_drawn_again() -> None:

@@ -1,0 +1,73 @@
+"""A short chaos with services that stand in, in a process of its own: its verdict, as JSON.
+
+A process joins one cluster in its life, and the tests' process has one. ``python -m
+tests.short_chaos FOLDER`` kills a runner, the learner, the registry and the driver of a run, and
+damages its newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from alphagrpo.cli.ray_start import set_environment
+from benchmarks.chaos.__main__ import SETTINGS
+from benchmarks.chaos.events import Event, Kind
+from benchmarks.walk.hosts import ROOT
+
+FOUND = "found.json"
+KINDS = (
+    Kind("kill", "runner", 1),
+    Kind("kill", "registry", 1),
+    Kind("kill", "learner", 1),
+    Kind("damage", "learner", 1),
+    Kind("kill", "driver", 1),
+)
+SERVICES = {
+    "applications": [
+        {
+            "name": name,
+            "route_prefix": None,
+            "import_path": f"tests.stand_in_services:build_{name}",
+            "deployments": [{"name": name.title(), "ray_actor_options": {"num_cpus": 0.2}}],
+        }
+        for name in ("decomposer", "verifier")
+    ]
+}
+
+
+def main(folder: Path) -> None:
+    set_environment(private=True)
+    from benchmarks.chaos.story import Chaos, Plan
+
+    services = folder / "services.yaml"
+    services.write_text(yaml.safe_dump(SERVICES), encoding="utf-8")
+    events = [
+        Event(kind, after_step=2 + 2 * i, delay=0.3, choice=0.2) for i, kind in enumerate(KINDS)
+    ]
+    chaos = Chaos(
+        folder,
+        Plan(
+            config=ROOT / "deploy/configs/smoke.yaml",
+            settings=(*SETTINGS, "learner.ranks=1", "training.keep_checkpoints=3"),
+            services=services,
+            num_steps=2 * len(KINDS) + 3,
+            events=tuple(events),
+        ),
+        tell=print,
+    )
+    verdict = chaos.go()
+    found = {
+        "verdict": asdict(verdict),
+        "ended by": [outcome.event.kind.name for outcome in chaos.outcomes if outcome.resumed],
+        "events": [outcome.event.kind.name for outcome in chaos.outcomes],
+    }
+    (folder / FOUND).write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
