@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from alphagrpo.cli.stopping import Stopped, sigterm_interrupts
 from alphagrpo.errors import MeshError
 
 COMMANDS = (
@@ -27,7 +28,7 @@ COMMANDS = (
 ``run``.
 """
 USER_ERROR = 2
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,12 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         format="%(levelname)s %(name)s: %(message)s",
     )
     try:
-        return int(args.run(args) or 0)
+        with sigterm_interrupts():
+            return int(args.run(args) or 0)
     except MeshError as error:
         if args.verbose:
             logging.getLogger(__name__).exception("the command failed")
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
+    except Stopped:
+        print("terminated", file=sys.stderr)
+        return TERMINATED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -27,6 +27,28 @@ class Stopped(KeyboardInterrupt):
     """Raised where work is abandoned; asyncio lets KeyboardInterrupts through, and nothing else."""
 
 
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Inside the block the first SIGTERM raises Stopped, as SIGINT raises KeyboardInterrupt: what a
+    command deployed is deleted, and what it started ended, before the process is.
+
+    Later ones change nothing. Only in the main thread; a command may have handlers of its own.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, lambda *_: None)
+        raise Stopped(signal.Signals(number).name)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Work:
     """What is under way, if a signal may end it."""

@@ -6,13 +6,15 @@ import os
 import signal
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from time import monotonic
 
 import pytest
 
-from alphagrpo.cli import stopping
+from alphagrpo.cli import doctor, stopping
+from alphagrpo.cli.main import main
 from alphagrpo.cli.stopping import Stopped, StopSwitch
 
 FOREVER_S = 20.0
@@ -188,3 +190,30 @@ def test_a_step_that_goes_on_is_told_with_its_time(apart: None) -> None:
     with switch.armed():
         assert is_stopped(switch.step(), send, lambda: heard.wait(FOREVER_S), send)
     assert told == ["SIGTERM: the work in hand may end within 7 s"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_command_that_is_told_to_end_cleans_up_first(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cleaned = []
+
+    def run(_: Namespace) -> int:
+        try:
+            send(number)
+        finally:
+            if number == signal.SIGTERM:
+                send(number)  # `timeout` sends two
+            cleaned.append("up")
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    interrupts = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(doctor, "run", run)
+    try:
+        assert main(["doctor"]) == code
+    finally:
+        signal.signal(signal.SIGINT, interrupts)
+    assert cleaned == ["up"]
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "Traceback" not in capsys.readouterr().err
