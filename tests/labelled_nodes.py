@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,17 +43,20 @@ def main(folder: Path) -> None:
     waiting.FIRST_WORD_S = 1.0
     cluster = start_cluster()
     learner_node = add_node(cluster, "learner", 2, num_gpus=1)
-    add_node(cluster, "all", 4, num_gpus=2)
+    runners_node = add_node(cluster, "all", 4, num_gpus=2)
     ray.init(address=cluster.address, namespace="labelled", log_to_driver=False)
     here = ray.get_runtime_context().get_node_id()
     found: dict[str, Any] = {"driver": labels_of_nodes()[here]["mesh.pool"]}
     story = Story(folder, found)
     story.refused()
-    story.late_beside(story.make("placed", num_runners=2))
+    story.late_beside(story.make("placed", tell=story.lines.append, num_runners=2))
     story.processes_die()
     cluster.remove_node(learner_node, allow_graceful=False)
     add_node(cluster, "learner", 2, num_gpus=1, labels={"late": "yes"})
     story.node_came_back()
+    cluster.remove_node(runners_node, allow_graceful=False)
+    story.shrunk(lambda: add_node(cluster, "all", 4, num_gpus=2))
+    story.judge_moves(cluster)
     story.trials()
     (folder / FOUND).write_text(json.dumps(found), encoding="utf-8")
     ray.shutdown()
@@ -68,6 +72,8 @@ class Story:
         self.folder, self.found = folder, found
         self.model, self.prompts = write_model(folder / "model"), write_prompts(folder)
         self.run: Any = None
+        self.lines: list[str] = []
+        """What the run was told."""
 
     def config(self, name: str, **changes: Any) -> Any:
         from tests.tiny_run import config_for
@@ -139,7 +145,50 @@ class Story:
         self.found["steps after the node's loss"] = self.run.step().step
         self.found["on another node"] = places()
         self.found["on the new node"] = [role for role, late in places("late").items() if late]
+
+    def shrunk(self, grow: Callable[[], Any]) -> None:
+        """The node of both runners is gone, and none may have them until there is another."""
+        self.lines.clear()
+        with ThreadPoolExecutor(1) as thread:
+            step = thread.submit(self.run.step)
+            until(lambda: any("without a node" in line for line in self.lines))
+            self.found["waited for a node"] = not step.done()
+            self.found["shrunk was told"] = list(self.lines)
+            grow()
+            self.found["steps after it grew"] = step.result(PATIENCE_S * 3).step
+        self.found["after it grew"] = places()
         self.run.stop()
+
+    def judge_moves(self, cluster: Any) -> None:
+        """The node of the only verifier goes in the middle of its calls, and another comes."""
+        import asyncio
+
+        import numpy as np
+        from ray import serve
+
+        from services.client import connect_verifier
+        from tests.fakes import make_questions
+        from tests.stand_in_services import build_verifier
+
+        node = add_node(cluster, "judge", 1)
+        options = {"num_cpus": 1, "label_selector": {"mesh.pool": "judge"}}
+        serve.start(http_options={"location": "NoServer"})
+        app = build_verifier({}, ray_actor_options=options)
+        serve.run(app, name="verifier", route_prefix=None)
+        pixels = np.zeros((4, 4, 3), np.uint8)
+
+        async def calls() -> int:
+            client = connect_verifier(deadline_s=3 * PATIENCE_S)
+            await client.verify(pixels, make_questions("x").questions)
+            cluster.remove_node(node, allow_graceful=False)
+            late = asyncio.create_task(client.verify(pixels, make_questions("x").questions))
+            await asyncio.sleep(2.0)
+            self.found["answered without a node"] = late.done()
+            await asyncio.to_thread(add_node, cluster, "judge", 1)
+            return len(await late)
+
+        self.found["verdicts on another node"] = asyncio.run(calls())
+        serve.shutdown()
 
     def trials(self) -> None:
         """Two trials of Tune, each going on until the actors of both were there at once."""

@@ -78,6 +78,18 @@ def test_a_learner_whose_node_is_lost_waits_for_another_of_its_pool(found) -> No
     assert sorted(found["on the new node"]) == ["learner", "weights"]
 
 
+def test_a_cluster_that_shrank_is_waited_for_with_a_word_and_goes_on_when_it_grows(found) -> None:
+    assert found["waited for a node"]
+    assert any("1 rollout runner without a node" in line for line in found["shrunk was told"])
+    assert found["steps after it grew"] == 4
+    assert found["after it grew"] == PLACES
+
+
+def test_a_judge_whose_node_is_lost_answers_from_another(found) -> None:
+    assert not found["answered without a node"]
+    assert found["verdicts on another node"] == 2
+
+
 def test_two_trials_of_tune_train_at_once_as_runs_of_their_own(found) -> None:
     trials = found["trials"]
     assert trials["errors"] == []
