@@ -32,7 +32,7 @@ class EngineSettings(Section):
     kv_cache_mib: int = Field(64, ge=1)
     """On a CPU; a GPU takes ``gpu_memory_utilization`` of its memory."""
     mm_cache_mib: int = Field(64, ge=0)
-    """Preprocessed pictures kept in the engine, so that each is prepared once for all its questions;
+    """Prepared pictures kept in the engine, so that each is prepared once for all its questions;
     27 KB for one of 48 x 48, 3 MB for one of 512 x 512. The engine grows by them until it is full.
     """
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
