@@ -38,7 +38,7 @@ POINTS = [
 
 def scored_late(job: RolloutJob) -> bool:
     """A group that has scores when it comes again."""
-    return job.prompt.id == "p2" and job.policy_version < 3
+    return job.prompt.id == "p2" and job.policy_version < 2
 
 
 def never_scored(job: RolloutJob) -> bool:
