@@ -115,6 +115,11 @@ class Mesh:
             RUNNER: self.pool.handles,
         }
 
+    async def end(self) -> None:
+        """As :meth:`close`, once nobody waits for an actor any more."""
+        await self.pool.end()
+        self.close()
+
     def close(self) -> None:
         """End all actors of the run."""
         self.pool.close()

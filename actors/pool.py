@@ -230,6 +230,11 @@ class RayRolloutPool:
         for runner in self._runners:
             runner.start()
 
+    async def end(self) -> None:
+        """End all runners, and whoever waits for one to come back."""
+        self.close()
+        await asyncio.gather(*self._reviving, return_exceptions=True)
+
     def close(self) -> None:
         """End all runners."""
         for task in self._reviving:

@@ -124,7 +124,7 @@ class MeshRun:
         """End the actors."""
         self._gauges.close()
         self.wait_for(self.loop.close())
-        self.mesh.close()
+        self.wait_for(self.mesh.end())
         self._events.close()
 
     def __enter__(self) -> Self:

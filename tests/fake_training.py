@@ -95,7 +95,8 @@ class FakeRun:
             pool=pool,
             learner=FakeLearner(),
         )
-        self.pool, self.wait_for = pool, runner.run
+        self.pool = self.pictures = pool
+        self.wait_for = runner.run
         self.probed: Path | None = None
         self.on_step: Callable[[int], None] = lambda step: None
         """In this thread, where a signal may raise; the loop has one of its own in a real run."""

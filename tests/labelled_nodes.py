@@ -177,17 +177,25 @@ class Story:
         serve.run(app, name="verifier", route_prefix=None)
         pixels = np.zeros((4, 4, 3), np.uint8)
 
-        async def calls() -> int:
+        async def answers(gone: threading.Event) -> int:
             client = connect_verifier(deadline_s=3 * PATIENCE_S)
-            await client.verify(pixels, make_questions("x").questions)
-            cluster.remove_node(node, allow_graceful=False)
-            late = asyncio.create_task(client.verify(pixels, make_questions("x").questions))
-            await asyncio.sleep(2.0)
-            self.found["answered without a node"] = late.done()
-            await asyncio.to_thread(add_node, cluster, "judge", 1)
-            return len(await late)
+            questions = make_questions("x").questions
+            await client.verify(pixels, questions)
+            asked.set()
+            await asyncio.to_thread(gone.wait, PATIENCE_S)
+            return len(await client.verify(pixels, questions))
 
-        self.found["verdicts on another node"] = asyncio.run(calls())
+        asked, gone = threading.Event(), threading.Event()
+        # Nodes are started and stopped in the main thread: they handle signals.
+        with ThreadPoolExecutor(1) as thread:
+            verdicts = thread.submit(asyncio.run, answers(gone))
+            until(asked.is_set)
+            cluster.remove_node(node, allow_graceful=False)
+            gone.set()
+            time.sleep(2.0)
+            self.found["answered without a node"] = verdicts.done()
+            add_node(cluster, "judge", 1)
+            self.found["verdicts on another node"] = verdicts.result(3 * PATIENCE_S)
         serve.shutdown()
 
     def trials(self) -> None:

@@ -231,10 +231,9 @@ class TrainingRun:
         last = report.step >= settings.num_steps or self._training_s >= self._limit_s
         extra: dict[str, float] = {}
         try:
-            with self._stop.abandonable():
-                if not (last or self._stop.pulled):
-                    extra = self._heldout.probe(report.step)
-                if not self._stop.pulled:
+            if not self._stop.pulled:
+                with self._stop.abandonable():
+                    extra = {} if last else self._heldout.probe(report.step)
                     extra |= self._watch.after_step(report, extra)
         finally:
             self._recorder.record_step(report, {"time/wall_s": took, **extra})
