@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from ray import serve
@@ -31,7 +32,7 @@ class FakeVerifierDeployment:
         return await self.verifier.verify(pixels, questions)
 
     async def info(self) -> dict[str, Any]:
-        return {"model": "fake", "revision": "fake@1"}
+        return {"model": "fake", "revision": "fake@1", "pid": os.getpid()}
 
 
 def build_decomposer(args: dict[str, Any]) -> serve.Application:
