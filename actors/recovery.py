@@ -133,6 +133,6 @@ class Recovery:
         """Put learner and loop where a checkpoint was taken."""
         await self._loop.close()
         # Before a step is taken again: its pictures are to have the verdicts that it recorded.
-        RunFolder(self._config.folder).keep_verdicts(int(content["iteration"]))
+        RunFolder(self._config.folder).keep_verdicts(content["loop"]["step"])
         await self._mesh.learner.load(str(folder / LEARNER))
         self._loop.load_state_dict(content["loop"])

@@ -15,7 +15,7 @@ from actors.mesh import EventLoop, Mesh
 from actors.metrics import StepGauges
 from actors.parts import Part
 from actors.recovery import Recovery
-from actors.saved import LEARNER, read_state, write_state
+from actors.saved import LEARNER, read_state, refuse_torn, write_state
 from actors.storage import config_for_actors
 from actors.verdicts import keeping
 from alphagrpo.data import load_prompts
@@ -199,6 +199,7 @@ class MeshRun:
         folder = folder.absolute()
         make_folder(folder)
         self.wait_for(self.mesh.learner.save(str(folder / LEARNER)))
+        refuse_torn(folder, self.loop.step)
         decomposer, verifier = self.parts
         content = {
             "iteration": self.loop.step,

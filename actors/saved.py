@@ -29,16 +29,16 @@ def write_state(folder: Path, content: Mapping[str, Any]) -> None:
             f"the learner's node must see {folder}, nothing it wrote is here; "
             "use storage that all nodes share"
         )
-    _refuse_torn(learner_state, content["loop"]["step"])
     named = {f"{LEARNER}/{LEARNER_STATE}": digest_file(learner_state).to_json()}
     files.write_state(folder / STATE, {"format": FORMAT, FILES: named, **content})
 
 
-def _refuse_torn(learner_state: Path, step: int) -> None:
+def refuse_torn(folder: Path, step: int) -> None:
     """Raise CheckpointError where a step was cut short between the learner's and the loop's part of
     it: what was learnt is in the weights and nowhere else.
     """
-    saved = json.loads(learner_state.read_text(encoding="utf-8"))["step"]
+    path = folder / LEARNER / LEARNER_STATE
+    saved = json.loads(path.read_text(encoding="utf-8"))["step"] if path.is_file() else step
     if saved != step:
         raise CheckpointError(
             f"learner and loop must stand at the same step in a checkpoint, got {saved} and {step}"

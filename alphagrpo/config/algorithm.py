@@ -44,7 +44,7 @@ class AlgorithmConfig(Section):
     """What is done about samples of an older policy, where ``rollout.max_lag`` is above 0.
 
     ``clip``: ratios are taken against the policy that drew, and the clips do the rest; the image
-    clip of 1e-5 then takes the gradient from 43 to 49 % of the image terms (measured, one optimizer
+    clip of 1e-5 then takes the gradient from 35 to 49 % of the image terms (measured, one optimizer
     step of lag). ``importance``: ratios are taken against the learner's own weights at the step's
     begin, so that nothing is clipped, and each term is weighted by
     ``min(current / recorded, lag_cap)``. Without lag both are the same, bit for bit.

@@ -10,7 +10,7 @@ from time import process_time
 from typing import Any
 from unittest.mock import patch
 
-from actors import pool as pool_module
+from actors import runners as runners_module
 from actors.parts import Handle, Part
 from actors.pool import RayRolloutPool
 from alphagrpo.config import RunConfig, parse_config
@@ -112,7 +112,7 @@ async def measure(row: Row, processes: Processes) -> Measured:
     prompts = [Prompt(id=f"p{i}", text=f"picture {i}") for i in range(number)]
     stages = _with_late_groups(row, prompts)
     mesh = await processes.prepare(config, stages)
-    with patch.object(pool_module, "start_runner", lambda _, index, __: mesh.runners[index]):
+    with patch.object(runners_module, "start_runner", lambda _, index, __: mesh.runners[index]):
         pool = RayRolloutPool(config, Part("nowhere:verifier"))
     decomposer = Decomposer(row.questions)
     loop = TrainingLoop(config, prompts, decomposer=decomposer, pool=pool, learner=mesh.learner)

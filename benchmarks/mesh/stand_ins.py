@@ -81,6 +81,9 @@ class SleepingRank:
         self._step, self._version = 0, -1
         self.stages = Stages(draw_s=0.0, learn_s=0.0, verify_s=0.0)
 
+    async def alive(self) -> None:
+        """At once."""
+
     async def begin(self, attempt: int) -> LearnerState:
         """Where the learner is."""
         return LearnerState(step=self._step, version=self._version)

@@ -19,7 +19,7 @@ from tests.fakes import make_config
         (
             1,
             {},
-            "1 optimizer step late; an image clip of 1e-5 takes .*43 to 49 %.*here it is 1e-05",
+            "1 optimizer step late; an image clip of 1e-5 takes .*35 to 49 %.*here it is 1e-05",
         ),
         (2, {"image": {"clip": 1e-4}}, "2 optimizer steps late; .*here it is 0.0001: set algor"),
         (1, {"image": {"clip": 0.2}}, "late; the clips alone correct for it$"),

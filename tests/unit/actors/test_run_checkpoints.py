@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from actors.recovery import Recovery
 from actors.run import MeshRun
 from actors.saved import LEARNER, read_state, write_state
 from alphagrpo.errors import CheckpointError, LearnerLost
@@ -26,7 +27,8 @@ class Learner:
         self.weights = 0
 
     async def save(self, folder: str) -> None:
-        write_json(state_of(folder), {"format": 2, "weights": self.weights})
+        content = {"format": 2, "step": self.weights, "weights": self.weights}
+        write_json(state_of(folder), content)
 
     async def load(self, folder: str) -> int:
         path = state_of(folder)
@@ -57,11 +59,11 @@ class Run(MeshRun):
     """A run without Ray, whose weights are the number of its steps."""
 
     def __init__(self) -> None:
-        learner, self.loop, self._saved = Learner(), Loop(), []
-        self._start_state = self.loop.state_dict()
-        self.config = SimpleNamespace(model_dump=lambda mode: {})
+        learner, self.loop = Learner(), Loop()
+        self.config = SimpleNamespace(model_dump=lambda mode: {}, folder=Path("nothing recorded"))
         self.parts = (SimpleNamespace(to_json=dict), SimpleNamespace(to_json=dict))
         self.mesh = SimpleNamespace(learner=learner, restart_learner=self.restarted)
+        self._recovery = Recovery(self.config, self.mesh, self.loop)
 
     async def restarted(self) -> None:
         self.mesh.learner.weights = 0
@@ -145,3 +147,12 @@ def test_a_state_that_cannot_be_is_refused(tmp_path: Path, changes: Any, says: s
 def test_storage_that_the_learner_does_not_share_is_told_of(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="the learner's node must see"):
         write_state(tmp_path, {})
+
+
+def test_learner_and_loop_stand_at_the_same_step_in_a_checkpoint(tmp_path: Path) -> None:
+    run = Run()
+    run.train_to(3, tmp_path / "whole")
+    run.mesh.learner.weights = 4  # its optimizer step was taken, and the loop's half was not
+    with pytest.raises(CheckpointError, match="the same step in a checkpoint, got 4 and 3"):
+        run.save(tmp_path / "torn")
+    assert not (tmp_path / "torn" / "mesh.json").exists()

@@ -216,7 +216,7 @@ def test_nothing_is_predicted_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> No
     found = dry_run(capsys, "model.device=cpu", "rollout.max_lag=1")
     assert not {"time", "cases"} & found.keys()
     assert any("not predicted for model.device cpu" in note for note in found["notes"])
-    assert any("43 to 49 % of the image terms" in note for note in found["notes"])
+    assert any("35 to 49 % of the image terms" in note for note in found["notes"])
     auto = dry_run(capsys, "model.device=auto", "rollout.gpus_per_runner=0")
     assert "time" not in auto
     assert "time" in dry_run(capsys, "model.device=auto")

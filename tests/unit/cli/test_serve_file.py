@@ -14,6 +14,7 @@ import yaml
 from alphagrpo.cli import launch, prechecks
 from alphagrpo.cli.console import Narrator
 from alphagrpo.cli.main import main
+from alphagrpo.cli.stopping import StopSwitch
 from alphagrpo.cli.training import _with_mesh
 from alphagrpo.config import load_config
 from alphagrpo.models.bagel import random_bagel, save_bagel, tiny_config
@@ -52,6 +53,9 @@ def refuse_to_start(*args: Any, **options: Any) -> None:
     raise AssertionError("nothing may be started")
 
 
+HERE = {"host": "127.0.0.1"}
+
+
 def write_serve(**changes: Any) -> None:
     """A file with both services and an application that no run asks; the verifier is changed."""
     decomposer = {"name": "decomposer", "import_path": "theirs:build", "route_prefix": None}
@@ -63,7 +67,9 @@ def write_serve(**changes: Any) -> None:
         "deployments": [{"name": "Gateway", "ray_actor_options": {"num_cpus": 0.1}}],
         **changes,
     }
-    text = yaml.safe_dump({"applications": [decomposer, unused, verifier]})
+    # A gateway without a token is for this machine alone.
+    document = {"http_options": HERE, "applications": [decomposer, unused, verifier]}
+    text = yaml.safe_dump(document)
     Path("serve.yaml").write_text(text, encoding="utf-8")
 
 
@@ -155,15 +161,12 @@ def test_the_file_is_read_once_and_passed_on(
         def __exit__(self, *error: object) -> None:
             return None
 
-    class Stop:
-        def arm(self) -> None:
-            return None
-
     monkeypatch.setattr("alphagrpo.cli.training.ray_session", lambda *args, **options: Session())
     monkeypatch.setattr("alphagrpo.cli.training.deployed", deployed)
     monkeypatch.setattr("actors.cluster.check_room", lambda config: None)
-    with pytest.raises(Deployed):
-        _with_mesh(load_config(run_config), checked, Narrator(), Stop())
+    stop = StopSwitch()
+    with stop.armed(), pytest.raises(Deployed):
+        _with_mesh(load_config(run_config), checked, Narrator(), stop)
 
 
 def test_checking_the_services_loads_no_engine_and_starts_nothing() -> None:

@@ -41,7 +41,7 @@ def test_a_run_with_lag_is_told_of_it_before_anything_is_started(
     for max_lag in (0, 1):
         config = make_config(output=str(tmp_path), rollout={"max_lag": max_lag})
         training_command.train(config, asked, resume=False, narrator=Narrator())
-        told = "43 to 49 % of the image terms" in capsys.readouterr().out
+        told = "35 to 49 % of the image terms" in capsys.readouterr().out
         assert told == bool(max_lag)
 
 
