@@ -173,7 +173,7 @@ class Story:
         node = add_node(cluster, "judge", 1)
         options = {"num_cpus": 1, "label_selector": {"mesh.pool": "judge"}}
         serve.start(http_options={"location": "NoServer"})
-        app = build_verifier({}, ray_actor_options=options)
+        app = build_verifier({"ray_actor_options": options})
         serve.run(app, name="verifier", route_prefix=None)
         pixels = np.zeros((4, 4, 3), np.uint8)
 

@@ -46,16 +46,13 @@ def main(folder: Path) -> None:
 
     services = folder / "services.yaml"
     services.write_text(yaml.safe_dump(SERVICES), encoding="utf-8")
-    events = [
-        Event(kind, after_step=2 + 2 * i, delay=0.3, choice=0.2) for i, kind in enumerate(KINDS)
-    ]
+    events = [Event(kind, steps=2, delay=0.3, choice=0.2) for kind in KINDS]
     chaos = Chaos(
         folder,
         Plan(
             config=ROOT / "deploy/configs/smoke.yaml",
             settings=(*SETTINGS, "learner.ranks=1", "training.keep_checkpoints=3"),
             services=services,
-            num_steps=2 * len(KINDS) + 3,
             events=tuple(events),
         ),
         tell=print,

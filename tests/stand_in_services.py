@@ -39,7 +39,7 @@ def build_decomposer(args: dict[str, Any]) -> serve.Application:
     return FakeDecomposerDeployment.bind()  # type: ignore[attr-defined]
 
 
-def build_verifier(args: dict[str, Any], **options: Any) -> serve.Application:
-    """``options`` of the deployment, such as where its replica may be."""
+def build_verifier(args: dict[str, Any]) -> serve.Application:
+    """``args``: options of the deployment, such as where its replica may be."""
     deployment: Any = FakeVerifierDeployment
-    return (deployment.options(**options) if options else deployment).bind()
+    return (deployment.options(**args) if args else deployment).bind()

@@ -58,16 +58,16 @@ class Event:
     """One of them, at a time of the run."""
 
     kind: Kind
-    after_step: int
-    """It comes once this step is written down."""
+    steps: int
+    """So many after the last event was recovered from."""
     delay: float
-    """And so many seconds later."""
+    """And so many seconds after the last of these was written down."""
     choice: float
     """In [0, 1): which of several processes, which byte."""
 
 
 def drawn_events(
-    seed: int, count: int, steps_between: int, longest_delay_s: float, kinds: Sequence[Kind] = KINDS
+    seed: int, count: int, most_steps: int, longest_delay_s: float, kinds: Sequence[Kind] = KINDS
 ) -> list[Event]:
     """``count`` events in an order that ``seed`` decides, each kind by its weight."""
     chance = random.Random(seed)
@@ -78,11 +78,11 @@ def drawn_events(
     return [
         Event(
             kind=kind,
-            after_step=1 + index * steps_between,
+            steps=chance.randint(1, most_steps),
             delay=chance.uniform(0.0, longest_delay_s),
             choice=chance.random(),
         )
-        for index, kind in enumerate(order[:count])
+        for kind in order[:count]
     ]
 
 
@@ -92,7 +92,9 @@ class Outcome:
 
     event: Event
     recovery_s: float
-    """From the event to the next step that was written down, without a usual step's seconds."""
+    """From the event to the next step that was written down, without a usual step's seconds; of a
+    process that was stopped to its replacement, if that was later.
+    """
     resumed: bool
     """The command had ended, and was called again."""
 

@@ -16,11 +16,11 @@ from benchmarks.chaos.files import damage_newest_checkpoint, tear_metrics
 
 
 def test_fifty_events_are_every_kind_by_its_weight_in_an_order_of_the_seed() -> None:
-    events = drawn_events(1, 50, 3, 2.0)
+    events = drawn_events(1, 50, 4, 2.0)
     assert Counter(event.kind for event in events) == {kind: kind.weight for kind in KINDS}
-    assert events == drawn_events(1, 50, 3, 2.0)
-    assert [event.kind for event in events] != [event.kind for event in drawn_events(2, 50, 3, 2.0)]
-    assert [event.after_step for event in events[:3]] == [1, 4, 7]
+    assert events == drawn_events(1, 50, 4, 2.0)
+    assert [event.kind for event in events] != [event.kind for event in drawn_events(2, 50, 4, 2.0)]
+    assert {event.steps for event in events} == {1, 2, 3, 4}
     assert all(0 <= event.delay <= 2 and 0 <= event.choice < 1 for event in events)
 
 
