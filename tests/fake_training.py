@@ -17,12 +17,9 @@ from alphagrpo.cli.stopping import StopSwitch
 from alphagrpo.cli.training import TrainingRun
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import LearnerLost
-from alphagrpo.eval.heldout import HeldOutJudges
-from alphagrpo.eval.oracles import shapes_oracle
 from alphagrpo.loop import StepReport, TrainingLoop
 from alphagrpo.ports import Picture, PictureRequest
 from alphagrpo.record.folder import RunFolder
-from alphagrpo.rewards.programs import reward_program
 from alphagrpo.types import WeightsManifest
 from tests.fakes import (
     FakeDecomposer,
@@ -31,7 +28,7 @@ from tests.fakes import (
     make_config,
     make_prompts,
 )
-from tests.synthetic_run import OracleDecomposer, OracleVerifier, RenderingPool
+from tests.synthetic_run import RenderingPool, oracle_judges
 
 
 class LearningPool(FakePool):
@@ -52,17 +49,7 @@ class LearningPool(FakePool):
 
 @pytest.fixture(autouse=True)
 def world_judges(monkeypatch: pytest.MonkeyPatch) -> None:
-    def judges_of(config: RunConfig, *, services: bool) -> HeldOutJudges:
-        if not services:
-            return HeldOutJudges(oracle=shapes_oracle)
-        return HeldOutJudges(
-            oracle=shapes_oracle,
-            decomposer=OracleDecomposer(),
-            verifier=OracleVerifier(),
-            program=reward_program("dvreward"),
-        )
-
-    monkeypatch.setattr(evaluate_command, "judges_of", judges_of)
+    monkeypatch.setattr(evaluate_command, "judges_of", oracle_judges)
 
 
 def config_in(

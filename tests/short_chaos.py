@@ -27,22 +27,12 @@ KINDS = (
     Kind("damage", "learner", 1),
     Kind("kill", "driver", 1),
 )
-SERVICES = {
-    "applications": [
-        {
-            "name": name,
-            "route_prefix": None,
-            "import_path": f"tests.stand_in_services:build_{name}",
-            "deployments": [{"name": name.title(), "ray_actor_options": {"num_cpus": 0.2}}],
-        }
-        for name in ("decomposer", "verifier")
-    ]
-}
 
 
 def main(folder: Path) -> None:
     set_environment(private=True)
     from benchmarks.chaos.story import Chaos, Plan
+    from tests.stand_in_services import SERVICES
 
     services = folder / "services.yaml"
     services.write_text(yaml.safe_dump(SERVICES), encoding="utf-8")

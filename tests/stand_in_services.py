@@ -9,6 +9,19 @@ from ray import serve
 
 from tests.fakes import FakeVerifier, make_questions
 
+SERVICES = {
+    "applications": [
+        {
+            "name": name,
+            "route_prefix": None,
+            "import_path": f"tests.stand_in_services:build_{name}",
+            "deployments": [{"name": name.title(), "ray_actor_options": {"num_cpus": 0.2}}],
+        }
+        for name in ("decomposer", "verifier")
+    ]
+}
+"""A Serve file of both."""
+
 
 @serve.deployment(name="Decomposer")
 class FakeDecomposerDeployment:

@@ -20,7 +20,7 @@ from alphagrpo.loop import StepReport
 from alphagrpo.ports import GroupReport, Picture, PictureRequest, Sample
 from alphagrpo.record.folder import RunFolder
 from alphagrpo.record.recorder import Recorder
-from alphagrpo.rewards.programs import reward_program
+from alphagrpo.rewards.programs import configured_program, reward_program
 from alphagrpo.shapes.language import thought
 from alphagrpo.shapes.oracle import answer, read
 from alphagrpo.shapes.questions import reference_questions
@@ -234,4 +234,16 @@ async def _group(step: int, prompt: Prompt, skill: float, config: RunConfig) -> 
     )
     return GroupReport(
         job=job, questions=questions, samples=tuple(samples), reference=None, runner="rollout-0"
+    )
+
+
+def oracle_judges(config: RunConfig, *, services: bool) -> HeldOutJudges:
+    """As :func:`alphagrpo.cli.evaluate.judges_of`, with the world's oracle for both services."""
+    if not services:
+        return HeldOutJudges(oracle=shapes_oracle)
+    return HeldOutJudges(
+        oracle=shapes_oracle,
+        decomposer=OracleDecomposer(),
+        verifier=OracleVerifier(),
+        program=configured_program(config.reward),
     )

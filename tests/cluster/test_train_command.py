@@ -12,16 +12,12 @@ import yaml
 from alphagrpo.cli import evaluate as evaluate_command
 from alphagrpo.cli import training
 from alphagrpo.cli.main import main
-from alphagrpo.config import RunConfig
-from alphagrpo.eval.heldout import HeldOutJudges
-from alphagrpo.eval.oracles import shapes_oracle
 from alphagrpo.models.bagel import random_bagel, save_bagel, tiny_config
 from alphagrpo.record.folder import RunFolder
-from alphagrpo.rewards.programs import configured_program
 from miniature.policy.pretrain import special_ids
 from miniature.tokenizer import build_tokenizer
 from tests.fakes import make_config
-from tests.synthetic_run import OracleDecomposer, OracleVerifier
+from tests.synthetic_run import oracle_judges
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -59,18 +55,8 @@ def run_config(tmp_path: Path) -> Path:
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     import actors.run
 
-    def judges_of(config: RunConfig, *, services: bool) -> HeldOutJudges:
-        if not services:
-            return HeldOutJudges(oracle=shapes_oracle)
-        return HeldOutJudges(
-            oracle=shapes_oracle,
-            decomposer=OracleDecomposer(),
-            verifier=OracleVerifier(),
-            program=configured_program(config.reward),
-        )
-
     monkeypatch.setattr(actors.run, "CLIENTS", STAND_INS)
-    monkeypatch.setattr(evaluate_command, "judges_of", judges_of)
+    monkeypatch.setattr(evaluate_command, "judges_of", oracle_judges)
 
 
 def test_train_then_resume_on_a_cluster_that_was_there_before(

@@ -12,20 +12,9 @@ from benchmarks.walk.__main__ import run_of, scratch
 from benchmarks.walk.hosts import ROOT, processes_of
 from benchmarks.walk.plan import Plan, Row
 from benchmarks.walk.steps import Walk
+from tests.stand_in_services import SERVICES
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
-
-SERVICES = {
-    "applications": [
-        {
-            "name": name,
-            "route_prefix": None,
-            "import_path": f"tests.stand_in_services:build_{name}",
-            "deployments": [{"name": name.title(), "ray_actor_options": {"num_cpus": 0.2}}],
-        }
-        for name in ("decomposer", "verifier")
-    ]
-}
 
 
 def test_a_job_is_placed_killed_and_resumed_on_two_nodes() -> None:
