@@ -87,7 +87,8 @@ class Recovery:
             await self.revive(loss)
             return
         manifest = self._loop.manifest
-        if manifest is not None and not await self._mesh.has_weights(manifest.version):
+        # Asked also where nothing was to be there yet: the next publication needs it.
+        if not await self._mesh.has_weights(0 if manifest is None else manifest.version):
             log.warning("the weight registry was lost; weights are published again")
         self._loop.manifest = None
 
