@@ -156,6 +156,8 @@ class Story:
             self.found["shrunk was told"] = list(self.lines)
             grow()
             self.found["steps after it grew"] = step.result(PATIENCE_S * 3).step
+        # One runner is enough for a step; the other may still be loading.
+        until(lambda: len(places()) == len(self.found["at the start"]))
         self.found["after it grew"] = places()
         self.run.stop()
 
