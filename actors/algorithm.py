@@ -26,14 +26,12 @@ from alphagrpo.config import RunConfig, parse_config
 from alphagrpo.errors import ConfigError, LearnerLost
 from alphagrpo.loop import StepReport
 from alphagrpo.ports import Picture, PictureRequest
+from alphagrpo.record.checkpoints import SAVE_ATTEMPTS
 
 if TYPE_CHECKING:
     from typing import Self
 
 T = TypeVar("T")
-
-SAVE_ATTEMPTS = 3
-"""How often a learner may die while a checkpoint is written."""
 
 
 class AlphaGRPOConfig(AlgorithmConfig):

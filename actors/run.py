@@ -81,10 +81,10 @@ class MeshRun:
         self._events = EventLoop()
         try:
             self.mesh, self.loop = self.wait_for(self._start())
-            self._recovery = self.wait_for(self._know())
         except BaseException:
             self._events.close()
             raise
+        self._recovery = Recovery(config, self.mesh, self.loop)
 
     async def _start(self) -> tuple[Mesh, TrainingLoop]:
         data, (decomposer, verifier) = self.config.data, self.parts
@@ -106,9 +106,6 @@ class MeshRun:
             self.config, prompts, decomposer=asker, pool=mesh.pool, learner=mesh.learner
         )
         return mesh, loop
-
-    async def _know(self) -> Recovery:
-        return Recovery(self.config, self.mesh, self.loop)
 
     def check_storage(self, folder: Path) -> None:
         """Raise EnvironmentProblem where an actor cannot read and write ``folder``, or sees another

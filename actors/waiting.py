@@ -11,14 +11,11 @@ from actors.cluster import free_nodes, is_alive, unplaced
 from actors.parts import Handle
 from alphagrpo.capacity import counted, run_roles, waiting_for
 from alphagrpo.config import RunConfig
-from alphagrpo.deadlines import awaited
+from alphagrpo.deadlines import FIRST_WORD_S, awaited
 from alphagrpo.errors import EnvironmentProblem
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-FIRST_WORD_S = 10.0
-"""Seconds of silence before it is first said whom a run waits for; then they double."""
 
 Actors = Mapping[str, Sequence[Handle]]
 """Name of a role (:mod:`alphagrpo.capacity`) to its actors."""

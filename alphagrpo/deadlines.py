@@ -15,8 +15,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FIRST_WORD_S = 10.0
-"""Seconds past the slowest call so far until it is first said whom a run waits for; then they
-double."""
+"""Seconds past what is usual until it is first said who is waited for; then they double."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ SETTINGS = (
     "rollout.cpus_per_runner=0.5",
 )
 NOTE = """Printed by `make soak MINUTES={minutes:g}`: {steps} steps of `smoke.yaml` with two runners
-and both real engines. Slopes are least squares over all looks after the first {warm:g} minutes; a
+and both real engines. Slopes are least squares over all looks after the first {warm:.0f} minutes; a
 role may grow by {limit:g} MiB and {files:g} files a minute. The run's folder grows with its steps,
 and is not judged."""
 

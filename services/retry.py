@@ -16,14 +16,12 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from alphagrpo.config.retrying import PauseConfig
 from alphagrpo.config.services import Patience, Seconds
 from alphagrpo.errors import ConfigError, DeadlineExceeded, MeshError, ServiceUnavailable
 from services.silence import SilenceTeller, brief
 
 T = TypeVar("T")
-
-_MOST_DOUBLINGS = 32
-"""The longest wait is reached long before; a float has room for a thousand and no more."""
 
 
 class CallPolicy(Patience):
@@ -52,9 +50,8 @@ class CallPolicy(Patience):
         """Seconds to wait after failed attempt ``attempt`` (from 1); ``jitter`` in [0, 1) spreads
         callers over 0.5 to 1.5 times the nominal delay, so that they do not come back together.
         """
-        doublings = min(attempt - 1, _MOST_DOUBLINGS)
-        nominal = min(self.first_delay_s * 2.0**doublings, self.max_delay_s)
-        return nominal * (0.5 + jitter)
+        pauses = PauseConfig(first_s=self.first_delay_s, most_s=self.max_delay_s)
+        return pauses.seconds(attempt) * (0.5 + jitter)
 
 
 @dataclass(slots=True)

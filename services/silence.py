@@ -7,10 +7,9 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-log = logging.getLogger(__name__)
+from alphagrpo.deadlines import FIRST_WORD_S
 
-FIRST_WORD_S = 10.0
-"""Seconds without any answer before it is first said who is waited for; then they double."""
+log = logging.getLogger(__name__)
 
 
 def brief(error: BaseException) -> str:

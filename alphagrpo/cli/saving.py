@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from alphagrpo.cli.stopping import Stopped
 from alphagrpo.errors import CheckpointError, LearnerLost
+from alphagrpo.record.checkpoints import SAVE_ATTEMPTS
 from alphagrpo.record.manifest import step_of
 
 if TYPE_CHECKING:
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from alphagrpo.cli.stopping import StopSwitch
     from alphagrpo.record.folder import RunFolder
     from alphagrpo.record.summary import RunSummary
-
-ATTEMPTS = 3
-"""How often in a row a learner may die while a checkpoint is written."""
 
 
 class Saving:
@@ -66,7 +64,7 @@ class Saving:
                 self._mesh_run.save(path)
         except LearnerLost as error:
             self._losses += 1
-            if self._losses == ATTEMPTS or self._stop.pulled:
+            if self._losses == SAVE_ATTEMPTS or self._stop.pulled:
                 raise
             self._go_back(step, error)
             return

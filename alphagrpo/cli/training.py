@@ -243,8 +243,8 @@ class TrainingRun:
             )
         if report.step % settings.checkpoint_every == 0 or last:
             self._saving.save()
-            # Where the learner was lost meanwhile, the run has gone back.
-            self._training_s = trained_s(self._folder.metrics())
+            if self._mesh_run.step_number < report.step:  # the learner was lost meanwhile
+                self._training_s = trained_s(self._folder.metrics())
         if report.step % settings.report_every == 0 and not self._stop.pulled:
             with self._stop.abandonable():
                 self._report.write(self._summary(None), self._progress())

@@ -36,6 +36,8 @@ from alphagrpo.record.manifest import (
 
 log = logging.getLogger(__name__)
 
+SAVE_ATTEMPTS = 3
+"""How often in a row a learner may die while a checkpoint is written."""
 DAMAGED, LATER = "damaged", "later"
 NAME = re.compile(rf"{STEP_PREFIX}\d{{6,}}")
 

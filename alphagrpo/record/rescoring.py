@@ -244,7 +244,7 @@ class Rescorer:
 
 
 def _verdict(question: Question, row: Row) -> Verdict:
-    # The ledger keeps float32; a grade's tenth must be exact.
+    # Ledgers of before kept float32; a grade's tenth must be exact.
     p_yes = row["p_yes"] if row["grade"] is None else row["grade"] / 10
     return Verdict(
         question_id=question.id, p_yes=p_yes, judge=row["judge"] or "", grade=row["grade"]

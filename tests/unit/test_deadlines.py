@@ -130,3 +130,4 @@ async def test_who_is_cancelled_cancels_the_call() -> None:
     task.cancel()
     await asyncio.wait({task})
     await asyncio.wait_for(ended.wait(), 1)
+    assert task.cancelled()
