@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alphagrpo.models.bagel.attention import AttentionKernel, attend
+from alphagrpo.models.bagel.attention import attend
 from alphagrpo.models.bagel.config import VitConfig
 from alphagrpo.models.bagel.resize import ResizeRule
+from alphagrpo.options import AttentionKernel
 
 
 def whole_patches(pixels: NDArray[np.uint8], patch: int, max_patches: int) -> Tensor:
