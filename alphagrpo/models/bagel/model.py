@@ -103,9 +103,8 @@ class Bagel(nn.Module):
 
     def set_attention(self, kernel: AttentionKernel) -> None:
         """Compute attention with ``kernel``, in decoder and vision transformer."""
-        for module in self.modules():
-            if hasattr(module, "kernel"):
-                module.kernel = kernel
+        self.language_model.model.kernel = kernel
+        self.vit_model.set_attention(kernel)
 
     def attention_trial(self, shape: AttentionShape) -> tuple[str, Callable[[], Tensor]]:
         """See the protocol; of the decoder."""

@@ -107,6 +107,12 @@ class VisionTransformer(nn.Module):
         self.config = config
         self.vision_model = _VisionModel(config)
 
+    def set_attention(self, kernel: AttentionKernel) -> None:
+        """Compute attention with ``kernel`` from now on."""
+        for module in self.modules():
+            if isinstance(module, _Attention):
+                module.kernel = kernel
+
     def forward(self, patches: Tensor, position: Tensor, bias: Tensor | None = None) -> Tensor:
         """Encode; ``bias`` [B, N, N] keeps pictures of different sizes in one row apart."""
         model = self.vision_model
