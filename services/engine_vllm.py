@@ -50,6 +50,7 @@ def set_environment(settings: EngineSettings) -> bool:
             # AsyncLLM has its engine process either way; with 1, vLLM puts a third process behind.
             VLLM_ENABLE_V1_MULTIPROCESSING="0",
             OMP_NUM_THREADS=str(settings.threads),
+            ONEDNN_PRIMITIVE_CACHE_CAPACITY=str(settings.kernel_cache),
             # Compiling one small function for log-probabilities takes vLLM up to 18 s on a CPU,
             # during the first request; run eagerly it costs nothing that can be measured.
             TORCHDYNAMO_DISABLE="1",
