@@ -49,9 +49,9 @@ SETTINGS = (
     "rollout.cpus_per_runner=0.5",
 )
 NOTE = """Printed by `make soak MINUTES={minutes:g}`: {steps} steps of `smoke.yaml` with two runners
-and both real engines; checkpoints every {every} steps took {saving:.1%} of its time. Slopes are least squares over all looks after the first {warm:.0f} minutes; a
-role may grow by {limit:g} MiB and {files:g} files a minute. The run's folder grows with its steps,
-and is not judged."""
+and both real engines; checkpoints every {every} steps took {saving:.1%} of the steps' time. Slopes
+are least squares over all looks after the first {warm:.0f} minutes; a role may grow by {limit:g} MiB
+and {files:g} files a minute. The run's folder grows with its steps, and is not judged."""
 
 
 def sizes(processes: Sequence[psutil.Process]) -> tuple[float, float]:
@@ -164,19 +164,14 @@ def main() -> int:
             command.wait_for_step(1)
             soak = Soak(warm_up_s)
             watch(soak, command.folder, command.pid, time.monotonic() + 60 * args.minutes)
-            steps = command.steps()
+            steps, saving = command.steps(), saving_share(command.folder)
             command.end()
     rows = soak.rows()
     print_table(Console(), f"{args.minutes:g} minutes, {steps} steps", rows, COLUMNS)
     note = NOTE.format(
-        minutes=args.minutes,
-        steps=steps,
-        every=CHECKPOINT_EVERY,
-        saving=saving,
-        warm=warm_up_s / 60,
-        limit=LIMIT_MIB,
-        files=LIMIT_FILES,
-    )
+        minutes=args.minutes, steps=steps, every=CHECKPOINT_EVERY, saving=saving,
+        warm=warm_up_s / 60, limit=LIMIT_MIB, files=LIMIT_FILES,
+    )  # fmt: skip
     text = f"# Soak\n\n{note}\n\n{markdown(COLUMNS, rows)}\n"
     (RESULTS / "soak.md").write_text(text, encoding="utf-8")
     return int(any(row[-1] == "grows" for row in rows))

@@ -36,8 +36,8 @@ class EngineSettings(Section):
     by them until it is full: 27 KB for one of 48 x 48, 3 MB for one of 512 x 512.
     """
     kernel_cache: int = Field(64, ge=0)
-    """Products that oneDNN keeps compiled on a CPU, each for one number of tokens in a batch. By its
-    own default of 1024 an engine's process grows by 400 MiB in the first hour of a run.
+    """Products that oneDNN keeps compiled on a CPU, each for one number of tokens in a batch. By
+    its own default of 1024 an engine's process grows by 400 MiB in the first hour of a run.
     """
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     tensor_parallel_size: int = Field(1, ge=1)
