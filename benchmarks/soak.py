@@ -50,8 +50,8 @@ SETTINGS = (
 )
 NOTE = """Printed by `make soak MINUTES={minutes:g}`: {steps} steps of `smoke.yaml` with two runners
 and both real engines; checkpoints every {every} steps took {saving:.1%} of the steps' time. Slopes
-are least squares over all looks after the first {warm:.0f} minutes; a role may grow by {limit:g} MiB
-and {files:g} files a minute. The run's folder grows with its steps, and is not judged."""
+are least squares over all looks after the first {warm:.0f} minutes; a role may grow by {limit:g}
+MiB and {files:g} files a minute. The run's folder grows with its steps, and is not judged."""
 
 
 def sizes(processes: Sequence[psutil.Process]) -> tuple[float, float]:
