@@ -152,8 +152,8 @@ class TokenReader(Protocol):
         """Begin behind ``context``, with the model's weights as they are now."""
         ...
 
-    def read(self, ids: Tensor, live: Tensor, seen: int) -> Tensor:
-        """Read ``ids`` [B] as one more token of each sequence; those not ``live`` [B] stay behind.
+    def read(self, ids: Tensor, seen: int) -> Tensor:
+        """Read ``ids`` [B] as one more token of each sequence.
 
         Attention sees the first ``seen`` places, at least those written and the new one. Returns
         hidden states [B, D] after the final norm.

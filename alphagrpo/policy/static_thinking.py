@@ -126,7 +126,7 @@ class TokenLoop:
 
     def step(self, seen: int) -> None:
         """Read the last ids, sample the next; nothing is read back from the device."""
-        hidden = self._reader.read(self._ids, self._live, seen)
+        hidden = self._reader.read(self._ids, seen)
         u = self._u.index_select(1, self._index)[:, 0]
         ids = pick(self._model.text_logits(hidden), u, self._sampling)
         self._out.index_copy_(1, self._index, torch.where(self._live, ids, -1)[:, None])

@@ -64,9 +64,9 @@ class Written(NamedTuple):
 class TokenCache:
     """Room for what a batch has read and for the tokens it will sample, allocated once.
 
-    All rows write at the same place; a row that has ended is masked there and does not move on.
-    Where the next token goes is kept on the device, so that the same operations, with the same
-    addresses, read every token: what a CUDA graph needs.
+    All rows write at the same place, those that have ended too: what they go on to say is heard by
+    nobody. Where the next token goes is kept on the device, so that the same operations, with the
+    same addresses, read every token: what a CUDA graph needs.
     """
 
     def __init__(
@@ -109,11 +109,9 @@ class TokenCache:
         """Let every row see the place that is written next: a token sees itself."""
         self.bias.index_fill_(2, self.place, 0.0)
 
-    def advance(self, live: Tensor) -> None:
-        """Go on to the next place; what rows that are not ``live`` [B] wrote is masked."""
-        mark = torch.where(live, 0.0, MASKED).to(self.bias.dtype)
-        self.bias.index_copy_(2, self.place, mark[:, None, None])
-        self.position.add_(live)
+    def advance(self) -> None:
+        """Go on to the next place."""
+        self.position.add_(1)
         self.place.add_(1)
 
 

@@ -35,7 +35,7 @@ class BagelTokens:
         self._cache.load(context)
 
     @torch.no_grad()
-    def read(self, ids: Tensor, live: Tensor, seen: int) -> Tensor:
+    def read(self, ids: Tensor, seen: int) -> Tensor:
         """Read ``ids`` [B]; returns hidden states [B, D]."""
         decoder = self._model.language_model.model
         self._cache.admit()
@@ -46,6 +46,6 @@ class BagelTokens:
             self._cache.bias[..., :seen],
             self._cache.layers(seen),
         )
-        self._cache.advance(live)
+        self._cache.advance()
         assert block.und is not None
         return block.und[:, 0]
