@@ -211,8 +211,9 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.kernel: AttentionKernel = "auto"
-        self.recompute = False
-        """Keep only each layer's input and compute it again backward: less memory, more time."""
+        self.recompute = 0
+        """So many layers keep only their input and are computed again backward: less memory, more
+        time. The first ones: what the others keep is free again when these are computed."""
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
@@ -245,7 +246,7 @@ class Decoder(nn.Module):
             needed = BOTH if i < last else outputs
             pair = (past[0][i], past[1][i])
             inputs = (parts, rotation, pair, bias, self.kernel, needed)
-            if self.recompute and torch.is_grad_enabled():
+            if i < self.recompute and torch.is_grad_enabled():
                 parts, k, v = checkpoint(layer, *inputs, use_reentrant=False)
             else:
                 parts, k, v = layer(*inputs)
