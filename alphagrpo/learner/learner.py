@@ -33,7 +33,7 @@ from alphagrpo.learner.steps import (
     update_report,
 )
 from alphagrpo.models import weights
-from alphagrpo.models.unified import UnifiedModel
+from alphagrpo.models.unified import ALL_LAYERS, UnifiedModel
 from alphagrpo.policy.trainable import trainable_parameters
 from alphagrpo.training import SampleWeights, TrainingBatch, TrainingGroup, UpdateReport
 from alphagrpo.types import Group, WeightsKind, WeightsManifest
@@ -59,7 +59,7 @@ class GRPOLearner:
         self.model, self.config = model, config
         self.exchange: Exchange = exchange or Alone()
         self.module = cast(nn.Module, model)
-        model.set_recompute(config.learner.recompute)
+        model.set_recompute(ALL_LAYERS if config.learner.recompute else 0)
         self.parameters: dict[str, nn.Parameter] = {}
         self.shards: Shards | None = None
         if not config.sharded:

@@ -9,6 +9,7 @@ D hidden, H/W pixels, R guidance branch.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
@@ -21,6 +22,9 @@ from alphagrpo.options import AttentionKernel
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+ALL_LAYERS = sys.maxsize
+"""For :meth:`UnifiedModel.set_recompute`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +179,10 @@ class UnifiedModel(Protocol):
     pixels_per_token: int
     """Side of the square of pixels one image token covers (BAGEL: 16)."""
 
-    def set_recompute(self, enabled: bool) -> None:
-        """Recompute layers in the backward pass instead of keeping their activations."""
+    def set_recompute(self, layers: int) -> None:
+        """Recompute the first ``layers`` layers (:data:`ALL_LAYERS`: however many there are) in the
+        backward pass instead of keeping their activations. The same gradient, bit for bit.
+        """
         ...
 
     def set_attention(self, kernel: AttentionKernel) -> None:

@@ -205,8 +205,9 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.kernel: AttentionKernel = "auto"
-        self.recompute = False
-        """Keep only each layer's input and compute it again backward: less memory, more time."""
+        self.recompute = 0
+        """So many layers keep only their input and are computed again backward: less memory, more
+        time. The first ones: what the others keep is free again when these are computed."""
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
@@ -239,7 +240,7 @@ class Decoder(nn.Module):
         for i, layer in enumerate(self.layers):
             needed = BOTH if i < last else outputs
             inputs = (parts, rotation, past[i], bias, self.kernel, needed)
-            if self.recompute and torch.is_grad_enabled():
+            if i < self.recompute and torch.is_grad_enabled():
                 parts, k, v = checkpoint(layer, *inputs, use_reentrant=False)
             else:
                 parts, k, v = layer(*inputs)

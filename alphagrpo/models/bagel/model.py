@@ -97,9 +97,9 @@ class Bagel(nn.Module):
         """The decoder's weight type; heads may be of another."""
         return self.language_model.model.embed_tokens.weight.dtype
 
-    def set_recompute(self, enabled: bool) -> None:
+    def set_recompute(self, layers: int) -> None:
         """Trade time for memory in training: see :attr:`Decoder.recompute`."""
-        self.language_model.model.recompute = enabled
+        self.language_model.model.recompute = layers
 
     def set_attention(self, kernel: AttentionKernel) -> None:
         """Compute attention with ``kernel``, in decoder and vision transformer."""

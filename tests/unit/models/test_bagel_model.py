@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from alphagrpo.models.bagel.model import Bagel
-from alphagrpo.models.unified import Context, UnifiedModel, pack
+from alphagrpo.models.unified import ALL_LAYERS, Context, UnifiedModel, pack
 
 GRID = (2, 3)
 
@@ -146,7 +146,8 @@ def test_gradient_flows_through_the_context_unless_detached(model: Bagel) -> Non
     assert touched == [model.special.image_start, model.special.image_end]
 
 
-def test_recomputing_layers_gives_the_same_gradient(model: Bagel) -> None:
+@pytest.mark.parametrize("layers", [1, 2, ALL_LAYERS])
+def test_recomputing_layers_gives_the_same_gradient(model: Bagel, layers: int) -> None:
     def gradients() -> dict[str, Tensor]:
         model.zero_grad(set_to_none=True)
         context, hidden = read(model, [1, 7, 8, 2])
@@ -155,7 +156,7 @@ def test_recomputing_layers_gives_the_same_gradient(model: Bagel) -> None:
         return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
     kept = gradients()
-    model.set_recompute(True)
+    model.set_recompute(layers)
     again = gradients()
     assert kept.keys() == again.keys()
     assert all(torch.equal(kept[name], again[name]) for name in kept)
