@@ -17,6 +17,7 @@ from alphagrpo.images import check_pixels, encode_png_base64
 from alphagrpo.judging.questions import questions_from_records, questions_to_records
 from alphagrpo.judging.store import QuestionStore
 from alphagrpo.types import Prompt, Question, QuestionSet, Verdict
+from services import raw_picture
 from services.retry import CallPolicy, CallStats, PatientCaller
 from services.transport import HandleTransport, HttpTransport, Transport, is_retryable
 
@@ -61,10 +62,14 @@ class VerifierClient:
     ) -> tuple[Verdict, ...]:
         if not isinstance(self._transport, HttpTransport):
             return tuple(await self._transport.call("verify", pixels, questions))
-        answer = await self._transport.call(
-            "verify",
-            {"image": encode_png_base64(pixels), "questions": questions_to_records(questions)},
-        )
+        if pixels.nbytes <= raw_picture.MOST_BYTES:
+            body = raw_picture.pack(pixels, questions)
+            answer = await self._transport.post_bytes("verify/pixels", body, raw_picture.MEDIA_TYPE)
+        else:
+            answer = await self._transport.call(
+                "verify",
+                {"image": encode_png_base64(pixels), "questions": questions_to_records(questions)},
+            )
         return tuple(Verdict(**verdict) for verdict in answer["verdicts"])
 
     async def info(self) -> Mapping[str, Any]:

@@ -81,7 +81,9 @@ def _pieces(arrays: Sequence[NDArray[np.int64]]) -> Iterator[tuple[slice, Words,
         yield piece, *_rounds(seed & _WORD, seed >> 32, *counter)
 
 
-def _rounds(k0: Words, k1: Words, c0: Words, c1: Words, c2: Words, c3: Words) -> tuple[Words, Words]:
+def _rounds(
+    k0: Words, k1: Words, c0: Words, c1: Words, c2: Words, c3: Words
+) -> tuple[Words, Words]:
     # Words that are the same for a row or a column stay so for two rounds, which broadcasting uses.
     for _ in range(ROUNDS):
         product_a, product_b = c0 * _MULTIPLIER_A, c2 * _MULTIPLIER_B

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from ray import serve
 from ray.serve.exceptions import BackPressureError
 
@@ -36,13 +36,13 @@ from services.gateway import models
 from services.gateway.callers import callers_of
 from services.gateway.generate import Generator, add_generate
 from services.gateway.guard import Guard, Recorder
-from services.gateway.score import (
-    as_prompt,
+from services.gateway.score import as_prompt, question_set, score_response
+from services.gateway.verify import (
+    PIXELS_BODY,
     as_questions,
+    pixels_and_questions,
     question_models,
-    question_set,
-    score_response,
-    verdict_models,
+    verify_response,
 )
 from services.generator.client import connect_generator
 from services.metrics import GatewayMetrics
@@ -130,14 +130,28 @@ def _add_routes(
             revision=decomposed.revision,
         )
 
-    @app.post("/v1/verify", responses=_ERRORS)
-    async def verify(request: models.VerifyRequest) -> models.VerifyResponse:
+    @app.post("/v1/verify", response_model=models.VerifyResponse, responses=_ERRORS)
+    async def verify(request: models.VerifyRequest) -> Response:
         """P(yes) or the grade of every question about a picture, in one call."""
         pixels = decode_base64_image(request.image, limits)
         questions = as_questions(request.questions, settings.max_questions)
-        return models.VerifyResponse(
-            verdicts=verdict_models(await verifier.verify(pixels, questions))
-        )
+        return verify_response(await verifier.verify(pixels, questions))
+
+    @app.post(
+        "/v1/verify/pixels",
+        response_model=models.VerifyResponse,
+        responses=_ERRORS,
+        openapi_extra=PIXELS_BODY,
+    )
+    async def verify_pixels(request: Request) -> Response:
+        """The same for programs: no PNG and no base64.
+
+        The body is a line of JSON, `{"height": …, "width": …, "questions": […]}`, and behind its
+        line end the pixels, three bytes each, row by row.
+        """
+        pixels, items = pixels_and_questions(await request.body(), limits)
+        questions = as_questions(items, settings.max_questions)
+        return verify_response(await verifier.verify(pixels, questions))
 
     @app.post("/v1/score", responses=_ERRORS)
     async def score(request: models.ScoreRequest) -> models.ScoreResponse:

@@ -63,6 +63,14 @@ class VerifyRequest(_Strict):
     )
 
 
+class PixelsHead(_Strict):
+    """The first line of a body of raw pixels."""
+
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    questions: list[QuestionModel | str] = Field(min_length=1)
+
+
 class VerdictModel(BaseModel):
     """The judge's answer to one question."""
 

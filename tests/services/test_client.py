@@ -23,6 +23,7 @@ from alphagrpo.errors import (
 )
 from alphagrpo.judging.store import QuestionStore
 from alphagrpo.types import Prompt, Question, QuestionSet, Verdict
+from services import raw_picture
 from services.client import (
     DecomposerClient,
     VerifierClient,
@@ -257,3 +258,20 @@ async def test_a_gateway_that_is_away_is_retried():
     verdicts = await client.verify(PIXELS, QUESTIONS[:1])
     assert verdicts == (Verdict(question_id="s0", p_yes=0.25, judge="j"),)
     assert client.stats.retries == 1
+
+
+@pytest.mark.parametrize(("most_bytes", "path"), [(192, "verify/pixels"), (191, "verify")])
+async def test_a_picture_goes_raw_unless_it_is_large(monkeypatch, most_bytes, path):
+    monkeypatch.setattr(raw_picture, "MOST_BYTES", most_bytes)
+    seen = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append((request.url.path, request.headers["content-type"]))
+        verdicts = [{"question_id": q.id, "p_yes": 0.25, "judge": "j"} for q in QUESTIONS]
+        return httpx.Response(200, json={"verdicts": verdicts})
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://gateway")
+    client = VerifierClient(HttpTransport("verifier", "http://gateway", client=http), QUICK)
+    assert len(await client.verify(PIXELS, QUESTIONS)) == 2
+    kind = raw_picture.MEDIA_TYPE if path.endswith("pixels") else "application/json"
+    assert seen == [(f"/v1/{path}", kind)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -21,10 +22,12 @@ from alphagrpo.errors import (
     ServiceUnavailable,
 )
 from alphagrpo.images import encode_png_base64
+from alphagrpo.judging.questions import questions_to_records
 from alphagrpo.types import Prompt, Question, QuestionSet, Verdict
 from services.client import DecomposerClient, VerifierClient
 from services.gateway import app as gateway_app
 from services.gateway.app import create_app
+from services.raw_picture import MEDIA_TYPE, pack
 from services.settings import GatewaySettings
 from services.transport import HttpTransport
 
@@ -90,6 +93,43 @@ async def test_score_takes_the_callers_own_questions():
         scored = (await http.post("/v1/score", json=body)).json()
     assert [v["question_id"] for v in scored["verdicts"]] == ["a", "b"]
     assert scored["revision"] == "given"
+
+
+async def test_raw_pixels_are_judged_as_a_png_is():
+    services = FakeServices()
+    pixels = np.random.default_rng(3).integers(0, 256, (16, 12, 3), dtype=np.uint8)
+    async with _http(services) as http:
+        body, headers = pack(pixels, QUESTIONS), {"content-type": MEDIA_TYPE}
+        raw = await http.post("/v1/verify/pixels", content=body, headers=headers)
+        asked = {"image": encode_png_base64(pixels), "questions": questions_to_records(QUESTIONS)}
+        as_json = await http.post("/v1/verify", json=asked)
+    assert raw.status_code == 200
+    assert raw.json() == as_json.json()
+    assert raw.headers["content-type"] == as_json.headers["content-type"] == "application/json"
+    for seen in services.pixels:
+        assert np.array_equal(seen, pixels)
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "message"),
+    [
+        ({"height": 16, "width": 16}, 422, "questions"),
+        ({"height": 16, "width": 16, "questions": []}, 422, "questions"),
+        ({"height": 16, "width": 16, "questions": ["a ?"] * 5}, 422, "at most 4"),
+        ({"height": 15, "width": 16, "questions": ["a ?"]}, 400, "720 for 16 x 15, got 768 bytes"),
+        ({"height": 1, "width": 256, "questions": ["a ?"]}, 400, "256 x 1"),
+        ({"height": 1 << 20, "width": 1 << 20, "questions": ["a ?"]}, 400, "pixels"),
+        ({"height": -1, "width": 16, "questions": ["a ?"]}, 422, "height"),
+        ({"height": 16, "width": 16, "questions": ["a ?"], "depth": 1}, 422, "depth"),
+        (None, 400, "see /docs"),
+    ],
+)
+async def test_bad_raw_pixels_say_what_is_wrong(head, status, message):
+    first = json.dumps(head).encode() if head else b"{"
+    async with _http(FakeServices(), max_questions=4) as http:
+        answer = await http.post("/v1/verify/pixels", content=first + b"\n" + bytes(768))
+    assert answer.status_code == status
+    assert message in answer.json()["error"]["message"]
 
 
 def _caused(error: Exception, cause: Exception) -> Exception:
@@ -215,7 +255,7 @@ async def test_openapi_is_valid_and_shows_examples():
         document = (await http.get("/openapi.json")).json()
         assert (await http.get("/docs")).status_code == 200
     validate(document)
-    posts = {"/v1/decompose", "/v1/verify", "/v1/score", "/v1/generate"}
+    posts = {"/v1/decompose", "/v1/verify", "/v1/verify/pixels", "/v1/score", "/v1/generate"}
     assert posts | {"/healthz", "/v1/info"} == set(document["paths"])
     for path in posts:
         assert {"400", "401", "413", "422", "429", "503", "504"} <= set(

@@ -140,7 +140,11 @@ def test_token_kernels_of_other_types_compile(hidden, head):
 def test_layer_kernels_compile(width, kind):
     from alphagrpo.kernels import triton_layers as kernels
 
-    rows = {"WIDTH": width, "BLOCK_R": max(1, 4096 // width), "BLOCK_W": 4096 if width > 128 else 128}
+    rows = {
+        "WIDTH": width,
+        "BLOCK_R": max(1, 4096 // width),
+        "BLOCK_W": 4096 if width > 128 else 128,
+    }
     data = dict.fromkeys(
         ("x_ptr", "weight_ptr", "out_ptr", "grad_ptr", "grad_x_ptr", "gate_ptr", "up_ptr",
          "grad_gate_ptr", "grad_up_ptr"), kind

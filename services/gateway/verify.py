@@ -1,0 +1,80 @@
+"""Pictures, questions and verdicts between what callers send and the mesh's records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import ValidationError
+
+from alphagrpo.errors import ConfigError
+from alphagrpo.images import ImageLimits, raw_image
+from alphagrpo.judging.questions import questions_from_records, questions_to_records
+from alphagrpo.types import Question, Verdict
+from services import raw_picture
+from services.gateway import models
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+PIXELS_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {raw_picture.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+"""The body of raw pixels, for the OpenAPI document."""
+
+
+def pixels_and_questions(
+    body: bytes, limits: ImageLimits
+) -> tuple[NDArray[np.uint8], Sequence[models.QuestionModel | str]]:
+    """What a body of raw pixels holds, uint8 [H, W, 3] and questions not yet checked.
+
+    Raises RequestValidationError for another first line, BadImage for pixels that do not fit it.
+    """
+    head, data = raw_picture.unpack(body)
+    try:
+        asked = models.PixelsHead.model_validate_json(head)
+    except ValidationError as error:
+        issues = [{**issue, "loc": ("body", *issue["loc"])} for issue in error.errors()]
+        raise RequestValidationError(issues) from None
+    return raw_image(data, asked.height, asked.width, limits), asked.questions
+
+
+def as_questions(items: Sequence[models.QuestionModel | str], most: int) -> tuple[Question, ...]:
+    """At most ``most`` questions with ids of their own; ConfigError for others."""
+    if len(items) > most:
+        raise ConfigError(f"a picture is asked at most {most} questions, got {len(items)}; split")
+    records = [
+        item.model_dump()
+        if isinstance(item, models.QuestionModel)
+        else {"id": f"s{i}", "text": item, "kind": "semantic", "tag": "Existence"}
+        for i, item in enumerate(items)
+    ]
+    questions = questions_from_records(records)
+    if len({question.id for question in questions}) < len(questions):
+        raise ConfigError("questions have ids of their own, some share one; rename them")
+    return questions
+
+
+def question_models(questions: Sequence[Question]) -> list[models.QuestionModel]:
+    """Questions as they are sent."""
+    return [models.QuestionModel(**record) for record in questions_to_records(questions)]
+
+
+def verdict_models(verdicts: Sequence[Verdict]) -> list[models.VerdictModel]:
+    """Verdicts as they are sent."""
+    return [
+        models.VerdictModel(question_id=v.question_id, p_yes=v.p_yes, judge=v.judge, grade=v.grade)
+        for v in verdicts
+    ]
+
+
+def verify_response(verdicts: Sequence[Verdict]) -> Response:
+    """Verdicts as an answer; written here, since FastAPI would check and copy them all again."""
+    answer = models.VerifyResponse(verdicts=verdict_models(verdicts))
+    return Response(answer.model_dump_json(), media_type="application/json")
