@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from alphagrpo.kernels import rotate, swiglu
 from alphagrpo.models.bagel.attention import attend, prepared
 from alphagrpo.models.bagel.cache import Past
 from alphagrpo.models.bagel.config import LlmConfig
@@ -42,15 +42,11 @@ class Rotation:
         """Tables for ``position`` [B, S], or [B, 1] where all tokens share one position."""
         cos, sin = rotary(position, config.head_dim, config.rope_theta)
         cos, sin = cos[:, :, None], sin[:, :, None]
-        # rotate(x) = x * cos + swap_halves(x) * signed sin: a roll swaps, the sign is kept here.
+        # A rotation swaps halves by a roll, which keeps their signs: the sign is kept here.
         low, high = sin.chunk(2, dim=-1)
         sin = torch.cat([-low, high], dim=-1)
         scale = config.head_dim**-0.5
         return cls(cos * scale, sin * scale, cos, sin)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return torch.addcmul(x * cos, torch.roll(x, x.shape[-1] // 2, dims=-1), sin)
 
 
 class Mlp(nn.Module):
@@ -64,7 +60,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] to [..., D]."""
-        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class Attention(nn.Module):
@@ -140,7 +136,7 @@ class Layer(nn.Module):
         skipped = v.shape[1] - q.shape[1]
         if skipped and q_cos.shape[1] > 1:
             raise ValueError("only tokens at one shared rotary position may be left out as queries")
-        q = _rotate(q, q_cos, q_sin).to(v.dtype)
+        q = rotate(q, q_cos, q_sin, dtype=v.dtype)
         if bias is not None and skipped and bias.shape[1] > 1:
             raise ValueError("only a block that sees everything may leave out queries")
         mixed = attend(q, *past.joined(k, v), bias, kernel)
@@ -164,8 +160,8 @@ class Layer(nn.Module):
             for (suffix, _), x in zip(parts, norms, strict=True)
         ]
         v = _join([pair[1] for pair in pairs])
-        k = _rotate(_join([pair[0] for pair in pairs]), rotation.k_cos, rotation.k_sin)
-        return k.to(v.dtype), v
+        k = _join([pair[0] for pair in pairs])
+        return rotate(k, rotation.k_cos, rotation.k_sin, dtype=v.dtype), v
 
 
 def _lowered(x: Tensor) -> Tensor:
