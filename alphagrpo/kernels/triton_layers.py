@@ -87,8 +87,12 @@ def rotate_kernel(
     cos_low = tl.load(cos_ptr + low, mask=mask, other=0.0).to(tl.float32)
     cos_high = tl.load(cos_ptr + low + HALF, mask=mask, other=0.0).to(tl.float32)
     # The roll's gradient is the roll again, of what the other half's sine has multiplied.
-    sin_low = tl.load(sin_ptr + low + (HALF if BACKWARD else 0), mask=mask, other=0.0).to(tl.float32)
-    sin_high = tl.load(sin_ptr + low + (0 if BACKWARD else HALF), mask=mask, other=0.0).to(tl.float32)
+    sin_low = tl.load(sin_ptr + low + (HALF if BACKWARD else 0), mask=mask, other=0.0).to(
+        tl.float32
+    )
+    sin_high = tl.load(sin_ptr + low + (0 if BACKWARD else HALF), mask=mask, other=0.0).to(
+        tl.float32
+    )
     place = token.to(tl.int64)[:, None] * (HEADS * 2 * HALF) + column[None, :]
     kind = out_ptr.dtype.element_ty
     for head in range(0, HEADS):

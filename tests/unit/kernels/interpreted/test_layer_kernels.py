@@ -19,7 +19,10 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def agree(
-    operation: Callable[..., Tensor], leaves: list[Tensor], out_dtype: torch.dtype, **options: object
+    operation: Callable[..., Tensor],
+    leaves: list[Tensor],
+    out_dtype: torch.dtype,
+    **options: object,
 ) -> None:
     """Value and every leaf's gradient against the reference in float64."""
     sides = []

@@ -96,9 +96,7 @@ def test_a_float32_head_beside_bfloat16_states_is_multiplied_whole() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "head_dtype"), [(FLOAT, FLOAT), (BRAIN, BRAIN)])
-def test_token_bits_do_not_depend_on_the_batch(
-    dtype: torch.dtype, head_dtype: torch.dtype
-) -> None:
+def test_token_bits_do_not_depend_on_the_batch(dtype: torch.dtype, head_dtype: torch.dtype) -> None:
     hidden, head, targets = inputs(140, 200, 32, dtype, head_dtype)
     together, _ = token_log_probs(hidden, head, targets, backend="triton")
     single, _ = token_log_probs(hidden[139:], head, targets[139:], backend="triton")
