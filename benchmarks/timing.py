@@ -91,7 +91,7 @@ def peak_mib(run: Callable[[], object]) -> float | None:
 
 
 def roofs(repeats: int) -> Roofs:
-    """Bytes a second of a copy, operations a second of a product: bfloat16 on a GPU, else float32."""
+    """The copy's bytes a second and a product's operations: bfloat16 on a GPU, else float32."""
     size, side = (2**30, 8192) if CUDA else (2**26, 1024)
     source = torch.ones(size // 4, device=DEVICE)
     target = torch.empty_like(source)
@@ -141,7 +141,7 @@ def _error(values: Values, truth: Values) -> float | None:
 
 
 def runnable(contenders: Mapping[str, Contender]) -> tuple[dict[str, Contender], dict[str, str]]:
-    """The contenders that run here, and why the others do not: a rival may need what is not here."""
+    """The contenders that run here, and why the others do not."""
     able: dict[str, Contender] = {}
     refusals: dict[str, str] = {}
     for name, run in contenders.items():

@@ -1,4 +1,4 @@
-"""Launches the Triton kernels of a decoder layer's element-wise passes as differentiable operations.
+"""Launches the Triton kernels of a decoder layer's passes as differentiable operations.
 
 Block sizes are functions of shapes and types, and the same with and without gradient.
 """
@@ -91,7 +91,8 @@ class _Rotate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        return _rotated(grads[0], *ctx.saved_tensors, ctx.dtype, backward=True), None, None, None
+        cos, sin = ctx.saved_tensors
+        return _rotated(grads[0], cos, sin, ctx.dtype, backward=True), None, None, None
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype, *, backward: bool) -> Tensor:

@@ -54,7 +54,7 @@ def logit_settings(how: Plan, width: int) -> dict[str, Any]:
     }
 
 
-def gradient_settings(how: Plan, width: int) -> dict[str, Any]:
+def gradient_settings(how: Plan, vocabulary: int, width: int) -> dict[str, Any]:
     """Compile-time arguments of the kernel that multiplies the logits' gradient with the head."""
     return _tiled(how.gradient) | {
         "D": width,
@@ -62,6 +62,7 @@ def gradient_settings(how: Plan, width: int) -> dict[str, Any]:
         "CHUNK_BLOCK": how.logits.columns,
         "BLOCK_V": how.gradient.depth,
         "BLOCK_D": how.gradient.columns,
+        "WHOLE": vocabulary % how.gradient.depth == 0 and width % how.gradient.columns == 0,
         "HEAD_PARTS": how.head_parts,
     }
 
@@ -73,8 +74,9 @@ class _TokenLogProbs(torch.autograd.Function):
         how = plan(hidden.dtype, head.dtype, capability_of(hidden.device))
         splits, row_blocks = triton.cdiv(vocabulary, CHUNK), triton.cdiv(tokens, how.logits.rows)
         # Buffers of their own: rows of one would be aligned for some numbers of tokens alone.
-        shape = {"size": (tokens, splits), "dtype": torch.float32, "device": hidden.device}
-        parts = [torch.empty(**shape) for _ in range(4)]
+        parts = [
+            torch.empty(tokens, splits, dtype=torch.float32, device=hidden.device) for _ in range(4)
+        ]
         targets = aligned(targets.to(torch.int64))
         if tokens:
             partials_kernel[(row_blocks * splits,)](
@@ -114,7 +116,7 @@ class _TokenLogProbs(torch.autograd.Function):
             )  # fmt: skip
             hidden_gradient_kernel[(owners,)](
                 scratch, head, out, first, tokens, vocabulary, out_blocks, column_blocks,
-                **gradient_settings(how, width),
+                **gradient_settings(how, vocabulary, width),
             )  # fmt: skip
         return out.to(hidden.dtype), None, None
 

@@ -24,10 +24,9 @@ START_STEP = 0xFFFFFFFF
 """Step index that stands for the start noise at t = 1, which no SDE step can have."""
 
 ROUNDS = 10
-PIECE = 8192
-"""Numbers whose words are computed at one time: 64 KiB an array."""
+PIECE = 65536
+"""Numbers whose words are computed at one time, in 3 MiB of scratch."""
 _WORD = 0xFFFFFFFF
-_LARGEST_SIGNED = 0x7FFFFFFF
 _MULTIPLIER_A, _MULTIPLIER_B = 0xD2511F53, 0xCD9E8D57
 _KEY_A, _KEY_B = 0x9E3779B9, 0xBB67AE85
 
@@ -71,33 +70,41 @@ def torch_words(
 
 
 def _pieces(arrays: Sequence[NDArray[np.int64]]) -> Iterator[tuple[slice, Words, Words]]:
-    """The two words of (seed, *counter), as many columns at a time as stay in a core's cache."""
+    """The two words of (seed, *counter), a limited number of columns at a time."""
     shape = np.broadcast_shapes(*(array.shape for array in arrays))
     words = [array.view(np.uint64) for array in arrays]
     columns = max(1, PIECE // max(1, math.prod(shape[:-1])))
     for start in range(0, shape[-1], columns):
         piece = slice(start, start + columns)
         seed, *counter = (w[..., piece] if w.shape[-1:] == shape[-1:] else w for w in words)
-        yield piece, *_rounds(seed & _WORD, seed >> 32, *counter)
+        width = min(columns, shape[-1] - start)
+        yield piece, *_rounds(seed, counter, (*shape[:-1], width))
 
 
-def _rounds(
-    k0: Words, k1: Words, c0: Words, c1: Words, c2: Words, c3: Words
-) -> tuple[Words, Words]:
-    # Words that are the same for a row or a column stay so for two rounds, which broadcasting uses.
+def _rounds(seed: Words, counter: Sequence[Words], shape: tuple[int, ...]) -> tuple[Words, Words]:
+    """Two of the four words at a time: (c0, c2), which are multiplied, and (c1, c3)."""
+    multiplied, other, products = np.empty((3, 2, *shape), np.uint64)
+    multiplied[0], other[0], multiplied[1], other[1] = counter
+    axes = (2, *(1,) * len(shape))
+    factors = np.array([_MULTIPLIER_A, _MULTIPLIER_B], np.uint64).reshape(axes)
+    k0, k1 = seed & _WORD, seed >> 32
     for _ in range(ROUNDS):
-        product_a, product_b = c0 * _MULTIPLIER_A, c2 * _MULTIPLIER_B
-        # The upper halves of c1 and c3 are products' and are cut off here, where all meet.
-        c0 = ((product_b >> 32) ^ c1 ^ k0) & _WORD
-        c2 = ((product_a >> 32) ^ c3 ^ k1) & _WORD
-        c1, c3 = product_b, product_a
+        np.multiply(multiplied, factors, out=products)
+        crossed = products[::-1]
+        np.right_shift(crossed, 32, out=multiplied)
+        multiplied ^= other
+        multiplied[0] ^= k0
+        multiplied[1] ^= k1
+        multiplied &= _WORD  # the upper half came from ``other``, a product of the round before
         k0, k1 = (k0 + _KEY_A) & _WORD, (k1 + _KEY_B) & _WORD
-    return c0, c1 & _WORD
+        other, products = crossed, other
+    return multiplied[0], other[0] & _WORD
 
 
 def uniform(word: Tensor) -> Tensor:
     """Float32 in [0, 1) of 32-bit words held as int64: sign bit folded, then scaled."""
-    return torch.where(word > _LARGEST_SIGNED, _WORD - word, word).float() * UNIFORM_SCALE
+    signed = word.to(torch.int32)  # keeps the lower 32 bits
+    return (signed ^ (signed >> 31)).float() * UNIFORM_SCALE
 
 
 def normal(first: Tensor, second: Tensor) -> Tensor:
@@ -106,9 +113,9 @@ def normal(first: Tensor, second: Tensor) -> Tensor:
     The elementary functions run in float64 and are rounded once: their float32 versions differ
     between vector widths and libraries, and these bits must not.
     """
-    u1 = uniform(first).clamp_min(SMALLEST_UNIFORM).double()
-    angle = (uniform(second) * (2.0 * math.pi)).double()
-    return ((-2.0 * u1.log()).sqrt() * angle.cos()).float()
+    radius = uniform(first).clamp_min_(SMALLEST_UNIFORM).double().log_().mul_(-2.0).sqrt_()
+    angle = uniform(second).mul_(2.0 * math.pi).double()
+    return radius.mul_(angle.cos_()).float()
 
 
 def reference_noise(seeds: Tensor, samples: Tensor, step: int, size: int) -> Tensor:

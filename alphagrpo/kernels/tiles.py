@@ -4,9 +4,9 @@ Nothing is tuned at run time. Rollout and replay may be different processes, and
 is another order of summation.
 
 What decides is how much a tile reads for how much it multiplies. A Hopper multiprocessor multiplies
-2,048 pairs of half-precision numbers a clock. A tile of 64 x 128 then asks its second-level cache
-for 96 bytes a clock, one of 128 x 256 for 48; 41 were had when the former ran on an H200 (43 % of
-what the card multiplies). An A100 multiplies half as much a clock, and asks for 24.
+2,048 pairs of half-precision numbers a clock. A tile of 64 x 128 then asks the second-level cache
+for 96 bytes a clock, one of 128 x 256 for 48; the former ran on an H200 at 43 % of what the card
+multiplies, which is 41 bytes. An A100 multiplies half as much a clock: 128 x 128 asks for 32.
 """
 
 from __future__ import annotations
@@ -42,12 +42,13 @@ SINGLE = Tile(64, 128, 32, warps=4, stages=3)
 SPLIT = Tile(128, 128, 32, warps=8, stages=2)
 """One operand is float32 and is cut into bfloat16 parts on the way."""
 HALF: dict[int, tuple[Tile, Tile]] = {
-    99: (Tile(128, 128, 32, warps=8, stages=3), Tile(128, 128, 32, warps=8, stages=3)),
-    163: (Tile(128, 256, 64, warps=8, stages=3), Tile(128, 128, 64, warps=8, stages=3)),
+    99: (Tile(128, 128, 32, warps=8, stages=4), Tile(128, 128, 32, warps=8, stages=3)),
+    163: (Tile(128, 128, 64, warps=8, stages=4), Tile(128, 128, 64, warps=8, stages=3)),
     227: (Tile(128, 256, 64, warps=8, stages=4), Tile(128, 256, 64, warps=8, stages=3)),
 }
 """By KiB of shared memory: half-precision logits, and their gradient in two planes. The largest
-take 192 KiB and leave each of 256 threads 128 sums."""
+take 192 KiB and leave each of 256 threads 128 sums; before Hopper sums compete with operands for
+registers, and 128 a thread would spill."""
 SHARED: dict[Capability, int] = {(8, 0): 163, (9, 0): 227, (10, 0): 227, (10, 3): 227}
 """KiB of shared memory a program may have; all other cards with bfloat16 have 99 or more."""
 

@@ -67,12 +67,14 @@ def logits_tile(
     logits = tl.zeros([BLOCK_T, BLOCK_V], tl.float32)
     for start in range(0, D, BLOCK_D):
         if D % BLOCK_D == 0:
-            h = tl.load(h_place + start)
-            w = tl.load(w_place + start)
+            h = tl.load(h_place)
+            w = tl.load(w_place)
         else:
             within = start + inner < D
-            h = tl.load(h_place + start, mask=within[None, :], other=0.0)
-            w = tl.load(w_place + start, mask=within[:, None], other=0.0)
+            h = tl.load(h_place, mask=within[None, :], other=0.0)
+            w = tl.load(w_place, mask=within[:, None], other=0.0)
+        h_place += BLOCK_D
+        w_place += BLOCK_D
         if HIDDEN_PARTS == 3:
             high, middle, low = brain_parts(h)
             logits = multiply(low, w, logits, WIDEN)
@@ -157,9 +159,9 @@ def logit_gradient_kernel(
     g = tl.load(grad_log_prob + rows, mask=known, other=0.0)
     h = tl.load(grad_entropy + rows, mask=known, other=0.0)
     log_p = logits - log_sum[:, None]
-    p = tl.exp(log_p)
-    hit = tl.where(columns[None, :] == target[:, None], 1.0, 0.0)
-    grad = g[:, None] * (hit - p) - h[:, None] * p * (log_p + spread[:, None])
+    share = g[:, None] + h[:, None] * (log_p + spread[:, None])
+    hit = columns[None, :] == target[:, None]
+    grad = tl.where(hit, g[:, None], 0.0) - tl.exp(log_p) * share
     grad = tl.where((columns < V)[None, :], grad, 0.0)
     width = column_blocks.to(tl.int64) * BLOCK_V
     place = out + rows.to(tl.int64)[:, None] * width + local[None, :]
@@ -177,11 +179,13 @@ def logit_gradient_kernel(
 def hidden_gradient_kernel(
     grad_logits, head, out, first, T, V, row_blocks, column_blocks, D: tl.constexpr,
     PLANES: tl.constexpr, CHUNK_BLOCK: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr,
-    BLOCK_D: tl.constexpr, GROUP: tl.constexpr, HEAD_PARTS: tl.constexpr, WIDEN: tl.constexpr,
+    BLOCK_D: tl.constexpr, GROUP: tl.constexpr, WHOLE: tl.constexpr, HEAD_PARTS: tl.constexpr,
+    WIDEN: tl.constexpr,
 ):  # fmt: skip
     """Add one chunk's ``grad_logits @ head`` to ``out`` [T, D]; each element has one owner.
 
-    ``column_blocks`` counts the chunk's blocks of CHUNK_BLOCK columns. Two planes of the gradient
+    ``column_blocks`` counts the chunk's blocks of CHUNK_BLOCK columns; WHOLE says that vocabulary
+    and width are whole numbers of this kernel's blocks. Two planes of the gradient
     keep 16 of its bits, and with a float32 head the terms of that size are kept; three keep all.
     """
     row_block, inner_block = tile_place(row_blocks, tl.cdiv(D, BLOCK_D), GROUP)
@@ -191,27 +195,29 @@ def hidden_gradient_kernel(
     width = column_blocks.to(tl.int64) * CHUNK_BLOCK
     grad_place = grad_logits + tl.minimum(rows, T - 1).to(tl.int64)[:, None] * width
     grad_place += local[None, :]
+    w_place = head + (first + local).to(tl.int64)[:, None] * D + inner[None, :]
     total = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
     for offset in range(0, tl.minimum(column_blocks * CHUNK_BLOCK, V - first), BLOCK_V):
-        columns = tl.minimum(first + offset + local, V - 1)
-        w_place = head + columns.to(tl.int64)[:, None] * D + inner[None, :]
-        if D % BLOCK_D == 0:
+        if WHOLE:
             w = tl.load(w_place)
         else:
-            w = tl.load(w_place, mask=(inner < D)[None, :], other=0.0)
-        high = tl.load(grad_place + offset)
+            known = (first + offset + local < V)[:, None] & (inner < D)[None, :]
+            w = tl.load(w_place, mask=known, other=0.0)
+        high = tl.load(grad_place)
         if PLANES == 1:
             total = multiply(high, w.to(tl.float32), total, WIDEN)
         else:
-            middle = tl.load(grad_place + T * width + offset)
+            middle = tl.load(grad_place + T * width)
             if HEAD_PARTS == 3:
                 w, w_middle, _ = brain_parts(w)
                 total = multiply(high, w_middle, total, WIDEN)
             elif PLANES == 3:
-                low = tl.load(grad_place + 2 * T * width + offset)
+                low = tl.load(grad_place + 2 * T * width)
                 total = multiply(low, w, total, WIDEN)
             total = multiply(middle, w, total, WIDEN)
             total = multiply(high, w, total, WIDEN)
+        grad_place += BLOCK_V
+        w_place += BLOCK_V * D
     mask = (rows < T)[:, None] & (inner < D)[None, :]
     place = out + rows.to(tl.int64)[:, None] * D + inner[None, :]
     tl.store(place, total + tl.load(place, mask=mask, other=0.0), mask=mask)
