@@ -18,12 +18,13 @@ import torch
 from rich.console import Console
 
 from alphagrpo.cli.console import print_table
-from benchmarks.gpu.card import roofs
 from benchmarks.gpu.sections import SECTIONS, Bench, Row
 from benchmarks.gpu.subject import subject
-from benchmarks.running import RESULTS
+from benchmarks.kernels import RESULTS, device_name
 from benchmarks.tables import markdown
+from benchmarks.timing import CUDA, DEVICE, roofs
 
+ROOF_REPEATS = 10
 COLUMNS = ("measured", "value", "beside")
 
 
@@ -36,17 +37,16 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", choices=list(SECTIONS), default=list(SECTIONS))
     args = parser.parse_args()
     end = time.monotonic() + 60 * args.minutes
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    card = device_name()
     console = Console()
     bench = Bench(
-        subject=subject(args.recipe, thought_tokens=args.thought_tokens, device=device),
-        roofs=roofs(device),
+        subject=subject(args.recipe, thought_tokens=args.thought_tokens, device=DEVICE),
+        roofs=roofs(ROOF_REPEATS),
         tokens=min(64, args.thought_tokens),
     )
     console.print(
-        f"{card}, torch {torch.__version__}: copy {bench.roofs.copy_gb_s:.0f} GB/s, "
-        f"product {bench.roofs.matmul_tflops:.2f} TFLOP/s"
+        f"{card}, torch {torch.__version__}: copy {bench.roofs.copy / 1e9:.0f} GB/s, "
+        f"product {bench.tflops:.2f} TFLOP/s"
     )
     pages, failed = [], 0
     for name in args.only:
@@ -54,7 +54,7 @@ def main() -> int:
         failed += not whole
         print_table(console, name, rows, COLUMNS)
         pages.append(f"## {name.capitalize()}\n\n{markdown(COLUMNS, rows)}\n")
-    if device.type == "cuda":
+    if CUDA:
         _write(card, args, bench, pages)
     return int(bool(failed))
 
@@ -77,8 +77,8 @@ def _write(card: str, args: argparse.Namespace, bench: Bench, pages: list[str]) 
     head = (
         f"# {card}\n\nPrinted by `python -m benchmarks.gpu --recipe {args.recipe} "
         f"--thought-tokens {args.thought_tokens}` with torch {torch.__version__}: random weights "
-        f"of the released shape. Roofs measured in the same run: {bench.roofs.copy_gb_s:.0f} GB/s, "
-        f"{bench.roofs.matmul_tflops:.0f} TFLOP/s.\n\n"
+        f"of the released shape. Roofs measured in the same run: {bench.roofs.copy / 1e9:.0f} "
+        f"GB/s, {bench.tflops:.0f} TFLOP/s.\n\n"
     )
     name = card.lower().replace(" ", "-")
     path = RESULTS / f"gpu-{name}-{args.recipe}.md"

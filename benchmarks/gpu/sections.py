@@ -15,16 +15,19 @@ from alphagrpo.models.unified import Context
 from alphagrpo.options import Thinking
 from alphagrpo.policy.contexts import Branches, read_prefix
 from alphagrpo.policy.denoising import start_noise
-from alphagrpo.policy.fit import cases
+from alphagrpo.policy.fit import cases as memory_cases
 from alphagrpo.policy.recipe import Recipe
 from alphagrpo.policy.repeatability import REPEATS, attention_shapes, try_attention
 from alphagrpo.policy.static_thinking import thought_sampler
 from alphagrpo.policy.thinking import Thought
 from alphagrpo.policy.timing import TERA, group_work
 from alphagrpo.types import Group
-from benchmarks.gpu.card import Roofs, kernels_of, peak_gb, seconds
+from benchmarks.gpu.card import kernels_of, peak_gb, seconds
 from benchmarks.gpu.subject import Subject, scored
+from benchmarks.kernel_cases import cases
+from benchmarks.timing import Roofs, compare, runnable
 
+KERNEL_REPEATS = 5
 WAYS: tuple[Thinking, ...] = ("eager", "static", "auto")
 WAY_NAMES = {"eager": "token by token", "static": "static buffers", "auto": "CUDA graphs"}
 
@@ -52,6 +55,11 @@ class Bench:
         """The card."""
         return self.subject.device
 
+    @property
+    def tflops(self) -> float:
+        """The roof of products."""
+        return self.roofs.product / TERA
+
 
 def repeatability(bench: Bench) -> Iterator[Row]:
     """Whether the run's attention gives one input one result, and which kernel each block has."""
@@ -60,6 +68,25 @@ def repeatability(bench: Bench) -> Iterator[Row]:
     for trial in try_attention(subject.model, shapes):
         verdict = "always the same bits" if not trial.differing else f"{trial.differing} others"
         yield Row(str(trial.shape), verdict, f"{trial.kernel}, {REPEATS} calls")
+
+
+def kernels(bench: Bench) -> Iterator[Row]:
+    """Each kernel against eager torch, as ``python -m benchmarks.kernels`` does at more length."""
+    for case in cases():
+        able, refused = runnable(case.contenders)
+        first = next(iter(case.contenders))
+        for row in compare(
+            case.name, able, first, case.truth, case.work, bench.roofs,
+            repeats=KERNEL_REPEATS, calls=case.calls,
+        ):  # fmt: skip
+            ratio = "" if row.ratio is None else f"{row.ratio:.2f} x eager, "
+            yield Row(
+                f"{row.case}, {row.contender}",
+                f"{row.milliseconds:.3g} ms",
+                f"{ratio}{row.roof:.0%} of the roof",
+            )
+        for name, reason in refused.items():
+            yield Row(f"{case.name}, {name}", "does not run", reason)
 
 
 def thinking(bench: Bench) -> Iterator[Row]:
@@ -79,8 +106,8 @@ def thinking(bench: Bench) -> Iterator[Row]:
             )
 
         found[way] = think()  # what is made at first use, graphs too
-        took = seconds(think, bench.device, 1 if way == "eager" else 3)
-        kernels = kernels_of(think, bench.device)
+        took = seconds(think, 1 if way == "eager" else 3)
+        kernels = kernels_of(think)
         longest = max(len(thought.ids) for thought in found[way])
         counted = "" if kernels is None else f"{kernels.number / longest:.0f} kernels a token, "
         idle = "" if kernels is None else f"idle {kernels.idle:.0%}"
@@ -111,17 +138,17 @@ def denoising(bench: Bench) -> Iterator[Row]:
         return branches.velocities(model, x, plan.times[0], grid, number)
 
     step()
-    took = seconds(step, bench.device, 3)
+    took = seconds(step, 3)
     tokens = shape[0] + 2
     flops = number * context.batch * subject.shape.forward_flops(tokens, context.length + tokens)
     rate = flops / TERA / took
-    share = rate / bench.roofs.matmul_tflops
+    share = rate / bench.tflops
     yield Row(
         f"one denoising forward, {number} x {context.batch} x {tokens} tokens",
         f"{took:.3f} s",
         f"{rate:.0f} TFLOP/s, {share:.0%} of the roof",
     )
-    if kernels := kernels_of(step, bench.device):
+    if kernels := kernels_of(step):
         yield Row("its kernels", f"{kernels.number}", f"idle {kernels.idle:.1%}")
 
 
@@ -133,9 +160,9 @@ def drawing(bench: Bench) -> Iterator[Row]:
     took: list[float] = []
 
     def draw() -> None:
-        took.append(seconds(lambda: drawn.append(subject.worker.sample_group(job)), bench.device))
+        took.append(seconds(lambda: drawn.append(subject.worker.sample_group(job))))
 
-    allocated, reserved = peak_gb(draw, bench.device)
+    allocated, reserved = peak_gb(draw)
     draw()
     bench.groups = drawn[:1]
     pictures = len(drawn[0].trajectories)
@@ -164,11 +191,9 @@ def _learnt(bench: Bench, group: Group, when: str) -> Iterator[Row]:
     took: list[float] = []
 
     def learn() -> None:
-        took.append(
-            seconds(lambda: metrics.update(subject.learner.update(batch).metrics), bench.device)
-        )
+        took.append(seconds(lambda: metrics.update(subject.learner.update(batch).metrics)))
 
-    allocated, reserved = peak_gb(learn, bench.device)
+    allocated, reserved = peak_gb(learn)
     longest = max(len(t.text.token_ids) for t in group.trajectories if t.text is not None)
     work = group_work(
         subject.config, subject.shape, subject.size,
@@ -178,7 +203,7 @@ def _learnt(bench: Bench, group: Group, when: str) -> Iterator[Row]:
     for part in ("image", "text"):
         ratio = metrics[f"{part}/max_abs_log_ratio"]
         yield Row(f"largest |log ratio| of {part}, {when}", f"{ratio:.3g}")
-    share = rate / bench.roofs.matmul_tflops
+    share = rate / bench.tflops
     yield Row(
         f"a group learnt, {when}",
         f"{took[0]:.2f} s",
@@ -192,11 +217,9 @@ def _moved(bench: Bench) -> Iterator[Row]:
     """Weights published and applied, beside one copy of the same bytes to the host and back."""
     subject = bench.subject
     exported: list[tuple[object, ...]] = []
-    export_s = seconds(lambda: exported.append(subject.learner.export()), bench.device)
+    export_s = seconds(lambda: exported.append(subject.learner.export()))
     manifest, chunks = subject.learner.export()
-    apply_s = seconds(
-        lambda: weights.apply(subject.worker.parameters, manifest, chunks), bench.device
-    )
+    apply_s = seconds(lambda: weights.apply(subject.worker.parameters, manifest, chunks))
     tensors = list(subject.worker.parameters.values())
 
     def copied() -> None:
@@ -204,7 +227,7 @@ def _moved(bench: Bench) -> Iterator[Row]:
             for tensor in tensors:
                 tensor.copy_(tensor.cpu())
 
-    plain_s = seconds(copied, bench.device, 3)
+    plain_s = seconds(copied, 3)
     yield Row(
         f"{manifest.nbytes / 1e6:.0f} MB published and applied",
         f"{export_s:.2f} + {apply_s:.2f} s",
@@ -217,6 +240,7 @@ def _moved(bench: Bench) -> Iterator[Row]:
 
 SECTIONS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "repeatability": repeatability,
+    "kernels": kernels,
     "thinking": thinking,
     "denoising": denoising,
     "drawing": drawing,
@@ -235,7 +259,7 @@ def _prefix(subject: Subject) -> Context:
 
 def _claimed(bench: Bench, role: str) -> str:
     subject = bench.subject
-    for case in cases(subject.config, subject.shape, subject.size):
+    for case in memory_cases(subject.config, subject.shape, subject.size):
         if case.name.split(",")[0] == role:
             return f"the dry run says {case.peak_bytes / 1e9:.1f}"
     return ""
