@@ -94,8 +94,7 @@ class RolloutConfig(Section):
     """torch threads in each runner and in the learner: the same in both, or bits differ."""
     thinking: Thinking = "auto"
     """How thoughts are sampled: ``auto`` by CUDA graphs on a GPU, token by token on a CPU;
-    ``static`` in the same buffers without graphs; ``eager`` token by token everywhere. All give the
-    same ids.
+    ``static`` in the same buffers without graphs; ``eager`` token by token everywhere.
     """
     groups_in_flight: int = Field(2, ge=1)
     """Groups per runner at once: one is sampled while the others are being scored."""

@@ -67,6 +67,9 @@ def pick(logits: Tensor, u: Tensor, sampling: SamplingParams) -> Tensor:
     """
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
+    if len(logits) == 1 and logits.is_cuda:
+        # CUDA's cumulative sum of a single row adds in an order that changes from call to call.
+        return pick(logits.expand(2, -1), u.expand(2), sampling)[:1]
     probs, ids = (logits / sampling.temperature).softmax(dim=-1).sort(descending=True, stable=True)
     reached = probs.cumsum(dim=-1)
     kept = torch.where(reached - probs < sampling.top_p, probs, 0.0).cumsum(dim=-1)

@@ -178,7 +178,8 @@ def _cudnn_takes(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
     mask = None if bias is None else bias[:, None]
     grouped = q.shape[2] != k.shape[1]
     inputs = cuda.SDPAParams(q.transpose(1, 2), k, v, mask, 0.0, False, grouped)
-    return bool(cuda.can_use_cudnn_attention(inputs))
+    with _CHOICE:  # another thread's choice may leave cuDNN out for the moment
+        return bool(cuda.can_use_cudnn_attention(inputs))
 
 
 def _as_rows(q: Tensor, kv_heads: int) -> Tensor:
