@@ -24,7 +24,7 @@ import triton
 
 from benchmarks.kernel_cases import cases
 from benchmarks.tables import markdown
-from benchmarks.timing import CUDA, Roofs, Row, compare, roofs, runnable
+from benchmarks.timing import CLOCK, CUDA, Roofs, Row, compare, roofs, runnable
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -66,8 +66,8 @@ def page(rows: list[Row], best: Roofs, refusals: dict[str, str], repeats: int) -
         f"# Kernels on {device_name()}",
         "",
         f"Printed by `python -m benchmarks.kernels`: torch {torch.__version__}, triton "
-        f"{triton.__version__}{threads}; medians of {repeats}, rivals by turns. Roofs, measured in "
-        f"the same run: copy {best.copy / 1e9:,.0f} GB/s, {kind} product "
+        f"{triton.__version__}{threads}; medians of {repeats}, rivals by turns, {CLOCK} time. "
+        f"Roofs, the best of the same run: copy {best.copy / 1e9:,.0f} GB/s, {kind} product "
         f"{best.product / 1e12:,.3g} TFLOP/s. The share of the roof is the time the least work "
         "takes there (each tensor once, each product once) over the time it took; the error is the "
         "largest difference from float64.",
