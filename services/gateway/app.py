@@ -7,6 +7,7 @@ by handle and gives their errors as HTTP statuses, each with rule, value and rem
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -40,8 +41,9 @@ from services.gateway.score import as_prompt, question_set, score_response
 from services.gateway.verify import (
     PIXELS_BODY,
     as_questions,
-    pixels_and_questions,
     question_models,
+    raw_pictures,
+    raw_response,
     verify_response,
 )
 from services.generator.client import connect_generator
@@ -139,19 +141,30 @@ def _add_routes(
 
     @app.post(
         "/v1/verify/pixels",
-        response_model=models.VerifyResponse,
+        response_model=models.RawResponse,
         responses=_ERRORS,
         openapi_extra=PIXELS_BODY,
     )
     async def verify_pixels(request: Request) -> Response:
-        """The same for programs: no PNG and no base64.
+        """The same for programs: some pictures at once, no PNG and no base64.
 
-        The body is a line of JSON, `{"height": …, "width": …, "questions": […]}`, and behind its
-        line end the pixels, three bytes each, row by row.
+        The body is a line of JSON, `[{"height": …, "width": …, "questions": […]}, …]`, and behind
+        its line end the pixels of all pictures, three bytes each, row by row. Where every picture
+        fails, the answer is the first one's error.
         """
-        pixels, items = pixels_and_questions(await request.body(), limits)
-        questions = as_questions(items, settings.max_questions)
-        return verify_response(await verifier.verify(pixels, questions))
+        pictures = raw_pictures(await request.body(), limits, settings.max_questions)
+        answers = await asyncio.gather(
+            *(verifier.verify(pixels, questions) for pixels, questions in pictures),
+            return_exceptions=True,
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, MeshError):
+                raise answer
+        if all(isinstance(answer, MeshError) for answer in answers):
+            raise answers[0]  # type: ignore[misc]
+        return raw_response(
+            [_raw_error(each) if isinstance(each, MeshError) else each for each in answers]
+        )
 
     @app.post("/v1/score", responses=_ERRORS)
     async def score(request: models.ScoreRequest) -> models.ScoreResponse:
@@ -226,6 +239,12 @@ def _mesh_error(error: MeshError) -> JSONResponse:
         if isinstance(error, kind):
             return _error(status, code, str(error))
     return _error(500, "internal", str(error))
+
+
+def _raw_error(error: MeshError) -> models.RawError:
+    """A mesh error as it stands among the answers about several pictures."""
+    response = _mesh_error(error)
+    return models.RawError(status=response.status_code, **json.loads(response.body)["error"])
 
 
 def _error(
