@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 A = TypeVar("A")
@@ -67,7 +68,7 @@ class Bundles(Generic[A, R]):
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             for asked in bundle:
-                asked.answer.add_done_callback(lambda _, b=bundle, t=task: _cancel_unwanted(b, t))
+                asked.answer.add_done_callback(partial(_cancel_unwanted, bundle, task))
 
     def _bundles(self, turn: list[_Asked[A, R]]) -> Iterator[list[_Asked[A, R]]]:
         for group in dict.fromkeys(asked.group for asked in turn):
@@ -103,7 +104,9 @@ class Bundles(Generic[A, R]):
                 asked.answer.set_result(answer)
 
 
-def _cancel_unwanted(bundle: list[_Asked[A, R]], task: asyncio.Task[None]) -> None:
+def _cancel_unwanted(
+    bundle: Sequence[_Asked[A, R]], task: asyncio.Task[None], _: asyncio.Future[R]
+) -> None:
     """Nobody waits for a bundle any more: it need not be answered."""
     if not task.done() and all(asked.answer.cancelled() for asked in bundle):
         task.cancel()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -31,6 +31,7 @@ from alphagrpo.errors import (
 from alphagrpo.images import ImageLimits, decode_base64_image
 from alphagrpo.rewards.judging import judge_picture
 from alphagrpo.rewards.programs import load_reward_program, reward_program, reward_programs
+from alphagrpo.types import Verdict
 from services.client import connect_decomposer, connect_verifier
 from services.exposure import check_exposure, listening_host
 from services.gateway import models
@@ -44,6 +45,7 @@ from services.gateway.verify import (
     question_models,
     raw_pictures,
     raw_response,
+    verdict_models,
     verify_response,
 )
 from services.generator.client import connect_generator
@@ -157,14 +159,7 @@ def _add_routes(
             *(verifier.verify(pixels, questions) for pixels, questions in pictures),
             return_exceptions=True,
         )
-        for answer in answers:
-            if isinstance(answer, BaseException) and not isinstance(answer, MeshError):
-                raise answer
-        if all(isinstance(answer, MeshError) for answer in answers):
-            raise answers[0]  # type: ignore[misc]
-        return raw_response(
-            [_raw_error(each) if isinstance(each, MeshError) else each for each in answers]
-        )
+        return raw_response([_raw_answer(each) for each in _some_told(answers)])
 
     @app.post("/v1/score", responses=_ERRORS)
     async def score(request: models.ScoreRequest) -> models.ScoreResponse:
@@ -241,10 +236,27 @@ def _mesh_error(error: MeshError) -> JSONResponse:
     return _error(500, "internal", str(error))
 
 
-def _raw_error(error: MeshError) -> models.RawError:
-    """A mesh error as it stands among the answers about several pictures."""
-    response = _mesh_error(error)
-    return models.RawError(status=response.status_code, **json.loads(response.body)["error"])
+def _some_told(
+    answers: Sequence[tuple[Verdict, ...] | BaseException],
+) -> Iterator[tuple[Verdict, ...] | MeshError]:
+    """Answers about several pictures; raises the first error where there is nothing else, and any
+    that is none of the mesh's.
+    """
+    if all(isinstance(answer, MeshError) for answer in answers):
+        raise cast(MeshError, answers[0])
+    for answer in answers:
+        if isinstance(answer, BaseException) and not isinstance(answer, MeshError):
+            raise answer
+        yield answer
+
+
+def _raw_answer(answer: tuple[Verdict, ...] | MeshError) -> models.RawAnswer:
+    """Verdicts of one picture among several, or why it has none, as it would be told alone."""
+    if not isinstance(answer, MeshError):
+        return models.RawAnswer(verdicts=verdict_models(answer))
+    response = _mesh_error(answer)
+    error = json.loads(bytes(response.body))["error"]
+    return models.RawAnswer(error=models.RawError(status=response.status_code, **error))
 
 
 def _error(

@@ -93,14 +93,7 @@ def verify_response(verdicts: Sequence[Verdict]) -> Response:
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
-def raw_response(answers: Sequence[Sequence[Verdict] | models.RawError]) -> Response:
+def raw_response(answers: list[models.RawAnswer]) -> Response:
     """Answers about several pictures, written as :func:`verify_response` does."""
-    answered = models.RawResponse(
-        answers=[
-            models.RawAnswer(error=answer)
-            if isinstance(answer, models.RawError)
-            else models.RawAnswer(verdicts=verdict_models(answer))
-            for answer in answers
-        ]
-    )
+    answered = models.RawResponse(answers=answers)
     return Response(answered.model_dump_json(), media_type="application/json")
