@@ -99,7 +99,8 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
             time.sleep(_POLL_S)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
     raise RuntimeError(
-        f"vLLM's server must answer within {START_S:.0f} s and does not; the end of its log:\n{tail}"
+        f"vLLM's server must answer within {START_S:.0f} s and does not, the end of its log says:\n"
+        f"{tail}"
     )
 
 

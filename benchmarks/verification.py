@@ -1,4 +1,4 @@
-"""Verdicts a second: the mesh's verifier against vLLM's own OpenAI server asked question by question.
+"""Verdicts a second: the mesh's verifier against vLLM's own server, asked question by question.
 
 ``python -m benchmarks.verification`` starts both, each with an engine of the same arguments, and
 asks them by turns, with fresh pictures each time, so that no answer comes from a cache. Then it
@@ -49,14 +49,15 @@ COLUMNS = (
 
 PAGE = """# Verdicts a second
 
-Printed by `python -m benchmarks.verification` on two cores that all processes share (load {load}
-when it began; commit {commit}). The engine arguments are those of the miniature verifier in
-`deploy/serve/shapes.yaml` for everybody. **Plain**: vLLM's OpenAI server and httpx, one request per
-question with the picture as a data URI, one token, its five likeliest, all questions of a picture
-at once. **Handle**: one call per picture by Serve handle. **Gateway, by picture**: one call over
-HTTP with the client of the mesh, raw pixels. **Gateway, JSON, by question**: base64 and a call per
-question, as a stranger might. Random pictures, so that no cache answers; contenders by turns. CPU is
-of all processes of the benchmark, its client and the idle ones included.
+Printed by `python -m benchmarks.verification` on two cores that all processes share with others
+(load {load} when it began; commit {commit}). Every engine has the arguments of the miniature
+verifier in `deploy/serve/shapes.yaml`. **Plain**: vLLM's OpenAI server and httpx, one request per
+question with the picture as a data URI, one token, its five likeliest; all questions of a picture
+at once. **Handle** and **gateway, by picture**: the mesh's client, which sends pictures that are
+asked about at once a few to a call, over a Serve handle or as raw pixels over HTTP. **Gateway,
+JSON, by question**: base64 and a request per question, as a stranger might. Random pictures, so
+that no cache answers; contenders by turns. CPU is of all processes of the benchmark, its client
+and the idle ones included.
 
 {plan}:
 
@@ -64,8 +65,9 @@ of all processes of the benchmark, its client and the idle ones included.
 
 ## The prefix of a picture
 
-{prefix}, a verifier of the miniature's architecture with random weights,
-in process. Counted by vLLM in tokens of prompts; a cache block has 32.
+{prefix}. A verifier of the miniature's
+architecture with random weights, in process. Counted by vLLM, in tokens of prompts; a cache block
+has 32.
 
 {prefix_table}
 """
@@ -103,9 +105,7 @@ class Figures:
 def make_questions(number: int) -> list[Question]:
     """So many questions that the miniature verifier has learnt to read."""
     texts = [f"is there a {colour} {kind} ?" for colour in COLOURS for kind in KINDS]
-    texts += [
-        f"is there a {colour} {kind} in the picture ?" for colour in COLOURS for kind in KINDS
-    ]
+    texts += [f"is there a {colour} {kind} there ?" for colour in COLOURS for kind in KINDS]
     if number > len(texts):
         raise SystemExit(f"at most {len(texts)} questions, got {number}; pass fewer")
     return [
@@ -200,7 +200,7 @@ async def measure_all(gateway: str, plain: str | None, plan: Plan) -> dict[str, 
 
 
 def rows_of(figures: dict[str, Figures]) -> list[tuple[str, ...]]:
-    """A row per contender; ratios to the plain server, of medians, with the goal where there is one."""
+    """A row per contender; ratios of medians to the plain server's, with the goal if it has one."""
     base = figures.get(PLAIN)
     rows = []
     for name, one in figures.items():

@@ -191,6 +191,7 @@ class VllmEngine:
     @contextlib.contextmanager
     def _mesh_errors(self) -> Iterator[None]:
         """vLLM's errors as the mesh's; a dead engine raises the alarm."""
+        from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         if self.closed:
@@ -208,7 +209,7 @@ class VllmEngine:
                 f"the engine of {self._model.tag} must be alive, vLLM says: {error!r}; its replica "
                 "is being replaced, see its log for the cause"
             ) from None
-        except ValueError as error:
+        except (ValueError, VLLMClientError) as error:
             raise ServiceError(
                 f"the engine of {self._model.tag} refused a request: {error}; shorten the prompt "
                 "or raise max_model_len"

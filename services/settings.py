@@ -69,8 +69,8 @@ class VerifierSettings(Section):
 
     engine: EngineSettings
     template: TemplateName = "auto"
-    warm_first: bool = True
-    """Ask one question alone before the rest, where a picture's prefix is longer than a block."""
+    warm_first: bool = False
+    """Ask one question alone before the rest; vLLM shares a picture's prefix without it."""
     cache_size: int = Field(20_000, ge=0)
     """Answers kept per replica, some 400 bytes each: those of a group that is asked about again."""
     max_questions: int = Field(256, ge=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import httpx
@@ -162,8 +163,14 @@ def _http_error(response: httpx.Response) -> Exception:
         code, message = str(body["code"]), str(body["message"])
     except (ValueError, KeyError, TypeError):
         code, message = "", response.text[:200]
-    if kind := _BY_CODE.get(code):
+    return answer_error({"status": response.status_code, "code": code, "message": message})
+
+
+def answer_error(error: Mapping[str, Any]) -> Exception:
+    """An error that a gateway answers with, its HTTP status beside code and message."""
+    status, message = int(error["status"]), str(error["message"])
+    if kind := _BY_CODE.get(error["code"]):
         return kind(message)
-    if response.status_code in (429, 502, 503):
-        return ServiceUnavailable(f"the gateway answered {response.status_code}: {message}")
-    return ServiceError(f"the gateway answered {response.status_code}: {message}")
+    if status in (429, 502, 503):
+        return ServiceUnavailable(f"the gateway answered {status}: {message}")
+    return ServiceError(f"the gateway answered {status}: {message}")

@@ -1,7 +1,8 @@
 """Verification: all questions about one picture in one call, P(yes) or a grade for each.
 
 AlphaGRPO, section 3.2, with three changes: exact token ids instead of the top 5, an error instead
-of 0 where no answer could be had, and the picture's prefix computed once for all its questions.
+of 0 where no answer could be had, and the questions of a picture as one batch, for which it is
+prepared once and its prefix is computed once.
 """
 
 from __future__ import annotations
@@ -52,10 +53,11 @@ class Answer(NamedTuple):
 class VerificationProgram:
     """Asks an engine yes/no questions about pictures, and for grades from 0 to 10.
 
-    ``warm_first`` asks one question alone and the rest when it is answered, so that they all find
-    the picture's prefix in the engine's cache; it costs one round trip and pays where a picture is
-    longer than a cache block. Answers are kept under (picture, question, judge, form), and what is
-    being asked for one caller is not asked again for another.
+    ``warm_first`` asks one question alone and the rest when it is answered, for an engine that
+    finds a picture's prefix only once it is computed. vLLM finds one that the same step computes:
+    there it saves nothing and costs a round trip (benchmarks/results/verification.md). Answers are
+    kept under (picture, question, judge, form), and what is being asked for one caller is not asked
+    again for another.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class VerificationProgram:
         engine: Engine,
         *,
         template: TemplateName = "auto",
-        warm_first: bool = True,
+        warm_first: bool = False,
         cache_size: int = 20_000,
         max_questions: int = 256,
         max_question_chars: int = 1000,

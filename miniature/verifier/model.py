@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -246,7 +247,8 @@ def save_verifier(
     output: Path, model: Idefics3ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Write weights, config, tokenizer and the two processor files vLLM reads."""
-    side = model.config.vision_config.image_size
+    vision: Any = model.config.vision_config
+    side = vision.image_size
     output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)

@@ -7,8 +7,9 @@ by handle and gives their errors as HTTP statuses, each with rule, value and rem
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -30,6 +31,7 @@ from alphagrpo.errors import (
 from alphagrpo.images import ImageLimits, decode_base64_image
 from alphagrpo.rewards.judging import judge_picture
 from alphagrpo.rewards.programs import load_reward_program, reward_program, reward_programs
+from alphagrpo.types import Verdict
 from services.client import connect_decomposer, connect_verifier
 from services.exposure import check_exposure, listening_host
 from services.gateway import models
@@ -40,8 +42,10 @@ from services.gateway.score import as_prompt, question_set, score_response
 from services.gateway.verify import (
     PIXELS_BODY,
     as_questions,
-    pixels_and_questions,
     question_models,
+    raw_pictures,
+    raw_response,
+    verdict_models,
     verify_response,
 )
 from services.generator.client import connect_generator
@@ -139,19 +143,23 @@ def _add_routes(
 
     @app.post(
         "/v1/verify/pixels",
-        response_model=models.VerifyResponse,
+        response_model=models.RawResponse,
         responses=_ERRORS,
         openapi_extra=PIXELS_BODY,
     )
     async def verify_pixels(request: Request) -> Response:
-        """The same for programs: no PNG and no base64.
+        """The same for programs: some pictures at once, no PNG and no base64.
 
-        The body is a line of JSON, `{"height": …, "width": …, "questions": […]}`, and behind its
-        line end the pixels, three bytes each, row by row.
+        The body is a line of JSON, `[{"height": …, "width": …, "questions": […]}, …]`, and behind
+        its line end the pixels of all pictures, three bytes each, row by row. Where every picture
+        fails, the answer is the first one's error.
         """
-        pixels, items = pixels_and_questions(await request.body(), limits)
-        questions = as_questions(items, settings.max_questions)
-        return verify_response(await verifier.verify(pixels, questions))
+        pictures = raw_pictures(await request.body(), limits, settings.max_questions)
+        answers = await asyncio.gather(
+            *(verifier.verify(pixels, questions) for pixels, questions in pictures),
+            return_exceptions=True,
+        )
+        return raw_response([_raw_answer(each) for each in _some_told(answers)])
 
     @app.post("/v1/score", responses=_ERRORS)
     async def score(request: models.ScoreRequest) -> models.ScoreResponse:
@@ -226,6 +234,29 @@ def _mesh_error(error: MeshError) -> JSONResponse:
         if isinstance(error, kind):
             return _error(status, code, str(error))
     return _error(500, "internal", str(error))
+
+
+def _some_told(
+    answers: Sequence[tuple[Verdict, ...] | BaseException],
+) -> Iterator[tuple[Verdict, ...] | MeshError]:
+    """Answers about several pictures; raises the first error where there is nothing else, and any
+    that is none of the mesh's.
+    """
+    if all(isinstance(answer, MeshError) for answer in answers):
+        raise cast(MeshError, answers[0])
+    for answer in answers:
+        if isinstance(answer, BaseException) and not isinstance(answer, MeshError):
+            raise answer
+        yield answer
+
+
+def _raw_answer(answer: tuple[Verdict, ...] | MeshError) -> models.RawAnswer:
+    """Verdicts of one picture among several, or why it has none, as it would be told alone."""
+    if not isinstance(answer, MeshError):
+        return models.RawAnswer(verdicts=verdict_models(answer))
+    response = _mesh_error(answer)
+    error = json.loads(bytes(response.body))["error"]
+    return models.RawAnswer(error=models.RawError(status=response.status_code, **error))
 
 
 def _error(

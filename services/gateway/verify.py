@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from alphagrpo.errors import ConfigError
 from alphagrpo.images import ImageLimits, raw_image
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+MOST = 16
+"""Pictures of one body; the mesh's own client sends fewer."""
 PIXELS_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -29,20 +31,31 @@ PIXELS_BODY: dict[str, Any] = {
 """The body of raw pixels, for the OpenAPI document."""
 
 
-def pixels_and_questions(
-    body: bytes, limits: ImageLimits
-) -> tuple[NDArray[np.uint8], Sequence[models.QuestionModel | str]]:
-    """What a body of raw pixels holds, uint8 [H, W, 3] and questions not yet checked.
+_HEAD = TypeAdapter(Annotated[list[models.RawPicture], Field(min_length=1, max_length=MOST)])
 
-    Raises RequestValidationError for another first line, BadImage for pixels that do not fit it.
+
+def raw_pictures(
+    body: bytes, limits: ImageLimits, most: int
+) -> list[tuple[NDArray[np.uint8], tuple[Question, ...]]]:
+    """The pictures of a body of raw pixels, uint8 [H, W, 3], each with at most ``most`` questions.
+
+    Raises RequestValidationError for another first line, BadImage for pixels that do not fit it,
+    ConfigError for questions that cannot be asked.
     """
     head, data = raw_picture.unpack(body)
     try:
-        asked = models.PixelsHead.model_validate_json(head)
+        listed = _HEAD.validate_json(head)
     except ValidationError as error:
         issues = [{**issue, "loc": ("body", *issue["loc"])} for issue in error.errors()]
         raise RequestValidationError(issues) from None
-    return raw_image(data, asked.height, asked.width, limits), asked.questions
+    pictures, start = [], 0
+    for i, one in enumerate(listed):
+        # The last takes what is left, so that bytes too many are told.
+        end = start + 3 * one.height * one.width if i + 1 < len(listed) else len(data)
+        pixels = raw_image(data[start:end], one.height, one.width, limits)
+        pictures.append((pixels, as_questions(one.questions, most)))
+        start = end
+    return pictures
 
 
 def as_questions(items: Sequence[models.QuestionModel | str], most: int) -> tuple[Question, ...]:
@@ -78,3 +91,9 @@ def verify_response(verdicts: Sequence[Verdict]) -> Response:
     """Verdicts as an answer; written here, since FastAPI would check and copy them all again."""
     answer = models.VerifyResponse(verdicts=verdict_models(verdicts))
     return Response(answer.model_dump_json(), media_type="application/json")
+
+
+def raw_response(answers: list[models.RawAnswer]) -> Response:
+    """Answers about several pictures, written as :func:`verify_response` does."""
+    answered = models.RawResponse(answers=answers)
+    return Response(answered.model_dump_json(), media_type="application/json")

@@ -93,7 +93,7 @@ async def _check_cancelling(
     """A batch that is given up leaves nothing behind in vLLM, and the engine goes on."""
     asked = {"pixels": 255 - PIXELS, "image_key": "given up"}
     batch = asyncio.create_task(engine.score_tokens(prompts, tokens, **asked))
-    while not engine._llm.output_processor.has_unfinished_requests():
+    while not engine._llm.output_processor.has_unfinished_requests():  # noqa: ASYNC110
         await asyncio.sleep(0)
     batch.cancel()
     with pytest.raises(asyncio.CancelledError):

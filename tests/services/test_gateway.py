@@ -97,35 +97,65 @@ async def test_score_takes_the_callers_own_questions():
 
 async def test_raw_pixels_are_judged_as_a_png_is():
     services = FakeServices()
-    pixels = np.random.default_rng(3).integers(0, 256, (16, 12, 3), dtype=np.uint8)
+    shades = np.random.default_rng(3)
+    pictures = [shades.integers(0, 256, (16, 12 + i, 3), dtype=np.uint8) for i in range(3)]
     async with _http(services) as http:
-        body, headers = pack(pixels, QUESTIONS), {"content-type": MEDIA_TYPE}
+        body = pack([(pixels, QUESTIONS[: 1 + i % 2]) for i, pixels in enumerate(pictures)])
+        headers = {"content-type": MEDIA_TYPE}
         raw = await http.post("/v1/verify/pixels", content=body, headers=headers)
-        asked = {"image": encode_png_base64(pixels), "questions": questions_to_records(QUESTIONS)}
+        records = questions_to_records(QUESTIONS[:1])
+        asked = {"image": encode_png_base64(pictures[0]), "questions": records}
         as_json = await http.post("/v1/verify", json=asked)
     assert raw.status_code == 200
-    assert raw.json() == as_json.json()
+    answers = raw.json()["answers"]
+    assert [len(answer["verdicts"]) for answer in answers] == [1, 2, 1]
+    assert answers[0] == as_json.json() | {"error": None}
     assert raw.headers["content-type"] == as_json.headers["content-type"] == "application/json"
-    for seen in services.pixels:
-        assert np.array_equal(seen, pixels)
+    for seen, sent in zip(services.pixels, [*pictures, pictures[0]], strict=True):
+        assert np.array_equal(seen, sent)
+
+
+async def test_a_picture_without_verdicts_takes_none_from_the_others():
+    class Choosy(FakeServices):
+        async def verify(self, pixels: Any, questions: Any) -> tuple[Verdict, ...]:
+            if pixels[0, 0, 0] in (1, 2):
+                raise ServiceUnavailable("gone") if pixels[0, 0, 0] == 1 else ServiceError("odd")
+            return await super().verify(pixels, questions)
+
+    pictures = [(np.full((16, 16, 3), i, np.uint8), QUESTIONS) for i in range(3)]
+    async with _http(Choosy()) as http:
+        some = await http.post("/v1/verify/pixels", content=pack(pictures))
+        none = await http.post("/v1/verify/pixels", content=pack(pictures[1:]))
+    told, gone, odd = some.json()["answers"]
+    assert (len(told["verdicts"]), told["error"]) == (2, None)
+    assert gone["error"] == {"status": 503, "code": "unavailable", "message": "gone"}
+    assert (odd["error"]["status"], odd["verdicts"]) == (502, [])
+    assert (none.status_code, none.json()["error"]["code"]) == (503, "unavailable")
+
+
+ONE = {"height": 16, "width": 16, "questions": ["a ?"]}
 
 
 @pytest.mark.parametrize(
     ("head", "status", "message"),
     [
-        ({"height": 16, "width": 16}, 422, "questions"),
-        ({"height": 16, "width": 16, "questions": []}, 422, "questions"),
-        ({"height": 16, "width": 16, "questions": ["a ?"] * 5}, 422, "at most 4"),
-        ({"height": 15, "width": 16, "questions": ["a ?"]}, 400, "720 for 16 x 15, got 768 bytes"),
-        ({"height": 1, "width": 256, "questions": ["a ?"]}, 400, "256 x 1"),
-        ({"height": 1 << 20, "width": 1 << 20, "questions": ["a ?"]}, 400, "pixels"),
-        ({"height": -1, "width": 16, "questions": ["a ?"]}, 422, "height"),
-        ({"height": 16, "width": 16, "questions": ["a ?"], "depth": 1}, 422, "depth"),
+        ([{"height": 16, "width": 16}], 422, "questions"),
+        ([ONE | {"questions": []}], 422, "questions"),
+        ([ONE | {"questions": ["a ?"] * 5}], 422, "at most 4"),
+        ([ONE | {"height": 15}], 400, "720 for 16 x 15, got 768 bytes"),
+        ([ONE, ONE], 400, "768 for 16 x 16, got 0 bytes"),
+        ([ONE | {"height": 1, "width": 256}], 400, "256 x 1"),
+        ([ONE | {"height": 1 << 20, "width": 1 << 20}], 400, "pixels"),
+        ([ONE | {"height": -1}], 422, "height"),
+        ([ONE | {"depth": 1}], 422, "depth"),
+        ([], 422, "at least 1"),
+        ([ONE] * 17, 422, "at most 16"),
+        ("no list", 422, "list"),
         (None, 400, "see /docs"),
     ],
 )
 async def test_bad_raw_pixels_say_what_is_wrong(head, status, message):
-    first = json.dumps(head).encode() if head else b"{"
+    first = b"{" if head is None else json.dumps(head).encode()
     async with _http(FakeServices(), max_questions=4) as http:
         answer = await http.post("/v1/verify/pixels", content=first + b"\n" + bytes(768))
     assert answer.status_code == status

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pytest
 
 from alphagrpo.judging.questions import questions_from_records
 from alphagrpo.types import Question
@@ -17,17 +16,16 @@ QUESTIONS = (
 )
 
 
-@pytest.mark.parametrize("transposed", [False, True])
-def test_a_body_has_a_line_of_json_and_the_pixels(transposed):
+def test_a_body_has_a_line_of_json_and_the_pixels_of_all():
     pixels = np.arange(10, 10 + 4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
     pixels[0, 0] = 10  # line ends among the pixels
-    if transposed:
-        pixels = pixels.transpose(1, 0, 2)
-    head, data = unpack(pack(pixels, QUESTIONS))
+    pictures = [pixels, pixels.transpose(1, 0, 2), pixels[:2]]
+    head, data = unpack(pack([(one, QUESTIONS[i % 2 :]) for i, one in enumerate(pictures)]))
     asked = json.loads(head)
-    assert (asked["height"], asked["width"]) == pixels.shape[:2]
-    assert questions_from_records(asked["questions"]) == QUESTIONS
-    assert np.array_equal(np.frombuffer(data, np.uint8).reshape(pixels.shape), pixels)
+    assert [(one["height"], one["width"]) for one in asked] == [(4, 5), (5, 4), (2, 5)]
+    for i, one in enumerate(asked):
+        assert questions_from_records(one["questions"]) == QUESTIONS[i % 2 :]
+    assert bytes(data) == b"".join(one.tobytes() for one in pictures)
 
 
 def test_a_body_without_a_line_end_is_all_head():

@@ -37,16 +37,17 @@ async def test_verdicts_come_in_order_with_the_judge():
     assert program.judge.startswith("fake@00000001.")
 
 
-async def test_first_question_goes_alone_then_all_at_once():
+async def test_where_it_is_warmed_first_one_goes_alone():
     engine = FakeEngine()
-    await VerificationProgram(engine).verify(PIXELS, _ask("a ?", "b ?", "c ?"))
+    program = VerificationProgram(engine, warm_first=True)
+    await program.verify(PIXELS, _ask("a ?", "b ?", "c ?"))
     assert engine.batches == [("<image>a ?",), ("<image>b ?", "<image>c ?")]
     assert set(engine.keys) == {image_hash(PIXELS)}
 
 
-async def test_without_warming_all_go_at_once():
+async def test_all_questions_go_at_once():
     engine = FakeEngine()
-    await VerificationProgram(engine, warm_first=False).verify(PIXELS, _ask("a ?", "b ?", "c ?"))
+    await VerificationProgram(engine).verify(PIXELS, _ask("a ?", "b ?", "c ?"))
     assert engine.batches == [("<image>a ?", "<image>b ?", "<image>c ?")]
 
 
@@ -88,7 +89,7 @@ async def test_answers_are_kept_by_picture_question_and_judge():
 
 async def test_a_known_picture_is_not_warmed_again():
     engine = FakeEngine()
-    program = VerificationProgram(engine)
+    program = VerificationProgram(engine, warm_first=True)
     await program.verify(PIXELS, _ask("a ?"))
     engine.batches.clear()
     await program.verify(PIXELS, _ask("a ?", "b ?", "c ?"))
@@ -215,7 +216,7 @@ async def test_questions_out_of_bounds_are_refused(texts):
 async def test_callers_with_the_same_picture_share_what_is_under_way():
     gate = asyncio.Event()
     engine = FakeEngine(p_yes=lambda prompt: 0.9 if "a ?" in prompt else 0.2, gate=gate.wait)
-    program = VerificationProgram(engine, warm_first=False)
+    program = VerificationProgram(engine)
     first = asyncio.create_task(program.verify(PIXELS, _ask("a ?", "b ?")))
     await asyncio.sleep(0)
     second = asyncio.create_task(program.verify(PIXELS.copy(), _ask("c ?", "a ?")))
@@ -231,7 +232,7 @@ async def test_callers_with_the_same_picture_share_what_is_under_way():
 async def test_a_caller_that_leaves_takes_no_answer_from_another():
     gate = asyncio.Event()
     engine = FakeEngine(gate=gate.wait)
-    program = VerificationProgram(engine, warm_first=False)
+    program = VerificationProgram(engine)
     first, second = (
         asyncio.create_task(program.verify(PIXELS, _ask(*texts)))
         for texts in (("a ?", "b ?"), ("b ?",))
@@ -259,7 +260,7 @@ async def test_anothers_refused_question_does_not_refuse_ones_own():
 
     gate = asyncio.Event()
     engine = FakeEngine(p_yes=p_yes, gate=gate.wait)
-    program = VerificationProgram(engine, warm_first=False)
+    program = VerificationProgram(engine)
     first, second = (
         asyncio.create_task(program.verify(PIXELS, _ask(*texts)))
         for texts in (("a ?", "b ?"), ("a ?",))
