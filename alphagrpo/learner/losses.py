@@ -70,6 +70,7 @@ class GroupLosses:
                 noted.add("text", text, samples)
                 noted.add_entropy(replay.thoughts, keep)
             if algorithm.image.enabled:
+                replay = replay.for_pictures()
                 for k in range(replay.num_steps):
                     image = self._image(replay, k, own, keep)
                     add_gradients(factors.image / recipe.rounds * image.loss, counts)

@@ -6,7 +6,7 @@ Legend of shapes: G sample, L sampled token, K trained SDE step, N image token, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -62,6 +62,23 @@ class GroupReplay:
     def read_again(self, model: UnifiedModel) -> ScoredThoughts:
         """The thoughts under the model as it is now, for a reference without adapters."""
         return _read(model, self.prefix, self.texts)
+
+    def for_pictures(self) -> GroupReplay:
+        """The same without thoughts, for the steps of the window: what only they needed is free.
+
+        With guidance the pack of all branches holds what each sample has read, so that the branch
+        which saw everything is a view of it.
+        """
+        assert self.plan.window is not None, "a replay always has a window"
+        branches, first = self.branches, self.plan.window.start
+        most = max(self.plan.num_branches(first + k) for k in range(self.num_steps))
+        if most > 1:
+            packed, (conditional, *others) = branches.packed(most), branches.contexts
+            if conditional.length == packed.length:
+                branches = Branches(
+                    (_first_rows(packed, conditional.batch), *others), {most: packed}
+                )
+        return replace(self, thoughts=None, old_text=None, branches=branches)
 
     def image_step(self, model: UnifiedModel, k: int) -> Transition:
         """Score the window's step ``k`` of all samples: log-probabilities [G] with gradient."""
@@ -169,6 +186,17 @@ def _given(trajectory: Trajectory, role: str) -> Ids | None:
         if isinstance(segment, GivenText) and segment.role == role:
             return segment.token_ids
     return None
+
+
+def _first_rows(context: Context, number: int) -> Context:
+    """The first sequences of a context, without a copy."""
+    return replace(
+        context,
+        keys=tuple(keys[:number] for keys in context.keys),
+        values=tuple(values[:number] for values in context.values),
+        mask=context.mask[:number],
+        position=context.position[:number],
+    )
 
 
 def _recorded(texts: Sequence[TextSegment], mask: Tensor) -> Tensor:

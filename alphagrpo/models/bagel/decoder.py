@@ -23,6 +23,7 @@ from alphagrpo.models.bagel.attention import attend, prepared
 from alphagrpo.models.bagel.cache import Past
 from alphagrpo.models.bagel.config import LlmConfig
 from alphagrpo.models.bagel.embeddings import rotary
+from alphagrpo.models.bagel.mlp_parts import in_parts
 from alphagrpo.models.bagel.norm import RmsNorm
 from alphagrpo.models.bagel.precision import working_type
 from alphagrpo.options import AttentionKernel
@@ -118,11 +119,13 @@ class Layer(nn.Module):
         bias: Tensor | None,
         kernel: AttentionKernel,
         outputs: frozenset[str],
+        recompute: bool = False,
     ) -> tuple[list[tuple[str, Tensor]], Tensor, Tensor]:
         """Process the experts' slices ``(suffix, [B, S_e, D])`` together.
 
         Slices whose suffix is not in ``outputs`` give keys and values only, and are not returned.
-        Returns the slices, and this block's keys and values (without the past).
+        ``recompute`` says that a checkpoint around this layer computes it again backward. Returns
+        the slices, and this block's keys and values (without the past).
         """
         modules = self._modules
         norms = [_lowered(modules["input_layernorm" + suffix](x)) for suffix, x in parts]  # type: ignore[misc]
@@ -148,7 +151,7 @@ class Layer(nn.Module):
             start += x.shape[1]
             x = x + attention.output(rows, suffix)
             inner = _lowered(modules["post_attention_layernorm" + suffix](x))  # type: ignore[misc]
-            x = x + modules["mlp" + suffix](inner)  # type: ignore[misc]
+            x = x + in_parts(modules["mlp" + suffix], inner, recompute=recompute)  # type: ignore[arg-type]
             done.append((suffix, x))
         return done, k, v
 
@@ -237,7 +240,7 @@ class Decoder(nn.Module):
             needed = BOTH if i < last else outputs
             inputs = (parts, rotation, past[i], bias, self.kernel, needed)
             if i < self.recompute and torch.is_grad_enabled():
-                parts, k, v = checkpoint(layer, *inputs, use_reentrant=False)
+                parts, k, v = checkpoint(layer, *inputs, True, use_reentrant=False)
             else:
                 parts, k, v = layer(*inputs)
             keys.append(k)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
 
+from alphagrpo.models.bagel import mlp_parts
+from alphagrpo.models.unified import ALL_LAYERS
 from alphagrpo.policy.replay import replay_group
 from alphagrpo.policy.worker import RolloutWorker
 from alphagrpo.types import Group
@@ -48,6 +53,40 @@ def test_replay_has_the_bits_of_the_rollout(trainable: str, renorm: str) -> None
         assert replay.thoughts.log_probs.requires_grad
         lengths |= {len(t.text.token_ids) for t in group.trajectories}
     assert len(lengths) > 1, "the groups must hold thoughts of different lengths"
+
+
+@pytest.mark.parametrize("part_tokens", [7, 20])
+def test_parts_of_an_mlp_are_those_of_the_rollout(
+    monkeypatch: pytest.MonkeyPatch, part_tokens: int
+) -> None:
+    """Every forward of the replay splits as the rollout's did, whatever is computed again."""
+    monkeypatch.setattr(mlp_parts, "PART_TOKENS", part_tokens)
+    config, model = make_config(rollout={"group_size": 5}), make_model("lora")
+    (group,) = draw_groups(config, model, 1)
+    for layers in (0, 1, ALL_LAYERS):
+        model.set_recompute(layers)
+        replay = replay_group(model, group, config)
+        assert torch.equal(replay.thoughts.log_probs, replay.old_text)
+        pictures = replay.for_pictures()
+        scored = [pictures.image_step(model, k).log_prob for k in range(replay.num_steps)]
+        assert torch.equal(torch.stack(scored, dim=1), replay.old_image)
+        assert scored[0].requires_grad
+
+
+def test_what_only_thoughts_need_is_let_go_before_the_pictures() -> None:
+    flow = {"num_points": 8, "window": {"length": 5, "allowed": (0, 6)}}
+    flow["guidance"] = {"interval": (0.7, 1.0)}
+    config = make_config(rollout={"group_size": 5, "flow": flow})
+    model = make_model("lora")
+    (group,) = draw_groups(config, model, 1)
+    replay = replay_group(model, group, config)
+    read = [weakref.ref(keys.untyped_storage()) for keys in replay.thoughts.context.keys]
+    replay.thoughts.log_probs.sum().backward()
+    replay = replay.for_pictures()
+    gc.collect()
+    assert [storage() for storage in read] == [None, None]
+    assert {replay.plan.num_branches(step) for step in replay.plan.window.steps} == {1, 2}
+    assert torch.equal(image_log_probs(replay, model), replay.old_image), "one branch is a view"
 
 
 def test_replay_without_thinking_and_without_guidance() -> None:
