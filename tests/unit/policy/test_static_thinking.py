@@ -12,6 +12,7 @@ from alphagrpo.config.sampling import SamplingParams
 from alphagrpo.config.schema import LoraConfig
 from alphagrpo.models.bagel import tiny_config
 from alphagrpo.models.bagel.model import Bagel
+from alphagrpo.models.lora import adapters
 from alphagrpo.models.unified import Context
 from alphagrpo.policy import static_thinking
 from alphagrpo.policy.contexts import read_prefix
@@ -86,6 +87,24 @@ def test_buffers_are_used_again_with_other_prompts_and_other_weights(model: Bage
     assert sampler._loop is loop
     thoughts(sampler, prefix(model, 3))
     assert sampler._loop is not loop, "another batch has other buffers"
+
+
+def test_loading_a_context_brings_converted_adapters_up_to_date() -> None:
+    """A graph reads them without asking whether they have changed."""
+    model = make_model("lora").requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if ".lora_" not in name:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    context = read_prefix(model, None, [np.array([12])]).full
+    reader = model.token_reader(1, 16)
+    reader.load(context)
+    with torch.no_grad():
+        reader.read(torch.tensor([1]), 8)
+        adapter = next(iter(adapters(model).values()))
+        converted = adapter.factors(torch.bfloat16)
+        adapter.lora_b.mul_(-2.0)
+    reader.load(context)
+    assert torch.equal(converted[1], adapter.lora_b.to(torch.bfloat16))
 
 
 def test_a_long_thought_gets_buffers_with_room(
