@@ -122,8 +122,7 @@ def partials_kernel(
         mass = tl.where(real, tl.exp(below), 0.0)
         moment = (moment + shift * total) * tl.exp(shift) + tl.sum(mass * below, 1)
         total = total * tl.exp(shift) + tl.sum(mass, 1)
-        hit = real & (columns[None, :] == target[:, None])
-        picked += tl.sum(tl.where(hit, logits, 0.0), 1)
+        picked += tl.sum(tl.where(columns[None, :] == target[:, None], logits, 0.0), 1)
         highest = new_highest
     place = rows.to(tl.int64) * splits + split
     tl.store(maxima + place, highest, mask=rows < T)
@@ -142,7 +141,8 @@ def logit_gradient_kernel(
     """Gradient of one chunk's recomputed logits: g (1[j = y] - p) - h p (log p + entropy).
 
     ``out`` [PLANES, T, chunk] is of a type with fewer bits than float32, unless PLANES is 1: the
-    gradient is the sum of its planes.
+    gradient is the sum of its planes. What stands there past the vocabulary is never read, or
+    multiplied with 0.
     """
     row_block, column_block = tile_place(row_blocks, column_blocks, GROUP)
     rows = row_block * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -162,7 +162,6 @@ def logit_gradient_kernel(
     share = g[:, None] + h[:, None] * (log_p + spread[:, None])
     hit = columns[None, :] == target[:, None]
     grad = tl.where(hit, g[:, None], 0.0) - tl.exp(log_p) * share
-    grad = tl.where((columns < V)[None, :], grad, 0.0)
     width = column_blocks.to(tl.int64) * BLOCK_V
     place = out + rows.to(tl.int64)[:, None] * width + local[None, :]
     if PLANES == 1:

@@ -8,6 +8,7 @@ import torch
 from alphagrpo.kernels import has_triton
 
 if has_triton():
+    from alphagrpo.kernels.launch import aligned
     from alphagrpo.kernels.tiles import plan
 
 pytestmark = pytest.mark.skipif(not has_triton(), reason="triton is not installed")
@@ -53,3 +54,14 @@ def test_tensor_cores_multiply_wherever_an_operand_is_bfloat16(capability):
 
 def test_a_card_without_bfloat16_multiplies_in_float32():
     assert plan(BRAIN, BRAIN, (7, 5)).kind == FLOAT
+
+
+def test_launches_get_contiguous_memory_at_an_aligned_address():
+    """Another address or stride would be another compiled kernel, with other bits."""
+    whole = torch.arange(64.0).view(8, 8)
+    assert aligned(whole) is whole
+    for view in (whole.flatten()[1:33], whole.T, whole[:, 1:]):
+        ready = aligned(view)
+        assert torch.equal(ready, view)
+        assert ready.is_contiguous()
+        assert ready.data_ptr() % 16 == 0
