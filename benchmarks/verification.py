@@ -59,9 +59,7 @@ JSON, by question**: base64 and a request per question, as a stranger might. Ran
 that no cache answers; contenders by turns. CPU is of all processes of the benchmark, its client
 and the idle ones included.
 
-{plan}:
-
-{table}
+{tables}
 
 ## The prefix of a picture
 
@@ -186,7 +184,13 @@ async def measure_all(gateway: str, plain: str | None, plan: Plan) -> dict[str, 
     token = os.environ.get("ALPHAGRPO_GATEWAY_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     async with (
-        httpx.AsyncClient(base_url=gateway, headers=headers, timeout=600) as http,
+        # As many requests at once as a gateway takes.
+        httpx.AsyncClient(
+            base_url=gateway,
+            headers=headers,
+            timeout=600,
+            limits=httpx.Limits(max_connections=64),
+        ) as http,
         httpx.AsyncClient(base_url=plain or "", timeout=600) as rival,
     ):
         ways: dict[str, Ask] = {}
@@ -216,6 +220,13 @@ def rows_of(figures: dict[str, Figures]) -> list[tuple[str, ...]]:
     return rows
 
 
+def show(plan: Plan, figures: dict[str, Figures]) -> str:
+    """Print the table of a plan; the same for the page."""
+    rows = rows_of(figures)
+    print_table(Console(), str(plan), rows, COLUMNS)
+    return f"{plan}:\n\n{markdown(COLUMNS, rows)}"
+
+
 def main() -> None:
     """Print the tables; without ``--gateway`` they go to the results page too."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.verification", description=__doc__)
@@ -224,15 +235,16 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--questions", type=int, default=8)
     parser.add_argument("--side", type=int, default=48, help="pixels")
-    parser.add_argument("--concurrency", type=int, default=8, help="pictures at once")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[8, 32], metavar="PICTURES",
+                        help="pictures at once, a table for each")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5)
     given = vars(parser.parse_args())
     config, gateway = given.pop("config"), given.pop("gateway")
-    plan = Plan(**given)
+    plans = [Plan(**{**given, "concurrency": number}) for number in given["concurrency"]]
     load = os.getloadavg()[0]
     if gateway is not None:
-        figures = asyncio.run(measure_all(gateway, None, plan))
-        print_table(Console(), str(plan), rows_of(figures), COLUMNS)
+        for plan in plans:
+            show(plan, asyncio.run(measure_all(gateway, None, plan)))
         return
     narrator = Narrator()
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
@@ -241,9 +253,8 @@ def main() -> None:
         args = next(app.args for app in served.schema.applications if app.name == "verifier")
         with narrator.stage("vLLM's own server"):
             plain = stack.enter_context(plain_server(args, Path(name)))
-        figures = asyncio.run(measure_all(f"http://127.0.0.1:{served.http_port}", plain, plan))
-    rows = rows_of(figures)
-    print_table(Console(), str(plan), rows, COLUMNS)
+        url = f"http://127.0.0.1:{served.http_port}"
+        tables = [show(plan, asyncio.run(measure_all(url, plain, plan))) for plan in plans]
     # A process of its own: an engine reads its environment when vLLM is first imported.
     with narrator.stage("the prefix cache"), ProcessPoolExecutor(1, get_context("spawn")) as pool:
         prefix_rows = pool.submit(prefix_cache.measure).result()
@@ -251,8 +262,7 @@ def main() -> None:
     page = PAGE.format(
         load=f"{load:.0f}",
         commit=commit(),
-        plan=plan,
-        table=markdown(COLUMNS, rows),
+        tables="\n\n".join(tables),
         prefix=prefix_cache.title(),
         prefix_table=markdown(prefix_cache.COLUMNS, prefix_rows),
     )

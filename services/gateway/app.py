@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -45,11 +45,13 @@ from services.gateway.verify import (
     question_models,
     raw_pictures,
     raw_response,
+    told_or_error,
     verdict_models,
     verify_response,
 )
 from services.generator.client import connect_generator
 from services.metrics import GatewayMetrics
+from services.raw_picture import MOST_PICTURES
 from services.settings import GatewaySettings, parse_settings
 
 _STATUS: tuple[tuple[type[MeshError], int, str], ...] = (
@@ -159,7 +161,7 @@ def _add_routes(
             *(verifier.verify(pixels, questions) for pixels, questions in pictures),
             return_exceptions=True,
         )
-        return raw_response([_raw_answer(each) for each in _some_told(answers)])
+        return raw_response([_raw_answer(each) for each in told_or_error(answers)])
 
     @app.post("/v1/score", responses=_ERRORS)
     async def score(request: models.ScoreRequest) -> models.ScoreResponse:
@@ -236,20 +238,6 @@ def _mesh_error(error: MeshError) -> JSONResponse:
     return _error(500, "internal", str(error))
 
 
-def _some_told(
-    answers: Sequence[tuple[Verdict, ...] | BaseException],
-) -> Iterator[tuple[Verdict, ...] | MeshError]:
-    """Answers about several pictures; raises the first error where there is nothing else, and any
-    that is none of the mesh's.
-    """
-    if all(isinstance(answer, MeshError) for answer in answers):
-        raise cast(MeshError, answers[0])
-    for answer in answers:
-        if isinstance(answer, BaseException) and not isinstance(answer, MeshError):
-            raise answer
-        yield answer
-
-
 def _raw_answer(answer: tuple[Verdict, ...] | MeshError) -> models.RawAnswer:
     """Verdicts of one picture among several, or why it has none, as it would be told alone."""
     if not isinstance(answer, MeshError):
@@ -273,7 +261,11 @@ def _served_app(args: dict[str, Any]) -> FastAPI:
     patience = settings.patience()
     return create_app(
         connect_decomposer(app=settings.decomposer_app, **patience),
-        connect_verifier(app=settings.verifier_app, **patience),
+        # A slot for each picture of every request taken: none waits for a call of another.
+        connect_verifier(
+            app=settings.verifier_app,
+            **patience | {"max_concurrency": settings.max_concurrency * MOST_PICTURES},
+        ),
         settings,
         connect_generator(app=settings.generator_app, **patience)
         if settings.generator_app

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import Field, TypeAdapter, ValidationError
 
-from alphagrpo.errors import ConfigError
+from alphagrpo.errors import ConfigError, MeshError
 from alphagrpo.images import ImageLimits, raw_image
 from alphagrpo.judging.questions import questions_from_records, questions_to_records
 from alphagrpo.types import Question, Verdict
 from services import raw_picture
 from services.gateway import models
+from services.raw_picture import MOST_PICTURES
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MOST = 16
-"""Pictures of one body; the mesh's own client sends fewer."""
 PIXELS_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -31,7 +30,9 @@ PIXELS_BODY: dict[str, Any] = {
 """The body of raw pixels, for the OpenAPI document."""
 
 
-_HEAD = TypeAdapter(Annotated[list[models.RawPicture], Field(min_length=1, max_length=MOST)])
+_HEAD = TypeAdapter(
+    Annotated[list[models.RawPicture], Field(min_length=1, max_length=MOST_PICTURES)]
+)
 
 
 def raw_pictures(
@@ -91,6 +92,20 @@ def verify_response(verdicts: Sequence[Verdict]) -> Response:
     """Verdicts as an answer; written here, since FastAPI would check and copy them all again."""
     answer = models.VerifyResponse(verdicts=verdict_models(verdicts))
     return Response(answer.model_dump_json(), media_type="application/json")
+
+
+def told_or_error(
+    answers: Sequence[tuple[Verdict, ...] | BaseException],
+) -> Iterator[tuple[Verdict, ...] | MeshError]:
+    """Answers about several pictures; raises the first error where there is nothing else, and any
+    that is none of the mesh's.
+    """
+    if all(isinstance(answer, MeshError) for answer in answers):
+        raise cast(MeshError, answers[0])
+    for answer in answers:
+        if isinstance(answer, BaseException) and not isinstance(answer, MeshError):
+            raise answer
+        yield answer
 
 
 def raw_response(answers: list[models.RawAnswer]) -> Response:

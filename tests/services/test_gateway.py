@@ -149,7 +149,7 @@ ONE = {"height": 16, "width": 16, "questions": ["a ?"]}
         ([ONE | {"height": -1}], 422, "height"),
         ([ONE | {"depth": 1}], 422, "depth"),
         ([], 422, "at least 1"),
-        ([ONE] * 17, 422, "at most 16"),
+        ([ONE] * 5, 422, "at most 4"),
         ("no list", 422, "list"),
         (None, 400, "see /docs"),
     ],
@@ -337,7 +337,8 @@ def test_a_replica_reaches_the_named_applications_with_the_gateways_patience(mon
     monkeypatch.setattr(gateway_app, "listening_host", lambda: "127.0.0.1")
     recorder = gateway_app.GatewayMetrics
     assert gateway_app._served_app(args) == ("decomposer", "verifier", settings, None, recorder)
-    assert reached == {"decomposer": {"app": "d", **patience}, "verifier": {"app": "v", **patience}}
+    pictures = patience | {"max_concurrency": 4 * 64}
+    assert reached == {"decomposer": {"app": "d", **patience}, "verifier": {"app": "v", **pictures}}
     gateway_app._served_app({**args, "generator_app": "g"})
     assert reached["generator"] == {"app": "g", **patience}
     monkeypatch.setattr(gateway_app, "listening_host", lambda: "0.0.0.0")

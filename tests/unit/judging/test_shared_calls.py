@@ -19,6 +19,8 @@ class FakeService:
         self.gate = asyncio.Event()
         self.calls: list[list[str]] = []
         self.cancelled = 0
+        self.tidied = asyncio.Event()
+        self.tidied.set()
 
     async def ask(self, keys: list[str]) -> dict[str, str]:
         self.calls.append(keys)
@@ -26,6 +28,7 @@ class FakeService:
             await self.gate.wait()
         except asyncio.CancelledError:
             self.cancelled += 1
+            await self.tidied.wait()
             raise
         if found := self.bad & set(keys):
             raise ValueError(f"bad: {found}")
@@ -67,13 +70,15 @@ async def test_the_first_to_ask_may_leave() -> None:
 
 async def test_the_last_to_leave_ends_the_call_and_the_next_begins_anew() -> None:
     shared, service = SharedCalls[str, str](), FakeService()
+    service.tidied.clear()  # a call that is cancelled takes its time
     waiting = [await started(shared, service, "a") for _ in range(3)]
     for task in waiting:
         task.cancel()
     service.gate.set()
     await asyncio.wait(waiting)
-    assert await shared.get(["a"], service.ask) == {"a": "A"}
+    assert await asyncio.wait_for(shared.get(["a"], service.ask), timeout=5) == {"a": "A"}
     assert (service.calls, service.cancelled) == ([["a"], ["a"]], 1)
+    service.tidied.set()
 
 
 async def test_a_failure_is_its_own_callers_and_who_shared_it_asks_again() -> None:
@@ -123,5 +128,6 @@ async def test_an_error_that_nobody_waits_for_is_not_reported_as_lost() -> None:
     first.cancel()  # in the same turn of the loop in which the call goes on
     await asyncio.wait({first})
     await asyncio.sleep(0.001)
+    del first
     gc.collect()
     assert lost == []
