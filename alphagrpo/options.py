@@ -8,6 +8,8 @@ TrainKind = Literal["lora", "experts"]
 """What trains: adapters, or every decoder-layer weight of both experts."""
 WeightType = Literal["float32", "bfloat16"]
 """Type of the policy's weights, under torch's name."""
+RecomputeMode = Literal["none", "all", "auto"]
+"""Which layers compute their activations again backward, where it is not said in GB."""
 StartNoise = Literal["sample", "group"]
 """Whether each sample of a group starts from noise of its own or all from the same."""
 Renorm = Literal["none", "global", "channel", "text_channel"]
