@@ -86,7 +86,8 @@ def found_device() -> Device:
         UnfitDevice: torch finds none, or cannot use the driver.
     """
     if not torch.cuda.is_available():
-        driver = torch._C._cuda_getDriverVersion() if torch.version.cuda else 0
+        # A torch without CUDA has no such function.
+        driver = getattr(torch._C, "_cuda_getDriverVersion", int)()
         refuse_without_device(torch.__version__, torch.version.cuda, driver)
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     return Device(

@@ -133,7 +133,8 @@ class Working:
             return LearningSpace(context=0, activations=0)
         tokens = load.thought + 2
         values = self._shape.replay_values(load.samples, tokens, load.prefix, recomputed=recomputed)
-        scratch = load.samples * tokens * SCRATCH_COLUMNS * FLOAT_BYTES
+        columns = min(SCRATCH_COLUMNS, self._shape.vocabulary)
+        scratch = load.samples * tokens * columns * FLOAT_BYTES
         return LearningSpace(context=self._read(load), activations=values * self._width + scratch)
 
     def _read(self, load: Load) -> int:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from alphagrpo.config import RunConfig, load_config
 from alphagrpo.errors import DeviceFull, EnvironmentProblem, UnfitDevice
+from alphagrpo.models.unified import ALL_LAYERS
 from alphagrpo.policy import devices
 from alphagrpo.policy.devices import (
     Device,
     check_capability,
+    check_device,
     check_room,
     computed,
     found_device,
+    recomputed_here,
     refuse_without_device,
 )
 
+CONFIGS = Path(__file__).parents[3] / "deploy/configs"
+H200 = Device(name="NVIDIA H200", capability=(9, 0), memory_bytes=150_754_820_096)
+L40S = Device(name="NVIDIA L40S", capability=(8, 9), memory_bytes=48_000_000_000)
 H100 = Device(name="NVIDIA H100", capability=(9, 0), memory_bytes=85_520_809_984)
 T4 = Device(name="Tesla T4", capability=(7, 5), memory_bytes=15_800_000_000)
 TOLD = (
@@ -41,7 +49,7 @@ class FakeCuda:
     def current_device(self) -> int:
         return 0
 
-    def get_device_properties(self, index: int) -> SimpleNamespace:
+    def get_device_properties(self, which: object) -> SimpleNamespace:
         assert self._device is not None
         major, minor = self._device.capability
         return SimpleNamespace(
@@ -140,3 +148,44 @@ def test_what_works_and_what_fails_otherwise_are_left_alone() -> None:
     assert computed("learner", "", lambda a, b: a + b, 1, 2) == 3
     with pytest.raises(ZeroDivisionError):
         computed("learner", "", lambda: 1 / 0)
+
+
+def config_of(*overrides: str) -> RunConfig:
+    return load_config(CONFIGS / "bagel-7b-srr.yaml", list(overrides))
+
+
+def test_a_process_is_refused_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "torch", fake_torch(H100))
+    config = config_of()
+    for role, process in (("rollout-0", "runner"), ("learner", "learner")):
+        check_device(config, role, process)
+    monkeypatch.setattr(devices, "torch", fake_torch(L40S))
+    with pytest.raises(UnfitDevice, match=r"rollout-0 needs about 5\d\.\d GB.*has 48\.0 GB; raise"):
+        check_device(config, "rollout-0", "runner")
+    with pytest.raises(UnfitDevice, match=r"learner-2 needs about 6\d\.\d GB.*rollout.slices"):
+        check_device(config, "learner-2", "learner")
+    check_device(config_of("rollout.slices=2", "evaluation.batch_size=7"), "rollout-0", "runner")
+    with pytest.raises(UnfitDevice, match=r"its share of 0\.5 of NVIDIA L40S"):
+        check_device(config_of("rollout.gpus_per_runner=0.5"), "rollout-0", "runner")
+    monkeypatch.setattr(devices, "torch", fake_torch(T4))
+    with pytest.raises(UnfitDevice, match=r"compute capability 8\.0"):
+        check_device(config, "rollout-0", "runner")
+
+
+def test_on_a_cpu_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "torch", fake_torch(None))
+    check_device(config_of("model.device=cpu"), "rollout-0", "runner")
+    check_device(config_of("model.device=auto"), "rollout-0", "runner")
+    with pytest.raises(UnfitDevice):
+        check_device(config_of(), "rollout-0", "runner")
+
+
+def test_a_rank_recomputes_as_its_own_card_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def layers(setting: str, device: Device | None = None) -> int:
+        monkeypatch.setattr(devices, "torch", fake_torch(device))
+        kind = SimpleNamespace(type="cpu" if device is None else "cuda")
+        return recomputed_here(config_of(f"learner.recompute={setting}"), kind)
+
+    assert [layers(setting) for setting in ("none", "all", "auto")] == [0, ALL_LAYERS, 0]
+    assert layers("auto", H100) > layers("auto", H200) > 0
+    assert layers("100", H100) == layers("100") < layers("auto", H100), "a budget is a number"
