@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from actors.parts import Handle, actor_options, answer
+from actors.parts import Handle, actor_options, answer, said_at_start
 from actors.ranks import RayRank, fetched, rank_role
 from actors.storage import answer_probe
 from actors.weights import connect_weights
@@ -34,16 +34,19 @@ class LearnerActor:
         from alphagrpo.learner.keeping_step import front_of
         from alphagrpo.learner.learner import GRPOLearner
         from alphagrpo.learner.rank import LocalRank
+        from alphagrpo.policy.devices import check_device
         from alphagrpo.policy.loading import load_policy
 
         torch.set_num_threads(config.rollout.threads)
         self._config = config
+        check_device(config, rank_role(rank), "learner")
         self._learner = GRPOLearner(load_policy(config).model, config)
         self._rank = LocalRank(
             self._learner,
             connect_weights(config),
             fetch=fetched,
             host=ray.util.get_node_ip_address(),
+            role=rank_role(rank),
         )
         others = () if rank else (RayRank(config, rank_role(i)) for i in range(1, config.num_ranks))
         self._front = front_of([self._rank, *others], config)
@@ -91,7 +94,12 @@ class LearnerActor:
     async def status(self) -> dict[str, Any]:
         """Answered while a step is being computed."""
         learner = self._learner
-        return {"pid": os.getpid(), "step": learner.step, "version": learner.version}
+        return {
+            "pid": os.getpid(),
+            "step": learner.step,
+            "version": learner.version,
+            "recomputed": learner.recomputed,
+        }
 
 
 def start_learner(config: RunConfig) -> list[Handle]:
@@ -194,7 +202,7 @@ class RayLearner:
         try:
             return await answer(getattr(handle, method).remote(*arguments))
         except RayActorError as error:
-            raise LearnerLost(
+            raise said_at_start(error) or LearnerLost(
                 f"the learner must stay alive through a step, a process of it died ({error}); "
                 "it is restored from the last checkpoint, or resume the run with --resume"
             ) from error

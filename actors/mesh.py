@@ -51,6 +51,7 @@ class Mesh:
         """
         self._config = config
         self._watch = StartWatch(config, tell)
+        self._tell = tell or log.warning
         deadlines = Deadlines(config.deadlines, tell)
         _refuse_second_run(config.name)
         check_room(config)
@@ -69,7 +70,13 @@ class Mesh:
         """
         there = answer(self.registry.newest.remote())
         answers = asyncio.gather(there, self.learner.status(), self.pool.ready())
-        await self._watch.wait(answers, self._actors)
+        _, ranks, _ = await self._watch.wait(answers, self._actors)
+        setting = self._config.learner.recompute
+        if setting not in ("none", "all"):
+            numbers = ", ".join(str(status["recomputed"]) for status in ranks)
+            self._tell(
+                f"layers that each rank recomputes, by learner.recompute {setting}: {numbers}"
+            )
         await self.learner.start()
 
     async def check_storage(self, folder: Path) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
+from alphagrpo import errors
 from alphagrpo.config import RunConfig
 from alphagrpo.errors import ConfigError, MeshError
 
 Handle = Any
 """An actor handle. Ray's own generic type knows none of the remote methods."""
+
+_RAISED = re.compile(rf"{re.escape(errors.__name__)}\.(?P<name>\w+): (?P<message>.+)")
 
 CONTROL = "control"
 """Concurrency group of calls that must be answered while an actor computes."""
@@ -92,3 +96,16 @@ async def answer(reference: Any) -> Any:
         if isinstance(error.cause, MeshError):
             raise error.cause from None
         raise
+
+
+def said_at_start(error: RayActorError) -> MeshError | None:
+    """What an actor raised on purpose instead of starting; None where it died of something else.
+
+    Ray keeps of it no more than its text, the last line of a traceback.
+    """
+    for line in reversed(str(error).splitlines()):
+        if found := _RAISED.match(line.strip()):
+            kind = getattr(errors, found["name"], None)
+            if isinstance(kind, type) and issubclass(kind, MeshError):
+                return kind(found["message"])
+    return None

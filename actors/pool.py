@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ray.exceptions import ObjectLostError, RayActorError
 
-from actors.parts import Handle, Part, answer
+from actors.parts import Handle, Part, answer, said_at_start
 from actors.ranks import rank_lost, runner_role
 from actors.runners import PICTURES, Runner
 from actors.waiting import StartWatch
@@ -75,7 +75,7 @@ class RayRolloutPool:
             calls = [answer(runner.handle.status.remote()) for runner in self._runners]
             return list(await asyncio.gather(*calls))
         except RayActorError as error:
-            raise EnvironmentProblem(
+            raise said_at_start(error) or EnvironmentProblem(
                 f"every rollout runner must start, one did not: {error}; fix the cause "
                 "(often memory, or a path that does not exist on that node) and start again"
             ) from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayActorError
 
-from actors.parts import Handle, actor_name, answer
+from actors.parts import Handle, actor_name, answer, said_at_start
 from alphagrpo.deadlines import Deadlines
 from alphagrpo.errors import LearnerLost
 from alphagrpo.learner.ranked import RankedLearner
@@ -140,7 +140,7 @@ class RayRank:
             return await answer(getattr(self._handle, method).remote(*arguments))
         except RayActorError as error:
             self.forget()
-            raise rank_lost(self._role, error) from error
+            raise said_at_start(error) or rank_lost(self._role, error) from error
 
 
 class RunnersLearner(RankedLearner):

@@ -36,16 +36,18 @@ class RolloutActor:
         # Imported here, so that the driver that describes this actor needs no torch.
         import torch
 
+        from alphagrpo.policy.devices import check_device
         from alphagrpo.policy.loading import load_policy
         from alphagrpo.policy.worker import RolloutWorker
         from alphagrpo.rollout.runner import GroupRunner
 
         torch.set_num_threads(config.rollout.threads)
+        self._name = runner_role(index)
+        check_device(config, self._name, "runner")
         policy = load_policy(config)
         worker = RolloutWorker(policy.model, policy.tokenizer, config)
-        self._name = runner_role(index)
         store, thread = connect_weights(config), ThreadPoolExecutor(1, "worker")
-        self._runner = GroupRunner(worker, verifier.make(), store, config, thread)
+        self._runner = GroupRunner(worker, verifier.make(), store, config, thread, self._name)
         self._rank = self._make_rank(config, worker, store, thread)
         self._kept: dict[str, Group] = {}
         """What was drawn here and is to be learnt here, by its first trajectory."""
@@ -69,6 +71,7 @@ class RolloutActor:
             thread=thread,
             host=ray.util.get_node_ip_address(),
             adopt=worker.adopt,
+            role=self._name,
         )
 
     async def rank(self, method: str, *arguments: Any) -> Any:
@@ -135,6 +138,7 @@ class RolloutActor:
             "pid": os.getpid(),
             "version": self._runner.version,
             "groups_done": self._runner.groups_done,
+            "recomputed": self._rank.learner.recomputed if self._rank else 0,
         }
 
 

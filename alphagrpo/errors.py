@@ -19,7 +19,9 @@
     └── EnvironmentProblem     (RuntimeError)     memory, ports, a cluster already running
         ├── LearnerLost                           a rank of the learner is gone, or silent
         ├── ProcessSilent                         a process that does not answer, and did not die
-        └── DiskFull                              no room for a file that a run must write
+        ├── DiskFull                              no room for a file that a run must write
+        ├── UnfitDevice                           a GPU, or its driver, that cannot do its part
+        └── DeviceFull                            a GPU whose memory has run out
 
 Every message says the rule, the value got and the remedy. All of them survive pickling: Ray raises
 them again on the other side of a process boundary.
@@ -96,6 +98,14 @@ class EnvironmentProblem(MeshError, RuntimeError):
 
 class DiskFull(EnvironmentProblem):
     """A file of a run that the disk has no room for; nothing that was written before is lost."""
+
+
+class UnfitDevice(EnvironmentProblem):
+    """A GPU that is too small or too old for its part of a run, or a driver too old for torch."""
+
+
+class DeviceFull(EnvironmentProblem):
+    """A GPU whose memory has run out in a run; nothing that was learnt before is lost."""
 
 
 class LearnerLost(EnvironmentProblem):

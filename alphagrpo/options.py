@@ -12,6 +12,8 @@ AttentionKernel = Literal["auto", "matmul", "cudnn", "efficient", "math"]
 """What computes attention; ``auto`` chooses by device and number of queries."""
 Thinking = Literal["auto", "eager", "static"]
 """How thoughts are sampled; ``auto`` by CUDA graphs on a GPU and eagerly on a CPU."""
+RecomputeMode = Literal["none", "all", "auto"]
+"""Which layers compute their activations again backward, where it is not said in GB."""
 StartNoise = Literal["sample", "group"]
 """Whether each sample of a group starts from noise of its own or all from the same."""
 Renorm = Literal["none", "global", "channel", "text_channel"]

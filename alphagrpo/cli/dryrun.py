@@ -16,7 +16,14 @@ from alphagrpo.cli.prediction import (
     prediction_figures,
     time_rows,
 )
-from alphagrpo.cli.sizing import Row, fit_notes, fit_rows, memory_rows, model_rows
+from alphagrpo.cli.sizing import (
+    CARD_SIZES,
+    Row,
+    fit_notes,
+    fit_rows,
+    memory_rows,
+    model_rows,
+)
 from alphagrpo.config import RunConfig
 from alphagrpo.data import check_source
 from alphagrpo.data.prompts import WORLD_PREFIX
@@ -109,7 +116,7 @@ class _CardFigures:
                 "GPUs: the table of measured cards has no CPU"
             )
             return cls({}, {}, [note])
-        processes = cases(config, shape, size)
+        processes = cases(config, shape, size, CARD_SIZES)
         prediction = predict(config, shape, size, placement, card)
         best = prediction.best
         # Of other meshes the shared one stands last.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from alphagrpo.config import RunConfig
 from alphagrpo.policy.cards import CARDS, Card
-from alphagrpo.policy.fit import SHARED_CARD, Case
+from alphagrpo.policy.fit import Case, Process, settings_for_room
 from alphagrpo.policy.memory import MemoryEstimate, ModelSize, object_store_bytes
+from alphagrpo.policy.working import DECODED_AT_ONCE
 
 GB = 1e9
+CARD_SIZES = tuple(sorted({card.memory_bytes for card in CARDS.values()}))
+"""Bytes of the cards that are told of."""
 Row = tuple[str, str, str]
 
 
@@ -36,22 +39,32 @@ def memory_rows(config: RunConfig, size: ModelSize, memory: MemoryEstimate) -> l
     shared = config.learner.placement == "runners"
     batch = "a group" if config.rollout.slices == 1 else "a slice"
     dtype, holders = config.model.dtype, "" if shared else " and the learner"
+    wide = "" if dtype == "float32" else f", {_count(size.float32)} of them float32"
+    drawing, learning = memory.drawing, memory.learning
     rows = [
-        ("weights", _size(memory.weights), f"{dtype}, in every runner{holders}"),
+        ("weights", _size(memory.weights), f"{dtype}{wide}; in every runner{holders}"),
         ("float32 masters", _size(memory.masters), "learner"),
-        ("gradients", _size(memory.gradients), "learner"),
+        ("gradients", _size(memory.gradients), "learner, with those of groups ahead"),
         ("AdamW moments", _size(memory.optimizer), "learner"),
         ("keys and values", f"{size.kv_bytes_per_token / 1024:g} KiB per token", dtype),
-        ("context", _size(memory.context_per_group), f"of {batch}, packed branches"),
+        ("drawing: context", _size(drawing.context), "of the largest batch, packed branches"),
+        ("drawing: thinking", _size(drawing.thinking), "estimate, contexts included"),
+        ("drawing: denoising", _size(drawing.denoising), "likewise, all branches in one forward"),
         (
-            "activations",
-            _size(memory.activations),
-            f"estimate: {batch}, one window step, all branches",
+            "drawing: decoding",
+            _size(drawing.decoding),
+            f"likewise, {DECODED_AT_ONCE} pictures at a time",
+        ),
+        ("learning: context", _size(learning.context), f"of {batch}, packed branches"),
+        (
+            "learning: activations",
+            _size(learning.activations),
+            f"estimate: {batch}, one window step, all branches; {_recomputed(config)}",
         ),
     ]
     if memory.gathered and not shared:
         rows[:1] = [
-            ("weights", _size(memory.weights), f"{dtype}, in every runner"),
+            ("weights", _size(memory.weights), f"{dtype}{wide}; in every runner"),
             (
                 "weights of a rank",
                 _size(memory.rank_weights),
@@ -64,7 +77,7 @@ def memory_rows(config: RunConfig, size: ModelSize, memory: MemoryEstimate) -> l
     else:
         rows += [
             ("learner", _size(memory.learner), "a rank; one forward is held at a time"),
-            ("runner", _size(memory.runner), "without working space"),
+            ("runner", _size(memory.runner), "weights, and the largest part of drawing"),
         ]
     return [
         *rows,
@@ -79,15 +92,29 @@ def memory_rows(config: RunConfig, size: ModelSize, memory: MemoryEstimate) -> l
 
 def fit_rows(cases: list[Case]) -> list[Row]:
     """Each process at its peak, and whether a card of each size holds it."""
-    sizes = sorted({card.memory_bytes for card in CARDS.values()})
     return [
         (
             case.name,
             _size(int(case.peak_bytes)),
-            "; ".join(f"{each / GB:.0f} GB: {case.verdict(each)}" for each in sizes),
+            "; ".join(f"{each / GB:.0f} GB: {_verdict(case, each)}" for each in CARD_SIZES),
         )
         for case in cases
     ]
+
+
+def _verdict(case: Case, card_bytes: float) -> str:
+    """Whether it fits, and what a budget makes of the card."""
+    verdict, layers = case.verdict(card_bytes), dict(case.recomputed)
+    if card_bytes not in layers or verdict == "does not fit":
+        return verdict
+    return f"{verdict}, {layers[card_bytes]} layers recomputed"
+
+
+def _recomputed(config: RunConfig) -> str:
+    setting = config.learner.recompute
+    if setting == "none":
+        return "no layer recomputed"
+    return "all layers recomputed" + ("" if setting == "all" else ", fewer where there is room")
 
 
 def fit_notes(
@@ -100,22 +127,12 @@ def fit_notes(
             continue
         if case.verdict(card.memory_bytes) != "does not fit":
             continue
+        process: Process = "runner" if case.name == "runner" else "learner"
         notes.append(
             f"a {case.name} needs about {case.peak_bytes / GB:.0f} GB, {card.name} has "
-            f"{card.memory_bytes / GB:.0f}; {_remedies(config, case)}"
+            f"{card.memory_bytes / GB:.0f}; {settings_for_room(config, process)}"
         )
     return notes
-
-
-def _remedies(config: RunConfig, case: Case) -> str:
-    remedies = ["raise rollout.slices", "lower rollout.group_size"]
-    if case.name != "runner":
-        if not config.learner.recompute:
-            remedies.insert(0, "set learner.recompute")
-        if config.model.trainable == "experts":
-            shared = case.name.startswith(SHARED_CARD)
-            remedies.insert(0, f"raise {'rollout.num_runners' if shared else 'learner.ranks'}")
-    return ", ".join(remedies[:-1]) + f" or {remedies[-1]}"
 
 
 def _count(number: int) -> str:

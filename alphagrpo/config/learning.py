@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Literal, get_args
 
 from pydantic import Field, field_validator
 
 from alphagrpo.config.sampling import Section
+from alphagrpo.options import RecomputeMode
 
 
 class LearnerConfig(Section):
@@ -32,15 +34,31 @@ class LearnerConfig(Section):
     groups_ahead: int = Field(4, ge=0)
     """Groups per rank that may be replayed before one of an earlier place, whose rewards are late:
     each keeps a gradient of its own until that one is summed."""
-    recompute: bool = False
-    """Recompute each layer in the backward pass (gradient checkpointing): a third more arithmetic,
-    and one layer's activations at a time instead of all layers'."""
+    recompute: RecomputeMode | float = "none"
+    """Which layers compute their activations again in the backward pass (gradient checkpointing)
+    instead of keeping them: ``none``; ``all``, for a third more arithmetic and one layer's
+    activations at a time; ``auto``, as few as the device's memory asks for; or a number, as few as
+    a process of so many GB asks for. Gradients are the same, bit for bit."""
     deadline_s: float = Field(1800.0, gt=0)
     """Seconds a rank may take to arrive where the others wait for it (a sum of gradients, a sharded
     layer); then the ranks are started again from the last checkpoint. One that does not answer is
     found sooner: see the section ``deadlines``."""
     check_every: int = Field(20, ge=1)
     """Steps between proofs, by checksum, that all ranks hold the same parameters."""
+
+    @field_validator("recompute", mode="before")
+    @classmethod
+    def _named(cls, recompute: object) -> object:
+        """True and false, which it was before it could be a budget, are ``all`` and ``none``."""
+        if isinstance(recompute, bool):
+            return "all" if recompute else "none"
+        is_budget = isinstance(recompute, (int, float)) and 0 < recompute < math.inf
+        if not is_budget and recompute not in get_args(RecomputeMode):
+            raise ValueError(
+                f"learner.recompute is one of {', '.join(get_args(RecomputeMode))}, or the GB that "
+                f"a process of the learner may take, got {recompute!r}"
+            )
+        return recompute
 
     @field_validator("gpus")
     @classmethod

@@ -33,7 +33,8 @@ from alphagrpo.learner.steps import (
     update_report,
 )
 from alphagrpo.models import weights
-from alphagrpo.models.unified import ALL_LAYERS, UnifiedModel
+from alphagrpo.models.unified import UnifiedModel
+from alphagrpo.policy.devices import recomputed_here
 from alphagrpo.policy.trainable import trainable_parameters
 from alphagrpo.training import SampleWeights, TrainingBatch, TrainingGroup, UpdateReport
 from alphagrpo.types import Group, WeightsKind, WeightsManifest
@@ -59,7 +60,10 @@ class GRPOLearner:
         self.model, self.config = model, config
         self.exchange: Exchange = exchange or Alone()
         self.module = cast(nn.Module, model)
-        model.set_recompute(ALL_LAYERS if config.learner.recompute else 0)
+        device = next(self.module.parameters()).device
+        self.recomputed = recomputed_here(config, device)
+        """Layers that recompute their activations, or more than there are where all do."""
+        model.set_recompute(self.recomputed)
         self.parameters: dict[str, nn.Parameter] = {}
         self.shards: Shards | None = None
         if not config.sharded:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from alphagrpo.learner.exchange import TorchExchange, find_store, open_store
@@ -14,6 +15,8 @@ from alphagrpo.learner.notes import GroupNotes
 from alphagrpo.learner.state import load_learner, save_learner
 from alphagrpo.learner.steps import LearnerState, Part, StepEnd, StepTaken
 from alphagrpo.models.weights import fingerprint
+from alphagrpo.policy.devices import computed
+from alphagrpo.policy.fit import settings_for_room
 from alphagrpo.ports import WeightStore
 from alphagrpo.training import CallOrder, Settling, TrainingGroup
 from alphagrpo.types import Group, WeightsManifest
@@ -43,6 +46,7 @@ class LocalRank:
         thread: Executor | None = None,
         host: str = "127.0.0.1",
         adopt: Callable[[WeightsManifest], None] = lambda manifest: None,
+        role: str = "the learner",
     ) -> None:
         """Wrap ``learner``.
 
@@ -53,10 +57,12 @@ class LocalRank:
             thread: of one worker, where the model is used by others too; default one of its own.
             host: the address at which other ranks reach this process.
             adopt: is told, in the thread, of which version the parameters are now.
+            role: of the process, for people.
         """
         self.learner = learner
         self._store, self._fetch, self._host = store, fetch, host
         self._adopt, self._turn = adopt, asyncio.Lock()
+        self._computed = partial(computed, role, settings_for_room(learner.config, "learner"))
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="learner")
         self._meeting: Any = None
         self._held: TrainingGroup | None = None
@@ -152,4 +158,6 @@ class LocalRank:
             self.learner.shard()
 
     async def _compute(self, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._computed, function, *arguments
+        )

@@ -20,6 +20,7 @@ from alphagrpo.models.unified import UnifiedModel
 from alphagrpo.policy.contexts import Branches, Prefix, read_thoughts
 from alphagrpo.policy.denoising import FlowPlan, Path, denoise, start_noise
 from alphagrpo.policy.thinking import Thought, ThoughtSampler, think
+from alphagrpo.policy.working import DECODED_AT_ONCE
 from alphagrpo.types import ImageSegment, TextSegment
 
 
@@ -142,7 +143,14 @@ def draw_batch(
 
 
 def decode(model: UnifiedModel, latents: Tensor, grid: tuple[int, int]) -> NDArray[np.uint8]:
-    """Pictures [B, H, W, 3] as bytes of clean latents [B, N, C]."""
-    pixels = model.decode_latents(latents, grid).clamp(-1, 1)
-    levels = ((pixels + 1.0) * 127.5).round().to(torch.uint8)
-    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    """Pictures [B, H, W, 3] as bytes of clean latents [B, N, C], :data:`DECODED_AT_ONCE` at a time.
+
+    How many are decoded at once changes no picture, but where a kernel library picks its algorithm
+    by it.
+    """
+    parts = []
+    for part in latents.split(DECODED_AT_ONCE):
+        pixels = model.decode_latents(part, grid).clamp(-1, 1)
+        levels = ((pixels + 1.0) * 127.5).round().to(torch.uint8)
+        parts.append(levels.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+    return np.concatenate(parts)

@@ -56,8 +56,30 @@ class PolicyShape(Protocol):
         """Number of adapter weights at ``rank``."""
         ...
 
-    def activation_values(self, *, recompute: bool = False) -> int:
-        """Estimate of the values that one token keeps for the backward pass."""
+    @property
+    def float32_weights(self) -> int:
+        """Of :meth:`weights`, those that are in float32 whatever the type of the rest."""
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """Ids that a token is sampled from."""
+        ...
+
+    def forward_values(self, sequences: int, tokens: int, past: int) -> int:
+        """Values of the weights' type at the peak of a forward without gradient, of so many tokens
+        of each sequence, which has read ``past`` before. Weights and what was read are not counted.
+        """
+        ...
+
+    def replay_values(self, sequences: int, tokens: int, past: int, *, recomputed: int) -> int:
+        """The same at the peak of a forward with gradient and its backward, where the first
+        ``recomputed`` layers keep no activations.
+        """
+        ...
+
+    def decoded_bytes(self, pictures: int, height: int, width: int) -> int:
+        """Bytes at the peak of decoding so many pictures, of so many pixels, at once."""
         ...
 
     def picture_tokens(self, height: int, width: int) -> int:

@@ -1,36 +1,32 @@
-"""Which card holds which process of a run, at its peak. Free of torch.
+"""Which card holds which process of a run, at its peak, and what makes one fit. Free of torch.
 
-:class:`~alphagrpo.policy.memory.MemoryEstimate` counts what must be there; on top of that comes
-working space, of which the two largest parts are taken from measurements (docs/speed.md).
+:class:`~alphagrpo.policy.memory.MemoryEstimate` counts what a process has; docs/speed.md compares
+it with what was measured.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from alphagrpo.config import RunConfig
 from alphagrpo.policy.family import PolicyShape
-from alphagrpo.policy.memory import (
-    MASTER_BYTES,
-    MemoryEstimate,
-    ModelSize,
-    largest_slice,
-    memory_estimate,
-)
+from alphagrpo.policy.memory import MASTER_BYTES, MemoryEstimate, ModelSize, memory_estimate
+from alphagrpo.policy.working import AS_IT_IS, Handling
 
-ACTIVATION_FACTOR = 1.6
-"""What a replay held on an H200, over the activations counted: 1.5 (drawing) and 1.6 (refining).
-Adapters' temporaries, and keys and values repeated to all heads.
+LIBRARIES_BYTES = 0.9e9
+"""Work spaces of kernel libraries and small tensors: what drawing held on an H200 beyond all that
+is counted."""
+ROOM = 0.88
+"""Share of a card that may be used without the allocator having to give back and try again: it had
+reserved 86.4 GB where 76.8 were allocated.
 """
-DECODE_BYTES = 4600
-"""Per pixel that is decoded at once, and what denoising leaves behind: 17 GB for 14 pictures."""
-ROOM = 0.9
-"""Share of a card that may be used without the allocator having to give back and try again."""
 SHARDED_RANKS = (1, 4, 8)
 """Numbers of ranks that are told where the experts train: a card, half a machine, a machine."""
 
 SHARED_CARD = "shared card"
+Process = Literal["runner", "learner"]
 Verdict = Literal["fits", "tight", "does not fit"]
 
 
@@ -40,24 +36,28 @@ class Case:
 
     name: str
     peak_bytes: float
+    """With as many layers recomputed as the config admits."""
     configured: bool = True
     """Whether it is the run's own; others show what more ranks would do."""
+    recomputed: tuple[tuple[float, int], ...] = ()
+    """Where a budget decides: layers that are recomputed, by bytes of the card."""
 
     def verdict(self, card_bytes: float) -> Verdict:
-        """Whether a card of so many bytes holds it; ``tight`` needs most of the last tenth."""
+        """Whether a card of so many bytes holds it; ``tight`` needs the allocator's room."""
         if self.peak_bytes > card_bytes:
             return "does not fit"
         return "fits" if self.peak_bytes <= ROOM * card_bytes else "tight"
 
 
-def cases(config: RunConfig, shape: PolicyShape, size: ModelSize) -> list[Case]:
+def cases(
+    config: RunConfig, shape: PolicyShape, size: ModelSize, card_sizes: Sequence[float] = ()
+) -> list[Case]:
     """The run's own processes, and others to compare: shared cards, and numbers of ranks that share
-    the experts out.
+    the experts out. ``card_sizes``, in bytes, are those that budgets are looked at for.
     """
 
     def learner(run: RunConfig, ranks: int, *, configured: bool) -> Case:
-        run = _with_ranks(run, ranks)
-        return learner_case(run, memory_estimate(run, shape, size), ranks, configured=configured)
+        return learner_case(_with_ranks(run, ranks), shape, size, card_sizes, configured=configured)
 
     ranks = config.num_ranks
     others = {ranks, *SHARDED_RANKS} if config.model.trainable == "experts" else {ranks}
@@ -76,29 +76,87 @@ def cases(config: RunConfig, shape: PolicyShape, size: ModelSize) -> list[Case]:
     ]
 
 
+def process_case(config: RunConfig, shape: PolicyShape, size: ModelSize, process: Process) -> Case:
+    """The run's own process of a kind, as it is at its least."""
+    if process == "runner" and not config.learner.on_runners:
+        return runner_case(config, memory_estimate(config, shape, size))
+    return learner_case(config, shape, size)
+
+
 def runner_case(config: RunConfig, estimate: MemoryEstimate) -> Case:
     """A runner that only draws. Weights on their way to it are in main memory."""
     adapters = estimate.trainable * MASTER_BYTES if config.model.trainable == "lora" else 0
-    held = estimate.weights + adapters + estimate.context_per_group
-    return Case(name="runner", peak_bytes=held + _decoding(config))
+    held = estimate.weights + adapters + estimate.drawing.peak
+    return Case(name="runner", peak_bytes=held + LIBRARIES_BYTES)
 
 
 def learner_case(
-    config: RunConfig, estimate: MemoryEstimate, ranks: int, *, configured: bool = True
+    config: RunConfig,
+    shape: PolicyShape,
+    size: ModelSize,
+    card_sizes: Sequence[float] = (),
+    *,
+    configured: bool = True,
 ) -> Case:
-    """A rank of ``ranks``; with shared cards one that draws too, but never while it learns."""
-    replay = ACTIVATION_FACTOR * estimate.activations
-    if config.learner.placement == "runners":
-        held = estimate.shared - estimate.activations
-        name, peak_bytes = SHARED_CARD, held + max(replay, _decoding(config))
+    """A rank of the config; with shared cards one that draws too, but never while it learns."""
+    name, ranks = SHARED_CARD if config.learner.on_runners else "learner", config.num_ranks
+    budgeted = config.learner.recompute not in ("none", "all")
+    return Case(
+        name=name if ranks == 1 else f"{name}, 1 of {ranks}",
+        peak_bytes=learner_peak(config, shape, size),
+        configured=configured,
+        recomputed=tuple(
+            (card_bytes, recomputed_layers(config, shape, size, card_bytes))
+            for card_bytes in card_sizes
+            if budgeted
+        ),
+    )
+
+
+def learner_peak(
+    config: RunConfig,
+    shape: PolicyShape,
+    size: ModelSize,
+    recomputed: int | None = None,
+    handling: Handling = AS_IT_IS,
+) -> float:
+    """Bytes of a rank at its peak; ``recomputed`` as in
+    :func:`~alphagrpo.policy.memory.memory_estimate`.
+    """
+    estimate = memory_estimate(config, shape, size, recomputed=recomputed, handling=handling)
+    held = estimate.shared if config.learner.on_runners else estimate.learner
+    return held + LIBRARIES_BYTES
+
+
+def recomputed_layers(
+    config: RunConfig, shape: PolicyShape, size: ModelSize, card_bytes: float
+) -> int:
+    """How many layers a rank on a card of so many bytes recomputes, as ``learner.recompute`` says.
+
+    With a budget the fewest that fit it, and all where even they do not.
+    """
+    setting, layers = config.learner.recompute, shape.num_layers
+    if isinstance(setting, str) and setting != "auto":
+        return 0 if setting == "none" else layers
+    budget = ROOM * card_bytes if setting == "auto" else float(setting) * 1e9
+    for number in range(layers):
+        if learner_peak(config, shape, size, number) <= budget:
+            return number
+    return layers
+
+
+def settings_for_room(config: RunConfig, process: Process) -> str:
+    """The settings that make a process of a kind smaller."""
+    found = ["raise rollout.slices", "lower rollout.group_size"]
+    if process == "runner":
+        found.append("lower evaluation.batch_size")
     else:
-        name, peak_bytes = "learner", estimate.learner - estimate.activations + replay
-    name = name if ranks == 1 else f"{name}, 1 of {ranks}"
-    return Case(name=name, peak_bytes=peak_bytes, configured=configured)
-
-
-def _decoding(config: RunConfig) -> float:
-    return largest_slice(config) * config.task.height * config.task.width * DECODE_BYTES
+        if config.learner.recompute != "all":
+            found.insert(0, "set learner.recompute to all")
+        if config.model.trainable == "experts":
+            on_runners = config.learner.on_runners
+            found.insert(0, f"raise {'rollout.num_runners' if on_runners else 'learner.ranks'}")
+    return ", ".join(found[:-1]) + f" or {found[-1]}"
 
 
 def _with_ranks(config: RunConfig, ranks: int) -> RunConfig:

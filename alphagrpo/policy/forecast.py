@@ -13,6 +13,7 @@ from functools import cache
 from alphagrpo.config import RunConfig
 from alphagrpo.policy.cards import Card
 from alphagrpo.policy.family import PolicyShape
+from alphagrpo.policy.fit import recomputed_layers
 from alphagrpo.policy.memory import MASTER_BYTES, ModelSize
 from alphagrpo.policy.timing import (
     QUESTIONS_PER_S,
@@ -129,9 +130,18 @@ class StepModel:
             else size.understanding + size.generation
         )  # fmt: skip
 
+        layers = recomputed_layers(config, shape, size, card.memory_bytes)
+
         @cache
         def work(samples: int) -> GroupWork:
-            return group_work(config, shape, size, samples=samples, thought_tokens=thought_tokens)
+            return group_work(
+                config,
+                shape,
+                size,
+                samples=samples,
+                thought_tokens=thought_tokens,
+                recomputed=layers / shape.num_layers,
+            )
 
         self.work = work
         """The work of so many samples of a prompt."""

@@ -1,6 +1,6 @@
 """Memory arithmetic of a run: what each process will hold, from the model's config files alone.
 
-Counts of weights are exact; activations and working space are estimates and are labelled so. Free
+Counts of weights are exact; spaces to work in are estimates (:mod:`alphagrpo.policy.working`). Free
 of torch.
 """
 
@@ -9,23 +9,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from alphagrpo.config import RunConfig
 from alphagrpo.options import WeightType
 from alphagrpo.policy.family import FAMILY, PolicyShape
-from alphagrpo.policy.recipe import Recipe
-from alphagrpo.tasks import refinement_of, trained_tasks
-from alphagrpo.types import TaskName
+from alphagrpo.policy.loads import task_load
+from alphagrpo.policy.working import (
+    AS_IT_IS,
+    DrawingSpace,
+    Handling,
+    LearningSpace,
+    Working,
+    tokens_per_image,
+)
+from alphagrpo.tasks import trained_tasks
 
 BYTES: Mapping[WeightType, int] = {"float32": 4, "bfloat16": 2}
 MASTER_BYTES = 4
-PROMPT_TOKENS = 128
-"""Tokens of a prompt, for the estimate: a long compositional prompt has about a hundred."""
 STORE_MARGIN = 1.25
 """Ray begins to spill before its object store is full, and holds what nobody freed yet."""
-CHARS_PER_TOKEN = 4
-"""Of English text under a Qwen tokenizer, about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,10 @@ class ModelSize:
     """Time embedder, velocity head, latent input and positions."""
     lora: int
     """Adapter weights at the config's rank."""
+    float32: int
+    """Of all but adapters, those in float32 whatever the type of the rest: position tables,
+    velocity head and autoencoder.
+    """
     kv_bytes_per_token: int
     assumed: bool
     """True where the checkpoint's folder is absent and the released sizes were taken."""
@@ -52,6 +58,10 @@ class ModelSize:
         """All weights without adapters."""
         parts = (self.understanding, self.generation, self.embeddings, self.vision)
         return sum(parts) + self.autoencoder + self.other
+
+    def bytes_in(self, dtype: WeightType) -> int:
+        """Of all weights without adapters."""
+        return (self.total - self.float32) * BYTES[dtype] + self.float32 * BYTES["float32"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,36 +85,38 @@ class MemoryEstimate:
     """Number of weights that train."""
     masters: int
     gradients: int
-    optimizer: int
-    context_per_group: int
-    """Keys and values of one group, or slice of one: what each sample has read, once and once more
-    per guidance branch of the packed forward.
+    """Of the group in work, of the step's sum, and of groups that were replayed ahead of a late
+    one.
     """
-    activations: int
-    """Kept for the backward pass of one window step of a whole group, or slice, all branches."""
+    optimizer: int
+    drawing: DrawingSpace
+    """Estimate: of the largest batch that is drawn."""
+    learning: LearningSpace
+    """Estimate: of one window step of a whole group, or slice, all branches; or of its thoughts."""
+    recomputed: int
+    """Layers, from the first, that keep no activations of it."""
     trajectories_per_step: int
     """What a step's trajectories weigh in the object store."""
 
     @property
     def learner(self) -> int:
         """A rank while it replays one window step of one group, as it does."""
-        return self.rank_weights + self.gathered + self._replay
+        return self.rank_weights + self.gathered + self.state + self.learning.peak
 
     @property
     def runner(self) -> int:
-        """Runner: weights, its adapter or trained weights as pulled, one group's context."""
-        return self.weights + self.trainable * MASTER_BYTES + self.context_per_group
+        """Runner: weights, its adapter or trained weights as pulled, and what drawing takes."""
+        return self.weights + self.trainable * MASTER_BYTES + self.drawing.peak
 
     @property
     def shared(self) -> int:
         """Runner and rank in one, which learns what it drew: it has the weights whole, and once."""
-        return self.weights + self._replay
+        return self.weights + self.state + max(self.learning.peak, self.drawing.peak)
 
     @property
-    def _replay(self) -> int:
-        """What learning takes beside the weights."""
-        state = self.masters + self.gradients + self.optimizer
-        return state + self.context_per_group + self.activations
+    def state(self) -> int:
+        """What a rank has of the trained weights beside the model's own."""
+        return self.masters + self.gradients + self.optimizer
 
 
 def model_size(config: RunConfig) -> tuple[PolicyShape, ModelSize]:
@@ -118,16 +130,32 @@ def model_size(config: RunConfig) -> tuple[PolicyShape, ModelSize]:
     return shape, ModelSize(
         **shape.weights(),
         lora=shape.adapter_weights(config.model.lora.rank),
+        float32=shape.float32_weights,
         kv_bytes_per_token=shape.kv_values_per_token * BYTES[config.model.dtype],
         assumed=assumed,
     )
 
 
-def memory_estimate(config: RunConfig, shape: PolicyShape, size: ModelSize) -> MemoryEstimate:
-    """What a rank of the learner and a runner hold, in bytes (see :class:`MemoryEstimate`)."""
+def memory_estimate(
+    config: RunConfig,
+    shape: PolicyShape,
+    size: ModelSize,
+    *,
+    recomputed: int | None = None,
+    handling: Handling = AS_IT_IS,
+) -> MemoryEstimate:
+    """What a rank of the learner and a runner hold, in bytes (see :class:`MemoryEstimate`).
+
+    Args:
+        config: of the run.
+        shape: of its model.
+        size: of its model.
+        recomputed: layers that keep no activations; None: all, unless the config says none.
+        handling: how the code handles what it holds.
+    """
     width, lora = BYTES[config.model.dtype], config.model.trainable == "lora"
-    side = shape.pixels_per_token
-    tokens = (config.task.height // side) * (config.task.width // side)
+    if recomputed is None:
+        recomputed = 0 if config.learner.recompute == "none" else shape.num_layers
     experts = size.understanding + size.generation
     trainable = size.lora if lora else experts
     # Adapters are small, and every rank has them whole.
@@ -136,37 +164,42 @@ def memory_estimate(config: RunConfig, shape: PolicyShape, size: ModelSize) -> M
     layer = experts // shape.num_layers if parts > 1 else 0
     # In float32 the trained weights are their own masters.
     separate = lora or config.model.dtype != "float32"
-    thought = config.task.max_think_tokens if config.task.think else 0
-    samples = largest_slice(config)
-    largest = max(task_load(config, shape, task) for task in trained_tasks(config))
-    pixels = config.task.height * config.task.width * 3
-    latents = (largest.window + 2) * tokens * shape.latent_channels * 4
-    per_trajectory = largest.rounds * (latents + pixels + thought * 12)
-    context = samples * (largest.prefix + thought) * size.kv_bytes_per_token
+    weights, working = size.bytes_in(config.model.dtype), Working(config, shape, width)
     return MemoryEstimate(
-        tokens_per_image=tokens,
-        weights=size.total * width,
-        rank_weights=(size.total - experts + (experts if parts == 1 else part)) * width,
+        tokens_per_image=tokens_per_image(config, shape),
+        weights=weights,
+        rank_weights=weights - (experts - part) * width if parts > 1 else weights,
         gathered=layer * (2 * width + MASTER_BYTES),
         trainable=trainable,
         masters=part * MASTER_BYTES if separate else 0,
-        gradients=part * MASTER_BYTES,
+        gradients=part * MASTER_BYTES * _gradients_at_once(config),
         optimizer=part * 2 * MASTER_BYTES,
-        context_per_group=context * (1 + (largest.branches if largest.branches > 1 else 0)),
-        activations=samples
-        * largest.branches
-        * (tokens + 2)
-        * shape.activation_values(recompute=config.learner.recompute)
-        * width,
-        trajectories_per_step=per_trajectory
+        drawing=working.drawing(handling),
+        learning=working.learning(recomputed, handling),
+        recomputed=recomputed,
+        trajectories_per_step=_trajectory_bytes(config, shape)
         * config.rollout.group_size
         * config.rollout.prompts_per_step,
     )
 
 
-def largest_slice(config: RunConfig) -> int:
-    """Most samples that are drawn, and replayed, in one batch."""
-    return math.ceil(config.rollout.group_size / config.rollout.slices)
+def _gradients_at_once(config: RunConfig) -> int:
+    """Gradients that a rank may have: of the group in work, of those before it, and of groups that
+    wait for an earlier place. Ranks with shares replay in order, as all do that do not stream.
+    """
+    rollout, learner = config.rollout, config.learner
+    ahead = learner.groups_ahead if learner.streamed and not config.sharded else 0
+    groups = math.ceil(rollout.prompts_per_step * rollout.slices / config.num_ranks)
+    return min(groups, 2 + ahead)
+
+
+def _trajectory_bytes(config: RunConfig, shape: PolicyShape) -> int:
+    """Of the largest of the run's trajectories, by what it travels with."""
+    thought = config.task.max_think_tokens if config.task.think else 0
+    largest = max(task_load(config, shape, task) for task in trained_tasks(config))
+    latents = (largest.window + 2) * tokens_per_image(config, shape) * shape.latent_channels * 4
+    pixels = config.task.height * config.task.width * 3
+    return largest.rounds * (latents + pixels + thought * 12)
 
 
 def object_store_bytes(config: RunConfig, estimate: MemoryEstimate) -> int:
@@ -177,26 +210,3 @@ def object_store_bytes(config: RunConfig, estimate: MemoryEstimate) -> int:
     weights = estimate.trainable * MASTER_BYTES * (config.rollout.kept_versions + 1)
     trajectories = estimate.trajectories_per_step * (1 + config.rollout.max_lag)
     return int(STORE_MARGIN * (weights + trajectories))
-
-
-class TaskLoad(NamedTuple):
-    """What decides one task's memory; the largest by branches and prefix is planned for."""
-
-    branches: int
-    prefix: int
-    """Tokens read before the thought: system prompt, pictures, prompt."""
-    window: int
-    rounds: int
-
-
-def task_load(config: RunConfig, shape: PolicyShape, task: TaskName) -> TaskLoad:
-    """What one task's groups ask of memory."""
-    recipe = Recipe.of(config, task)
-    flow, refined = recipe.flow, task == "srr"
-    prefix = len(config.task.system_prompt) // CHARS_PER_TOKEN + PROMPT_TOKENS
-    if refined:
-        prefix += len(refinement_of(config).prompt) // CHARS_PER_TOKEN
-        prefix += shape.picture_tokens(config.task.height, config.task.width)
-    guided = flow.guidance.text_scale > 1 and recipe.guided
-    branches = 1 + guided + (guided and refined and flow.guidance.image_scale > 1)
-    return TaskLoad(branches, prefix, flow.window.length, recipe.rounds)

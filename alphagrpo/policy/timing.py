@@ -15,7 +15,8 @@ from alphagrpo.config.programs import ASKING_THE_SET, BUILT_IN_PROGRAMS
 from alphagrpo.config.sampling import FlowConfig, GuidanceConfig
 from alphagrpo.policy.cards import Card
 from alphagrpo.policy.family import PolicyShape
-from alphagrpo.policy.memory import ModelSize, task_load
+from alphagrpo.policy.loads import task_load
+from alphagrpo.policy.memory import ModelSize
 from alphagrpo.policy.recipe import Recipe
 from alphagrpo.tasks import refinement_of
 from alphagrpo.types import TaskName
@@ -92,13 +93,20 @@ def weighted_sum(parts: Sequence[tuple[float, GroupWork]]) -> GroupWork:
 
 
 def group_work(
-    config: RunConfig, shape: PolicyShape, size: ModelSize, *, samples: int, thought_tokens: int
+    config: RunConfig,
+    shape: PolicyShape,
+    size: ModelSize,
+    *,
+    samples: int,
+    thought_tokens: int,
+    recomputed: float,
 ) -> GroupWork:
     """The work of a prompt's ``samples`` samples; in a mixed run, of the average prompt.
 
-    ``thought_tokens`` is the length of every thought of a run that thinks.
+    ``thought_tokens`` is the length of every thought of a run that thinks, ``recomputed`` the share
+    of layers that a rank computes again backward.
     """
-    prompt = _Prompt(config, shape, size, samples, thought_tokens)
+    prompt = _Prompt(config, shape, size, samples, thought_tokens, recomputed)
     if config.task.kind == "rt2i":
         return prompt.trained("rt2i")
     refined = weighted_sum([(1.0, prompt.drafts()), (1.0, prompt.trained("srr"))])
@@ -132,13 +140,13 @@ def num_branches(
     return [most if low + TIME_EPSILON < t <= high + TIME_EPSILON else 1 for t in times]
 
 
-def backward_passes(config: RunConfig, kl_weight: float) -> int:
+def backward_passes(config: RunConfig, kl_weight: float, recomputed: float) -> float:
     """What a trained forward costs in forwards: itself, gradients of inputs, and what is asked for.
 
     Gradients of weights count where the experts train; those of adapters are too few to count.
     """
     experts = config.model.trainable == "experts"
-    return 2 + config.learner.recompute + experts + (kl_weight > 0)
+    return 2 + recomputed + experts + (kl_weight > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +158,7 @@ class _Prompt:
     size: ModelSize
     samples: int
     thought_tokens: int
+    recomputed: float
 
     def trained(self, task: TaskName) -> GroupWork:
         """A group that is drawn, judged and learnt."""
@@ -165,8 +174,9 @@ class _Prompt:
         # From its second round on, each sample begins from a picture of its own.
         prefixes = self._forward(prefix, prefix) * (1 + (recipe.rounds - 1) * self.samples)
         algorithm, trains_image = config.algorithm, config.algorithm.image.enabled
-        image_passes = backward_passes(config, algorithm.image.kl_weight) * trains_image
-        text_passes = backward_passes(config, algorithm.text.kl_weight)
+        again = self.recomputed
+        image_passes = backward_passes(config, algorithm.image.kl_weight, again) * trains_image
+        text_passes = backward_passes(config, algorithm.text.kl_weight, again)
         return GroupWork(
             denoising=sum(branches) * image,
             reading=prefixes + text,

@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Protocol, TypeVar
 
 from alphagrpo.config import RunConfig
 from alphagrpo.config.refinement import DraftConfig
+from alphagrpo.policy.devices import computed
+from alphagrpo.policy.fit import settings_for_room
 from alphagrpo.ports import (
     Draft,
     DraftReport,
@@ -85,12 +88,16 @@ class GroupRunner:
         store: WeightStore,
         config: RunConfig,
         thread: Executor | None = None,
+        role: str = "the runner",
     ) -> None:
-        """``thread``, of one worker, computes; it is given where others use the model too."""
+        """``thread``, of one worker, computes; it is given where others use the model too. ``role``
+        names the process to people.
+        """
         self._worker, self._verifier, self._store = worker, verifier, store
         self._config = config
         self._program = configured_program(config.reward)
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="worker")
+        self._computed = partial(computed, role, settings_for_room(config, "runner"))
         self._worker_lock = asyncio.Lock()
         self._unscored: dict[tuple[object, ...], Order] = {}
         self.groups_done = 0
@@ -267,7 +274,9 @@ class GroupRunner:
         await use_weights(self._worker, self._store, version, self._in_thread)
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._computed, function, *args
+        )
 
     def close(self) -> None:
         """Let the worker's thread end."""

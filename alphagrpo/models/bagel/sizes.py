@@ -16,6 +16,10 @@ from alphagrpo.models.bagel.config import (
     VitConfig,
 )
 from alphagrpo.models.bagel.resize import ResizeRule
+from alphagrpo.models.bagel.space import AS_IT_IS, Practice, Space
+
+DECODED_BYTES_PER_PIXEL = 3930
+"""Of the autoencoder's decoder, in float32: 14.4 GB for 14 pictures of 512 x 512, on an H200."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,7 @@ class BagelShape:
     """What checks and arithmetic ask of a config: weights, values, tokens and operations."""
 
     config: BagelConfig
+    practice: Practice = AS_IT_IS
 
     @classmethod
     def released(cls) -> BagelShape:
@@ -87,6 +92,15 @@ class BagelShape:
             "other": latents + times + config.max_latent_size**2 * hidden,
         }
 
+    @property
+    def float32_weights(self) -> int:
+        """Of :meth:`weights`, those that are in float32 whatever the type of the rest."""
+        config, hidden = self.config, self.config.llm.hidden_size
+        tables = config.max_latent_size**2 + config.vit_max_num_patch_per_side**2
+        wide = tables * hidden + _linear(hidden, config.latent_channels)
+        head = config.llm.vocab_size * hidden if self.practice.wide_head else 0
+        return wide + head + autoencoder_weights(config.autoencoder)
+
     def adapter_weights(self, rank: int) -> int:
         """Adapter weights on q, k, v, o, gate, up, down of both experts in every layer.
 
@@ -97,20 +111,24 @@ class BagelShape:
         sides = 2 * (hidden + _queries(llm)) + 2 * (hidden + _keys(llm)) + 3 * (hidden + inner)
         return rank * sides * llm.num_hidden_layers * 2
 
-    def activation_values(self, *, recompute: bool = False) -> int:
-        """Estimate of what one token keeps for the backward pass through all layers.
+    def forward_values(self, sequences: int, tokens: int, past: int) -> int:
+        """Values at the peak of a forward without gradient; see :class:`Space`."""
+        return Space(self.config.llm, self.practice, sequences, tokens, past).forward()
 
-        Per layer: two normalised inputs, queries, attention output, its projection, two residual
-        sums (7 hidden), keys and values, and gate, up, their activation and product (4
-        intermediate). With ``recompute`` a layer keeps its input, keys and values, and one layer at
-        a time has the rest.
+    def replay_values(self, sequences: int, tokens: int, past: int, *, recomputed: int) -> int:
+        """Values at the peak of a forward and its backward, of the first ``recomputed`` layers
+        with recomputation.
         """
-        llm = self.config.llm
-        keys = 2 * _keys(llm)
-        whole = 7 * llm.hidden_size + keys + 4 * llm.intermediate_size
-        if not recompute:
-            return llm.num_hidden_layers * whole
-        return llm.num_hidden_layers * (llm.hidden_size + keys) + whole
+        return Space(self.config.llm, self.practice, sequences, tokens, past).replay(recomputed)
+
+    def decoded_bytes(self, pictures: int, height: int, width: int) -> int:
+        """Bytes at the peak of decoding so many pictures at once."""
+        return pictures * height * width * DECODED_BYTES_PER_PIXEL
+
+    @property
+    def vocabulary(self) -> int:
+        """Ids that a token is sampled from."""
+        return self.config.llm.vocab_size
 
     def picture_tokens(self, height: int, width: int) -> int:
         """Tokens of a picture that is read: its latents and its patches, each with two markers."""

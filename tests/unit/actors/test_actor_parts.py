@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorDiedError, RayTaskError
 
-from actors.parts import Part, actor_options, answer
-from alphagrpo.errors import ConfigError, NoQuestions
+from actors.parts import Part, actor_options, answer, said_at_start
+from alphagrpo.errors import ConfigError, NoQuestions, UnfitDevice
 from tests.fakes import FakeVerifier, make_config
 
 
@@ -62,3 +62,32 @@ async def test_errors_of_the_project_come_back_as_themselves_and_others_wrapped(
     assert caught.value is cause
     with pytest.raises(RayTaskError):
         await answer(_failed(KeyError("a bug")))
+
+
+def creation_failed(text: str) -> ActorDiedError:
+    """What Ray gives callers of an actor whose ``__init__`` raised."""
+    cause = RayTaskError("RolloutActor.__init__", text, None)
+    return ActorDiedError(cause)
+
+
+def test_what_an_actor_said_instead_of_starting_comes_back_as_itself() -> None:
+    text = (
+        "Traceback (most recent call last):\n"
+        '  File "rollout.py", line 1, in __init__\n'
+        "alphagrpo.errors.UnfitDevice: rollout-0 needs about 53.2 GB; raise rollout.slices"
+    )
+    found = said_at_start(creation_failed(text))
+    assert type(found) is UnfitDevice
+    assert str(found) == "rollout-0 needs about 53.2 GB; raise rollout.slices"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ActorDiedError(),
+        creation_failed("Traceback ...\nKeyError: 'a bug'"),
+        creation_failed("alphagrpo.errors.annotations: nothing of ours"),
+    ],
+)
+def test_of_other_deaths_nothing_was_said(error: ActorDiedError) -> None:
+    assert said_at_start(error) is None

@@ -23,6 +23,7 @@ from alphagrpo.policy.memory import (
     model_size,
     object_store_bytes,
 )
+from alphagrpo.policy.working import DrawingSpace, LearningSpace
 from services.serve_config import load_serve_file
 from tests.fakes import make_config
 
@@ -109,6 +110,9 @@ def test_truncated_weights_are_found_without_reading_them(
         FAMILY.check(tmp_path)
 
 
+NOTHING_DRAWN = DrawingSpace(context=0, thinking=0, denoising=0, decoding=0)
+
+
 def estimate_of(config: RunConfig) -> MemoryEstimate:
     return memory_estimate(config, *model_size(config))
 
@@ -119,7 +123,7 @@ def test_too_little_memory_is_said_with_both_numbers(monkeypatch: pytest.MonkeyP
     config = make_config(rollout={"num_runners": 2}, model={"path": "nowhere"})
     sizes = replace(
         estimate_of(config), weights=GIB, rank_weights=GIB, masters=0, gradients=0, optimizer=0,
-        trainable=0, context_per_group=0, activations=0,
+        trainable=0, drawing=NOTHING_DRAWN, learning=LearningSpace(context=0, activations=0),
     )  # fmt: skip
     free = SimpleNamespace(available=5 * GIB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
@@ -147,17 +151,19 @@ def test_what_lies_on_a_gpu_takes_no_main_memory() -> None:
 
 
 def test_every_rank_is_counted_and_a_runner_that_learns_once() -> None:
-    def held(**sections: Any) -> int:
-        config = make_config(**sections)
-        return prechecks.host_bytes(config, placement_of(config, None), estimate_of(config))
+    def held(**sections: Any) -> tuple[int, MemoryEstimate]:
+        config = make_config(rollout={"num_runners": 3}, **sections)
+        sizes = estimate_of(config)
+        return prechecks.host_bytes(config, placement_of(config, None), sizes), sizes
 
-    sizes, runners = estimate_of(make_config()), {"num_runners": 3}
-    two, three = (held(rollout=runners, learner={"ranks": ranks}) for ranks in (2, 3))
-    assert three - two == prechecks.PROCESS_BYTES + sizes.learner
-    shared = held(rollout=runners, learner={"placement": "runners"})
-    assert two - shared == 2 * (prechecks.PROCESS_BYTES + sizes.learner) + 3 * (
-        sizes.runner - sizes.shared
-    )
+    process = prechecks.PROCESS_BYTES
+    others = []
+    for ranks in (2, 3):
+        whole, sizes = held(learner={"ranks": ranks})
+        others.append(whole - ranks * (process + sizes.learner) - 3 * (process + sizes.runner))
+    whole, sizes = held(learner={"placement": "runners"})
+    others.append(whole - 3 * (process + sizes.shared))
+    assert others[0] == others[1] == others[2] > 0
 
 
 def test_the_object_store_of_a_private_cluster_holds_the_run() -> None:

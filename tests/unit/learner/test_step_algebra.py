@@ -18,7 +18,7 @@ from alphagrpo.algorithms.combine import loss_weights
 from alphagrpo.algorithms.image import image_loss
 from alphagrpo.algorithms.text import text_loss
 from alphagrpo.config import RunConfig
-from alphagrpo.errors import ServiceUnavailable
+from alphagrpo.errors import DeviceFull, ServiceUnavailable
 from alphagrpo.learner.inprocess import LocalStore
 from alphagrpo.learner.learner import GRPOLearner
 from alphagrpo.learner.rank import LocalRank
@@ -254,3 +254,22 @@ async def test_what_an_abandoned_step_still_replays_is_not_in_the_next() -> None
     gate.set()
     await asyncio.gather(stale, begun)
     assert learner._sum.take() is None
+
+
+async def test_a_full_device_is_told_with_the_rank_and_no_step_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = config_of(1, 1, streamed=True, trained_drafts=False)
+    step = await take_step(config)
+    learner = GRPOLearner(make_model(), config)
+    learner.export()
+
+    def full(groups: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 ...")
+
+    rank = LocalRank(learner, LocalStore(), role="learner-3")
+    await rank.begin(0)
+    monkeypatch.setattr(learner, "accumulate", full)
+    with pytest.raises(DeviceFull, match=r"learner-3 asked its GPU for 2.00 GiB more.*--resume"):
+        await rank.accumulate(step.handed[:1], CallOrder(0, 0, 0))
+    assert (learner.step, learner._sum.take()) == (0, None)

@@ -15,7 +15,7 @@ from alphagrpo.policy.memory import model_size
 
 RECIPE = load_config(
     Path(__file__).parents[3] / "deploy/configs/bagel-7b-rt2i.yaml",
-    ["rollout.num_runners=7", "learner.ranks=1"],
+    ["rollout.num_runners=7", "learner.ranks=1", "learner.recompute=all"],
 )
 MODEL = StepModel(RECIPE, *model_size(RECIPE), H200)
 RELEASED = Mesh.of(RECIPE, 2)

@@ -103,6 +103,26 @@ def test_no_number_of_a_thought_is_one_of_the_pictures_noise() -> None:
     assert not set(uniform(words).flatten().tolist()) & set(uniforms([8], [0], 6)[0].tolist())
 
 
+@pytest.mark.parametrize("batch", [1, 4, 9])
+def test_pictures_decoded_in_parts_are_those_of_the_whole_batch(model: Bagel, batch: int) -> None:
+    generator = torch.Generator().manual_seed(batch)
+    latents = torch.randn(batch, 4, model.latent_channels, generator=generator)
+    seen: list[int] = []
+    whole = model.decode_latents
+
+    class Recording:
+        """The model, which remembers how many pictures it was given at once."""
+
+        def decode_latents(self, latents: Tensor, grid: tuple[int, int]) -> Tensor:
+            seen.append(len(latents))
+            return whole(latents, grid)
+
+    pixels = decode(Recording(), latents, GRID)
+    assert seen == {1: [1], 4: [4], 9: [4, 4, 1]}[batch]
+    levels = ((whole(latents, GRID).clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8)
+    assert np.array_equal(pixels, levels.permute(0, 2, 3, 1).numpy())
+
+
 @pytest.mark.parametrize("thinking", [None, ThoughtSettings(SAMPLING, 5)])
 def test_a_batch_thinks_and_draws_with_the_keys_it_is_given(
     model: Bagel, thinking: ThoughtSettings | None

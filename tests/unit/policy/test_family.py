@@ -5,17 +5,26 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from alphagrpo.errors import CheckpointError, ConfigError
-from alphagrpo.models.bagel import BagelConfig, random_bagel, save_bagel, tiny_config
+from alphagrpo.models.bagel import (
+    BagelConfig,
+    load_bagel,
+    random_bagel,
+    save_bagel,
+    tiny_config,
+)
 from alphagrpo.models.bagel.config import AutoencoderConfig
 from alphagrpo.models.bagel.model import Bagel
 from alphagrpo.models.bagel.sizes import BagelShape
+from alphagrpo.models.bagel.space import Practice
 from alphagrpo.policy.family import FAMILY, check_picture_size
+from alphagrpo.policy.memory import model_size
 from tests.fakes import make_config, make_model
 
 ROOT = Path(__file__).parents[3]
@@ -124,9 +133,26 @@ def test_a_cached_token_and_a_read_picture_cost_what_the_model_caches() -> None:
 
 def test_recomputing_keeps_less_of_many_layers_and_all_of_one() -> None:
     shape = BagelShape.released()
-    layers = shape.config.llm.num_hidden_layers
-    assert shape.activation_values(recompute=True) < shape.activation_values() / 4
-    assert shape.activation_values(recompute=True) > shape.activation_values() / layers
+    none, half, full = (shape.replay_values(28, 1026, 237, recomputed=r) for r in (0, 14, 28))
+    assert full < none / 4
+    assert full < half < none
+    assert full > none / shape.num_layers
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_bytes_of_a_loaded_model_are_those_of_the_arithmetic(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    save_bagel(random_bagel(tiny_config(), 0).to(torch.bfloat16), tmp_path)
+    model = load_bagel(tmp_path, dtype=dtype)
+    tensors = [*model.state_dict().values(), *model.autoencoder.state_dict().values()]
+    held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    config = make_config(model={"path": str(tmp_path)})
+    shape, size = model_size(config)
+    # The text head has the type that loading gives it.
+    practice = Practice(wide_head=model.text_head().dtype == torch.float32)
+    size = replace(size, float32=replace(shape, practice=practice).float32_weights)
+    assert held == size.bytes_in("float32" if dtype == torch.float32 else "bfloat16")
 
 
 def test_the_experts_are_told_apart_by_name() -> None:

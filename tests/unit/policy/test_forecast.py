@@ -15,7 +15,10 @@ from alphagrpo.policy.memory import model_size
 from alphagrpo.policy.timing import QUESTIONS, QUESTIONS_PER_S, GroupWork
 from tests.fakes import make_config
 
-RECIPE = load_config(Path(__file__).parents[3] / "deploy/configs/bagel-7b-rt2i.yaml")
+RECIPE = load_config(
+    Path(__file__).parents[3] / "deploy/configs/bagel-7b-rt2i.yaml", ["learner.recompute=all"]
+)
+"""As it was measured."""
 SHAPE_AND_SIZE = model_size(RECIPE)
 CLOCK = replace(
     H200, matmul_tflops=1.0, denoising_share=1.0, learning_share=1.0, reading_share=1.0, token_s=1.0

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from alphagrpo.errors import WeightsError
+from alphagrpo.errors import DeviceFull, WeightsError
 from alphagrpo.learner.inprocess import LocalLearner, LocalStore
 from alphagrpo.learner.learner import GRPOLearner
 from alphagrpo.loop import TrainingLoop
@@ -274,3 +275,22 @@ async def test_order_of_arrival_does_not_change_what_is_learnt() -> None:
         await steady.run_step()
         await jittery.run_step()
     assert steady.manifest.checksum == jittery.manifest.checksum
+
+
+async def test_a_full_device_is_told_with_the_runner_and_what_helps() -> None:
+    class FullWorker(CountingWorker):
+        """Stands in for one on a GPU that is full."""
+
+        def sample_group(self, job):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.15 GiB. GPU 0")
+
+    store = CountingStore()
+    worker = FullWorker()
+    runner = GroupRunner(worker, FakeVerifier(), store, CONFIG, role="rollout-7")
+    learner = LocalLearner(GRPOLearner(make_model(), CONFIG), store)
+    await learner.publish()
+    with pytest.raises(DeviceFull) as caught:
+        await runner.roll_out(make_job(make_prompts(1)[0], CONFIG), QUESTIONS)
+    assert str(caught.value).startswith("rollout-7 asked its GPU for 4.15 GiB more memory")
+    assert "raise rollout.slices" in str(caught.value)
+    runner.close()
