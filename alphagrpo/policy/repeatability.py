@@ -16,8 +16,8 @@ from alphagrpo.config import RunConfig
 from alphagrpo.errors import ConfigError
 from alphagrpo.models.unified import AttentionShape, UnifiedModel
 from alphagrpo.policy.family import PolicyShape
-from alphagrpo.policy.memory import largest_slice, task_load
-from alphagrpo.tasks import trained_tasks
+from alphagrpo.policy.loads import drawn_loads
+from alphagrpo.policy.working import tokens_per_image
 
 log = logging.getLogger(__name__)
 
@@ -38,22 +38,18 @@ class Trial(NamedTuple):
 
 def attention_shapes(config: RunConfig, shape: PolicyShape) -> Iterator[AttentionShape]:
     """Every kind of block that the run reads: tokens, pieces of text, thoughts, pictures."""
-    side = shape.pixels_per_token
-    picture = (config.task.height // side) * (config.task.width // side) + 2
-    thought = config.task.max_think_tokens + 2 if config.task.think else 0
-    batch = largest_slice(config)
-    for task in trained_tasks(config):
-        load = task_load(config, shape, task)
-        read = load.prefix + thought
-        for keys in (load.prefix + 1, (load.prefix + read) // 2, read) if thought else ():
-            yield AttentionShape(f"{task} token", batch, 1, keys, causal=True)
+    picture = tokens_per_image(config, shape) + 2
+    for load in drawn_loads(config, shape):
+        batch, prefix = load.samples, load.prefix
+        if load.thought:
+            thought, read = load.thought + 2, load.length + 2
+            for keys in (prefix + 1, prefix + thought // 2, read):
+                yield AttentionShape("token", batch, 1, keys, causal=True)
+            yield AttentionShape("thought", batch, thought, read, causal=True)
         for piece in SHORT_PIECES:
-            yield AttentionShape(f"{task} text", batch, piece, load.prefix + piece, causal=True)
-        if thought:
-            yield AttentionShape(f"{task} thought", batch, thought, read, causal=True)
-        yield AttentionShape(
-            f"{task} picture", batch * load.branches, picture, read + picture, causal=False
-        )
+            yield AttentionShape("text", batch, piece, prefix + piece, causal=True)
+        keys = load.length + 2 + picture
+        yield AttentionShape("picture", batch * load.branches, picture, keys, causal=False)
 
 
 def try_attention(model: UnifiedModel, shapes: Sequence[AttentionShape]) -> list[Trial]:

@@ -201,6 +201,7 @@ def _learnt(bench: Bench, group: Group, when: str) -> Iterator[Row]:
     work = group_work(
         subject.config, subject.shape, subject.size,
         samples=len(group.trajectories), thought_tokens=longest,
+        recomputed=min(1.0, subject.learner.recomputed / subject.shape.num_layers),
     )  # fmt: skip
     rate = work.learning / took[0]
     for part in ("image", "text"):

@@ -23,6 +23,8 @@ from alphagrpo.policy.repeatability import (
 from alphagrpo.shipped import locate
 from tests.fakes import make_model
 
+KINDS = ("token", "text", "thought", "picture")
+
 
 class UnsteadyModel:
     """A fake whose attention gives every other call of one length other bits."""
@@ -47,16 +49,18 @@ def released(name: str) -> RunConfig:
 def test_the_shapes_are_those_of_tokens_texts_thoughts_and_pictures() -> None:
     config = released("bagel-7b-rt2i")
     shapes = list(attention_shapes(config, FAMILY.released_shape()))
-    kinds = {shape.name: shape for shape in shapes}
-    assert kinds["rt2i token"].queries == 1
-    assert kinds["rt2i token"].keys > 1024, "at the end of the longest thought"
-    assert kinds["rt2i thought"].queries == config.task.max_think_tokens + 2
-    picture = kinds["rt2i picture"]
-    assert (picture.batch, picture.queries, picture.causal) == (2 * 14, 1026, False)
-    short = [shape.queries for shape in shapes if shape.name == "rt2i text"]
-    assert min(short) < CUDNN_LEAST_QUERIES <= max(short)
-    refined = list(attention_shapes(released("bagel-7b-srr"), FAMILY.released_shape()))
-    assert max(shape.batch for shape in refined) == 3 * 14
+    queries = {name: {s.queries for s in shapes if s.name == name} for name in KINDS}
+    assert queries["token"] == {1}
+    assert max(s.keys for s in shapes if s.name == "token") > 1024, "the longest thought's end"
+    assert queries["thought"] == {config.task.max_think_tokens + 2}
+    assert queries["picture"] == {1026}
+    assert min(queries["text"]) < CUDNN_LEAST_QUERIES <= max(queries["text"])
+    group = config.rollout.group_size
+    assert 2 * group in {s.batch for s in shapes if s.name == "picture"}
+    refined = attention_shapes(released("bagel-7b-srr"), FAMILY.released_shape())
+    batches = {s.batch for s in refined if s.name == "picture"}
+    assert 3 * group in batches, "three branches"
+    assert len(batches) > 1, "drafts and evaluations too"
 
 
 def test_on_a_gpu_short_blocks_never_get_cudnn() -> None:
