@@ -80,13 +80,32 @@ def decode_image(data: bytes, limits: ImageLimits | None = None) -> NDArray[np.u
         ) from error
 
 
-def _check_header(image: Image.Image, limits: ImageLimits) -> None:
-    width, height = image.size
+def raw_image(
+    data: bytes | memoryview, height: int, width: int, limits: ImageLimits | None = None
+) -> NDArray[np.uint8]:
+    """The bytes of a picture's pixels, row by row, as uint8 [H, W, 3]: a view, not a copy.
+
+    Raises BadImage outside ``limits`` and for another number of bytes.
+    """
+    _check_size(width, height, limits or ImageLimits())
+    if len(data) != 3 * height * width:
+        raise BadImage(
+            f"raw pixels are three bytes each, {3 * height * width} for {width} x {height}, got "
+            f"{len(data)} bytes; send them as they lie in a uint8 array [height, width, 3]"
+        )
+    return np.frombuffer(data, dtype=np.uint8).reshape(height, width, 3)
+
+
+def _check_size(width: int, height: int, limits: ImageLimits) -> None:
     if width * height > limits.max_pixels or min(width, height) < limits.min_side:
         raise BadImage(
             f"an image has at most {limits.max_pixels} pixels and sides of at least "
             f"{limits.min_side}, got {width} x {height}; resize it"
         )
+
+
+def _check_header(image: Image.Image, limits: ImageLimits) -> None:
+    _check_size(*image.size, limits)
     if image.mode not in _MODES:
         raise BadImage(
             f"an image's mode is one of {', '.join(_MODES)}, got {image.mode}; convert it to RGB"

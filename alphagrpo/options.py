@@ -8,6 +8,10 @@ TrainKind = Literal["lora", "experts"]
 """What trains: adapters, or every decoder-layer weight of both experts."""
 WeightType = Literal["float32", "bfloat16"]
 """Type of the policy's weights, under torch's name."""
+AttentionKernel = Literal["auto", "matmul", "cudnn", "efficient", "math"]
+"""What computes attention; ``auto`` chooses by device and number of queries."""
+Thinking = Literal["auto", "eager", "static"]
+"""How thoughts are sampled; ``auto`` by CUDA graphs on a GPU and eagerly on a CPU."""
 RecomputeMode = Literal["none", "all", "auto"]
 """Which layers compute their activations again backward, where it is not said in GB."""
 StartNoise = Literal["sample", "group"]

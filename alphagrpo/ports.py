@@ -81,6 +81,10 @@ class GroupReport:
     """The same of its drafts, where they are trained on too."""
     spent: tuple[tuple[str, Timings], ...] = ()
     """Which runners spent how long on it, where there were several."""
+    effect: float | None = None
+    """How far the runner's weights moved the policy's answer to a fixed input from that of the
+    version before, relative to its norm; None for a runner's first.
+    """
 
     @property
     def num_valid(self) -> int:

@@ -240,7 +240,9 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutJob:
-    """An order for one group. Running it twice, anywhere, gives the same trajectories."""
+    """An order for one group. Running it twice gives the same trajectories, to the bit on one kind
+    of machine and not elsewhere (docs/gpu.md).
+    """
 
     run: str
     prompt: Prompt

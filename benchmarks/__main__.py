@@ -12,6 +12,7 @@ import sys
 
 BENCHMARKS = {
     "autoscaling": "replicas over time under a steady and a bursty load; reversals, failed calls",
+    "gpu": "one card: a token, a denoising step, a group drawn and learnt; on a CPU in miniature",
     "install": "what an installation costs: megabytes and seconds of the wheel, of packages",
     "kernels": "kernels against eager torch and Liger: milliseconds, error, memory",
     "mesh": "wall over the longest stage of steps that sleep: 4 to 64 runners, ranks, slices",

@@ -19,6 +19,8 @@ from benchmarks.outcomes import outcomes
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SERVE_CONFIG = ROOT / "deploy" / "serve" / "shapes.yaml"
+SPARE_CPUS = 4
+"""Logical ones beside the services', for the runs' own processes."""
 CURVES = (
     "reward/mean", "reward/score", "refine/draft_score", "refine/improved_share",
     "refine/harmed_share", "text/entropy", "samples/per_second",
@@ -191,15 +193,11 @@ def alphagrpo(
 @contextmanager
 def cluster() -> Iterator[str]:
     """A private cluster with the services of the miniature; its address."""
-    from alphagrpo.cli.console import Narrator
-    from alphagrpo.cli.serving import serving
+    # Imported here: what only reads results needs no cluster.
+    from benchmarks.chaos.cluster import cluster_with
 
-    os.environ["RAY_ADDRESS"] = "local"
-    with serving(SERVE_CONFIG, Narrator()):
-        # Imported here, not before: Ray reads its authentication mode once, when it is imported.
-        import ray
-
-        yield str(ray.get_runtime_context().gcs_address)
+    with cluster_with(SERVE_CONFIG, SPARE_CPUS) as address:
+        yield address
 
 
 def curve(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from alphagrpo.cli.console import Narrator
 from alphagrpo.cli.ray_session import RaySession, ray_session
 from alphagrpo.cli.ray_start import free_ports, set_environment
-from alphagrpo.cli.serving import deployed
+from alphagrpo.cli.serving import deployed, private_cpus
 
 if TYPE_CHECKING:
     from services.serve_config import ServeFile
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def private_serve(
-    path: Path, narrator: Narrator, apps: Sequence[str] | None = None
+    path: Path, narrator: Narrator, apps: Sequence[str] | None = None, *, spare_cpus: int = 6
 ) -> Iterator[tuple[RaySession, ServeFile]]:
     """The applications ``apps`` (None: all) of a Serve config in a cluster of their own, on a free
-    HTTP port.
+    HTTP port. This process is joined to it.
+
+    ``spare_cpus``: logical ones beside the services', for a run's own processes.
     """
     set_environment(private=True)
     # Imported here, not before: Ray reads its authentication mode once, when it is imported.
@@ -29,7 +31,8 @@ def private_serve(
 
     serve_file = load_serve_file(path, apps)
     serve_file.schema.http_options.port = free_ports(1)[0]
-    with ray_session(None, num_cpus=8) as session, deployed(serve_file, narrator, session):
+    num_cpus = private_cpus(serve_file) + spare_cpus
+    with ray_session(None, num_cpus=num_cpus) as session, deployed(serve_file, narrator, session):
         yield session, serve_file
 
 

@@ -21,6 +21,8 @@ from rich.console import Console
 
 from alphagrpo.cli.console import print_table
 from alphagrpo.cli.ray_start import set_environment
+from alphagrpo.record.folder import RunFolder
+from alphagrpo.record.summary import trained_s
 from benchmarks.running import RESULTS
 from benchmarks.tables import markdown
 from benchmarks.walk.hosts import ROOT
@@ -35,10 +37,11 @@ ROLES = (
     "decomposer engine",
 )  # fmt: skip
 COLUMNS = ("role", "MiB at first", "after warm-up", "at last", "MiB a minute", "files a minute", "")
+CHECKPOINT_EVERY = 20
 SETTINGS = (
     "training.num_steps=1000000",
     "training.max_minutes=null",
-    "training.checkpoint_every=20",
+    f"training.checkpoint_every={CHECKPOINT_EVERY}",
     "training.report_every=20",
     "evaluation.num_plain=0",
     "evaluation.num_thought=0",
@@ -46,9 +49,9 @@ SETTINGS = (
     "rollout.cpus_per_runner=0.5",
 )
 NOTE = """Printed by `make soak MINUTES={minutes:g}`: {steps} steps of `smoke.yaml` with two runners
-and both real engines. Slopes are least squares over all looks after the first {warm:.0f} minutes; a
-role may grow by {limit:g} MiB and {files:g} files a minute. The run's folder grows with its steps,
-and is not judged."""
+and both real engines; checkpoints every {every} steps took {saving:.1%} of the steps' time. Slopes
+are least squares over all looks after the first {warm:.0f} minutes; a role may grow by {limit:g}
+MiB and {files:g} files a minute. The run's folder grows with its steps, and is not judged."""
 
 
 def sizes(processes: Sequence[psutil.Process]) -> tuple[float, float]:
@@ -71,6 +74,13 @@ def slope(minutes: Sequence[float], values: Sequence[float]) -> float:
 def folder_mib(path: Path) -> float:
     """Bytes of all files below ``path``."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 2**20
+
+
+def saving_share(folder: Path) -> float:
+    """Seconds of a run's checkpoints over those of its steps."""
+    metrics = RunFolder.open(folder).metrics()
+    saving = sum(line.get("time/checkpoint_s", 0.0) for line in metrics)
+    return saving / max(trained_s(metrics), 1e-9)
 
 
 def verdict(mib: float, files: float) -> str:
@@ -154,13 +164,14 @@ def main() -> int:
             command.wait_for_step(1)
             soak = Soak(warm_up_s)
             watch(soak, command.folder, command.pid, time.monotonic() + 60 * args.minutes)
-            steps = command.steps()
+            steps, saving = command.steps(), saving_share(command.folder)
             command.end()
     rows = soak.rows()
     print_table(Console(), f"{args.minutes:g} minutes, {steps} steps", rows, COLUMNS)
     note = NOTE.format(
-        minutes=args.minutes, steps=steps, warm=warm_up_s / 60, limit=LIMIT_MIB, files=LIMIT_FILES
-    )
+        minutes=args.minutes, steps=steps, every=CHECKPOINT_EVERY, saving=saving,
+        warm=warm_up_s / 60, limit=LIMIT_MIB, files=LIMIT_FILES,
+    )  # fmt: skip
     text = f"# Soak\n\n{note}\n\n{markdown(COLUMNS, rows)}\n"
     (RESULTS / "soak.md").write_text(text, encoding="utf-8")
     return int(any(row[-1] == "grows" for row in rows))

@@ -50,6 +50,12 @@ class StandIn:
         judge = f"stand-in@{self._pace.revision}"
         return tuple(Verdict(question_id=q.id, p_yes=0.5, judge=judge) for q in questions)
 
+    async def verify_all(
+        self, asked: Sequence[tuple[Any, Sequence[Question]]], run: str = ""
+    ) -> list[tuple[Verdict, ...]]:
+        """As the verifier's."""
+        return await asyncio.gather(*(self.verify(*each, run) for each in asked))
+
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """``user_config: {revision: ...}`` changes the name in the verdicts, and nothing else."""
         self._pace = Pace(**{**_fields(self._pace), **user_config})

@@ -17,24 +17,47 @@ from alphagrpo.images import check_pixels, encode_png_base64
 from alphagrpo.judging.questions import questions_from_records, questions_to_records
 from alphagrpo.judging.store import QuestionStore
 from alphagrpo.types import Prompt, Question, QuestionSet, Verdict
+from services import raw_picture
+from services.bundles import Bundles
+from services.caller import CALLER
 from services.retry import CallPolicy, CallStats, PatientCaller
-from services.transport import HandleTransport, HttpTransport, Transport, is_retryable
+from services.transport import (
+    HandleTransport,
+    HttpTransport,
+    Transport,
+    answer_error,
+    is_retryable,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from services.raw_picture import Asked
+
+Verdicts = tuple[Verdict, ...]
+
 
 class VerifierClient:
-    """:class:`alphagrpo.ports.Verifier` over Serve handles: one call per picture."""
+    """:class:`alphagrpo.ports.Verifier` over Serve handles or a gateway.
+
+    Pictures that are asked about in one turn of the event loop go in calls of a few; each has its
+    own deadline, its own attempts and its own error.
+    """
 
     def __init__(self, transport: Transport, policy: CallPolicy | None = None) -> None:
         self._transport = transport
         self._caller = PatientCaller("verifier", policy or CallPolicy(), is_retryable)
+        self._bundles: Bundles[Asked, Verdicts] = Bundles(
+            self._send,
+            lambda asked: int(asked[0].nbytes),
+            most=raw_picture.MOST_PICTURES,
+            most_bytes=raw_picture.MOST_BYTES,
+        )
 
     @property
     def stats(self) -> CallStats:
-        """Calls, retries and latency so far."""
+        """Calls, retries and latency so far; each picture's is one of its own."""
         return self._caller.stats
 
     async def verify(
@@ -48,7 +71,8 @@ class VerifierClient:
         check_pixels(pixels)
         if not questions:
             return ()
-        verdicts = await self._caller.call(lambda: self._send(pixels, tuple(questions)))
+        asked = (pixels, tuple(questions))
+        verdicts = await self._caller.call(lambda: self._bundles.ask(asked, CALLER.get()))
         if [verdict.question_id for verdict in verdicts] != [q.id for q in questions]:
             raise ServiceError(
                 "a verifier gives one verdict per question in order, got "
@@ -56,20 +80,38 @@ class VerifierClient:
             )
         return verdicts
 
-    async def _send(
-        self, pixels: NDArray[np.uint8], questions: tuple[Question, ...]
-    ) -> tuple[Verdict, ...]:
-        if not isinstance(self._transport, HttpTransport):
-            return tuple(await self._transport.call("verify", pixels, questions))
-        answer = await self._transport.call(
-            "verify",
-            {"image": encode_png_base64(pixels), "questions": questions_to_records(questions)},
-        )
-        return tuple(Verdict(**verdict) for verdict in answer["verdicts"])
+    async def _send(self, asked: list[Asked]) -> Sequence[Verdicts | Exception]:
+        transport = self._transport
+        if isinstance(transport, HttpTransport):
+            return await _over_http(transport, asked)
+        if len(asked) == 1:
+            return [tuple(await transport.call("verify", *asked[0]))]
+        answers = await transport.call("verify_all", asked)
+        return [each if isinstance(each, Exception) else tuple(each) for each in answers]
 
     async def info(self) -> Mapping[str, Any]:
         """Name and revision of the judge. Raises as :meth:`verify`."""
         return dict(await self._caller.call(lambda: self._transport.call("info")))
+
+
+async def _over_http(
+    transport: HttpTransport, asked: list[Asked]
+) -> Sequence[Verdicts | Exception]:
+    if sum(pixels.nbytes for pixels, _ in asked) > raw_picture.MOST_BYTES:
+        ((pixels, questions),) = asked
+        records = questions_to_records(questions)
+        body = {"image": encode_png_base64(pixels), "questions": records}
+        answers = [await transport.call("verify", body)]
+    else:
+        packed = raw_picture.pack(asked)
+        sent = await transport.post_bytes("verify/pixels", packed, raw_picture.MEDIA_TYPE)
+        answers = sent["answers"]
+    return [
+        answer_error(answer["error"])
+        if answer.get("error")
+        else tuple(Verdict(**verdict) for verdict in answer["verdicts"])
+        for answer in answers
+    ]
 
 
 class DecomposerClient:

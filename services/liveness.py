@@ -31,15 +31,27 @@ class Liveness:
         """
 
     @contextmanager
-    def request(self) -> Iterator[None]:
-        """A request is in hand while the body runs."""
-        self._active += 1
+    def requests(self, number: int = 1) -> Iterator[Callable[[], None]]:
+        """So many requests are in hand while the body runs.
+
+        It calls what it is given when one of several is answered for good: that one is owed
+        nothing more.
+        """
+        left = number
+        self._active += number
         if self._owed_since is None:
             self._owed_since = self._clock()
-        try:
-            yield
-        finally:
+
+        def answered() -> None:
+            nonlocal left
+            self.heard()
+            left -= 1
             self._active -= 1
+
+        try:
+            yield answered
+        finally:
+            self._active -= left
 
     def heard(self) -> None:
         """There was output for a request in hand; the others are owed theirs from now on."""

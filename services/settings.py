@@ -35,6 +35,10 @@ class EngineSettings(Section):
     """Preprocessed pictures kept in the engine, each prepared once for all its questions. It grows
     by them until it is full: 27 KB for one of 48 x 48, 3 MB for one of 512 x 512.
     """
+    kernel_cache: int = Field(64, ge=0)
+    """Products that oneDNN keeps compiled on a CPU, each for one number of tokens in a batch. By
+    its own default of 1024 an engine's process grows by 400 MiB in the first hour of a run.
+    """
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     tensor_parallel_size: int = Field(1, ge=1)
     silence_s: float = Field(120.0, ge=30)
@@ -65,8 +69,8 @@ class VerifierSettings(Section):
 
     engine: EngineSettings
     template: TemplateName = "auto"
-    warm_first: bool = True
-    """Ask one question alone before the rest, where a picture's prefix is longer than a block."""
+    warm_first: bool = False
+    """Ask one question alone before the rest; vLLM shares a picture's prefix without it."""
     cache_size: int = Field(20_000, ge=0)
     """Answers kept per replica, some 400 bytes each: those of a group that is asked about again."""
     max_questions: int = Field(256, ge=1)

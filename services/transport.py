@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import httpx
@@ -134,18 +135,25 @@ class HttpTransport:
 
     async def call(self, method: str, *args: Any) -> Any:
         """POST ``args[0]`` to ``/v1/<method>``; ``info`` is a GET of this service's part."""
+        if method == "info":
+            return (await self._answer("GET", method))[self.service]
+        return await self._answer("POST", method, json=args[0])
+
+    async def post_bytes(self, method: str, body: bytes, media_type: str) -> Any:
+        """POST ``body`` as it is; fails as :meth:`call` does."""
+        headers = {"Content-Type": media_type}
+        return await self._answer("POST", method, content=body, headers=headers)
+
+    async def _answer(self, verb: str, method: str, **content: Any) -> Any:
         try:
-            if method == "info":
-                response = await self._client.get("/v1/info")
-            else:
-                response = await self._client.post(f"/v1/{method}", json=args[0])
+            response = await self._client.request(verb, f"/v1/{method}", **content)
         except httpx.TransportError as error:
             raise ServiceUnavailable(
                 f"the gateway at {self._client.base_url} must accept connections: "
                 f"{type(error).__name__}; check its address and that it is running"
             ) from error
         if response.status_code == httpx.codes.OK:
-            return response.json()[self.service] if method == "info" else response.json()
+            return response.json()
         raise _http_error(response)
 
 
@@ -155,8 +163,14 @@ def _http_error(response: httpx.Response) -> Exception:
         code, message = str(body["code"]), str(body["message"])
     except (ValueError, KeyError, TypeError):
         code, message = "", response.text[:200]
-    if kind := _BY_CODE.get(code):
+    return answer_error({"status": response.status_code, "code": code, "message": message})
+
+
+def answer_error(error: Mapping[str, Any]) -> Exception:
+    """An error that a gateway answers with, its HTTP status beside code and message."""
+    status, message = int(error["status"]), str(error["message"])
+    if kind := _BY_CODE.get(error["code"]):
         return kind(message)
-    if response.status_code in (429, 502, 503):
-        return ServiceUnavailable(f"the gateway answered {response.status_code}: {message}")
-    return ServiceError(f"the gateway answered {response.status_code}: {message}")
+    if status in (429, 502, 503):
+        return ServiceUnavailable(f"the gateway answered {status}: {message}")
+    return ServiceError(f"the gateway answered {status}: {message}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
+from alphagrpo.errors import MeshError
 from alphagrpo.judging.verification import VerificationProgram
 from alphagrpo.types import Question, Verdict
 from services.engine_vllm import VllmEngine
@@ -70,6 +71,19 @@ class VerifierDeployment:
             verdicts = await self.program.verify(pixels, questions)
         self.metrics.answers((v.p_yes for v in verdicts if v.grade is None), run)
         return verdicts
+
+    async def verify_all(
+        self, asked: Sequence[tuple[NDArray[np.uint8], Sequence[Question]]], run: str = ""
+    ) -> list[tuple[Verdict, ...] | MeshError]:
+        """:meth:`verify` for some pictures at once: of each its verdicts, or why it has none."""
+        answers = await asyncio.gather(
+            *(self.verify(pixels, questions, run) for pixels, questions in asked),
+            return_exceptions=True,
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, MeshError):
+                raise answer
+        return cast("list[tuple[Verdict, ...] | MeshError]", answers)
 
     async def info(self) -> dict[str, Any]:
         """The judge's name and revisions, and how its cache does."""

@@ -40,7 +40,16 @@ class Saving:
         """How long the last checkpoint took; 0 where this process has not written one."""
         self.recorded = mesh_run.step_number
         """The last step that is written down."""
-        self._losses = 0
+        self._losses, self._unrecorded_s = 0, 0.0
+
+    def spent(self) -> dict[str, float]:
+        """``time/checkpoint_s``: seconds of saving since the last call; empty where there was none.
+
+        They belong to the step after, as a line of metrics: a step is written down before the
+        checkpoint that holds it.
+        """
+        seconds, self._unrecorded_s = self._unrecorded_s, 0.0
+        return {"time/checkpoint_s": seconds} if seconds else {}
 
     def start(self) -> None:
         """A checkpoint of step 0: a learner that dies before the next one is put back to it."""
@@ -69,6 +78,7 @@ class Saving:
             self._go_back(step, error)
             return
         self.took_s, self._losses = perf_counter() - begun, 0
+        self._unrecorded_s += self.took_s
         self._folder.prune_checkpoints(self._keep)
         self._folder.write_summary(self._summary())
 

@@ -236,7 +236,8 @@ class TrainingRun:
                     extra = {} if last else self._heldout.probe(report.step)
                     extra |= self._watch.after_step(report, extra)
         finally:
-            self._recorder.record_step(report, {"time/wall_s": took, **extra})
+            times = {"time/wall_s": took, **self._saving.spent()}
+            self._recorder.record_step(report, {**times, **extra})
             self._saving.recorded = report.step
             self._narrator.step(
                 step_figures(report, settings.num_steps, self._heldout.share, self._left_s())

@@ -29,7 +29,7 @@ from alphagrpo.config.sampling import (
 )
 from alphagrpo.config.services import ServiceConfig
 from alphagrpo.config.watch import WatchConfig
-from alphagrpo.options import Aggregate, Kinds, TrainKind, WeightType
+from alphagrpo.options import Aggregate, Kinds, Thinking, TrainKind, WeightType
 from alphagrpo.shipped import locate
 
 __all__ = ["FlowConfig", "GuidanceConfig", "RunConfig", "SamplingParams", "Section", "WindowConfig"]
@@ -54,6 +54,10 @@ class ModelConfig(Section):
     trainable: TrainKind = "lora"
     """``experts`` trains every decoder-layer weight of both experts; all else is frozen."""
     lora: LoraConfig = LoraConfig()
+    attention: Literal["auto", "efficient", "math"] = "auto"
+    """``auto``: on a GPU cuDNN's kernel for long blocks and the memory-efficient one for short ones
+    (docs/gpu.md). The others are for a card on which ``auto`` is found not to repeat itself.
+    """
 
     @property
     def folder(self) -> Path:
@@ -88,6 +92,10 @@ class RolloutConfig(Section):
     gpus_per_runner: float = Field(0.0, ge=0)
     threads: int = Field(1, ge=1)
     """torch threads in each runner and in the learner: the same in both, or bits differ."""
+    thinking: Thinking = "auto"
+    """How thoughts are sampled: ``auto`` by CUDA graphs on a GPU, token by token on a CPU;
+    ``static`` in the same buffers without graphs; ``eager`` token by token everywhere.
+    """
     groups_in_flight: int = Field(2, ge=1)
     """Groups per runner at once: one is sampled while the others are being scored."""
     slices: int = Field(1, ge=1)

@@ -86,17 +86,19 @@ class Engine(Protocol):
 
     async def score_tokens(
         self,
-        prompt: str,
+        prompts: Sequence[str],
         token_ids: Sequence[int],
         *,
         pixels: NDArray[np.uint8],
         image_key: str,
-    ) -> Mapping[int, float]:
-        """Log-probability of each of ``token_ids`` as the first token after ``prompt``.
+    ) -> list[Mapping[int, float]]:
+        """Log-probability of each of ``token_ids`` as the first token after each of ``prompts``.
 
-        ``pixels`` [H, W, 3] stands where the prompt has its image placeholder; ``image_key`` names
-        its content, so that the same picture is processed and encoded once. Raises
-        ServiceUnavailable where the engine is dead.
+        One batch about one picture: ``pixels`` [H, W, 3] stands where a prompt has its image
+        placeholder, and is prepared and encoded once; ``image_key`` names its content, so that it
+        is not prepared again for a later batch. All are answered, in order, or the first failure
+        ends them all. Raises ServiceUnavailable where the engine is dead, ServiceError for a
+        prompt that it refuses.
         """
         ...
 

@@ -6,6 +6,7 @@ CUDA tensors run the Triton kernels, all others the reference. docs/kernels.md s
 from __future__ import annotations
 
 from alphagrpo.kernels.dispatch import Backend, has_triton, use_triton
+from alphagrpo.kernels.layers import rms_norm, rotate, swiglu
 from alphagrpo.kernels.philox import START_STEP
 from alphagrpo.kernels.tokens import token_log_probs
 from alphagrpo.kernels.transition import (
@@ -23,6 +24,9 @@ __all__ = [
     "guided_transition",
     "has_triton",
     "replay_transition",
+    "rms_norm",
+    "rotate",
+    "swiglu",
     "token_log_probs",
     "use_triton",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from typing import Literal, get_args
 
@@ -10,8 +11,9 @@ import torch
 Backend = Literal["auto", "reference", "triton"]
 
 
+@functools.cache
 def has_triton() -> bool:
-    """Whether Triton can be imported; looked up without importing it."""
+    """Whether Triton can be imported; looked up once, without importing it."""
     return importlib.util.find_spec("triton") is not None
 
 

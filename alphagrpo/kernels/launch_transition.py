@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alphagrpo.flow.guidance import Guidance
 from alphagrpo.flow.sde import StepCoefficients
+from alphagrpo.kernels.launch import aligned
 from alphagrpo.kernels.triton_transition import (
     RENORM_CODES,
     noise_kernel,
@@ -21,8 +22,6 @@ from alphagrpo.kernels.triton_transition import (
 TILE = 2048
 """Elements a program holds at a time; fixed, because it is part of the order of summation."""
 WARPS = 8
-ALIGNMENT = 16
-"""Bytes. Triton compiles another kernel for unaligned pointers, with another order of summation."""
 
 
 def transition(
@@ -140,11 +139,8 @@ def _three(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _ready(tensor: Tensor) -> Tensor:
-    """Float32, contiguous and aligned, so that every launch finds the same compiled kernel."""
-    tensor = tensor.to(torch.float32).contiguous()
-    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
+    return aligned(tensor.to(torch.float32))
 
 
 def _ready_ids(tensor: Tensor) -> Tensor:
-    tensor = tensor.to(torch.int64).contiguous()
-    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
+    return aligned(tensor.to(torch.int64))

@@ -15,15 +15,16 @@ def token_log_probs(
     """``log softmax(head hidden)[target]`` and the softmax's entropy, per token.
 
     The softmax is unfiltered and at temperature 1 (method: section 2.3, "Text log-probs"), in
-    float32: half-precision inputs are multiplied exactly and summed in float32, as the released
-    code's float32 head does. Differentiable in ``hidden`` alone; the head is frozen.
+    float32: half-precision inputs are multiplied exactly and summed in float32, so that a head kept
+    in bfloat16 gives what its float32 copy gives. Differentiable in ``hidden`` alone; the head is
+    frozen. docs/kernels.md says which pairs of types tensor cores multiply.
 
-    Tolerance between backends: 2e-6 of the largest |logit| + 1 in float32, 5e-6 with bfloat16
-    inputs; gradients 1e-5 (bfloat16: 1e-2, the rounding of the result) of their largest entry.
+    Tolerance to float64: 2e-6 of the largest |logit| + 1; gradients 1e-5 of their largest entry,
+    or the rounding to the type of ``hidden`` (bfloat16: 4e-3).
 
     Args:
         hidden: [T, D] after the final norm, float32, bfloat16 or float16.
-        head: [V, D].
+        head: [V, D], of any of these types.
         targets: [T] int64 in [0, V).
         backend: ``auto`` takes Triton for CUDA tensors.
 

@@ -1,7 +1,7 @@
 """Low-rank adapters on the linear layers of any model, and freezing of all that does not train.
 
 A starts Gaussian, B at zero, so a fresh adapter changes nothing. Rollout and replay run the same
-unmerged arithmetic; merging is for export only.
+unmerged arithmetic, in one product that adds to the layer's own; merging is for export only.
 
 Legend of shapes: R rank, I inputs, O outputs of an adapted layer.
 """
@@ -43,18 +43,72 @@ class LoraLinear(nn.Linear):
         """[R, I] float32 whatever the layer's type: small updates would be lost in bfloat16."""
         self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
         """[O, R] float32."""
+        self._lowered: dict[torch.dtype, _Lowered] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., I] to [..., O]."""
         out = functional.linear(x, self.weight, self.bias)
         if not self.enabled:
             return out
-        low = functional.linear(x, self.lora_a.to(x.dtype))
-        return out + functional.linear(low, self.lora_b.to(x.dtype)) * self.scale
+        a, b = self.factors(x.dtype)
+        low = functional.linear(x, a)
+        rows, low = out.view(-1, out.shape[-1]), low.view(-1, low.shape[-1])
+        b = b.to(low.dtype).t()
+        if torch.is_grad_enabled():
+            # Not in place: autograd would keep the gradient of a view, and copy it.
+            return torch.addmm(rows, low, b, alpha=self.scale).view(out.shape)
+        rows.addmm_(low, b, alpha=self.scale)
+        return out
+
+    def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """A and B in the type of the inputs.
+
+        Without gradient they are converted once per version, into memory that stays, since 392
+        conversions are half of the time of a token; with gradient at every call, for the gradient.
+        """
+        a, b = self.lora_a, self.lora_b
+        if dtype == a.dtype or torch.is_grad_enabled():
+            return a.to(dtype), b.to(dtype)
+        lowered = self._lowered.get(dtype)
+        if lowered is None or not lowered.made_of(a, b):
+            lowered = self._lowered[dtype] = _Lowered(a, b, dtype)
+        return lowered.of(a, b)
+
+    def refresh(self) -> None:
+        """Convert A and B again if they changed: what was captured reads the converted ones."""
+        with torch.no_grad():
+            for dtype in self._lowered:
+                self.factors(dtype)
 
     def update(self) -> Tensor:
         """The weight change [O, I] the adapter stands for, in float32."""
         return self.scale * (self.lora_b @ self.lora_a)
+
+
+class _Lowered:
+    """An adapter's weights converted to another type, in place whenever they have changed.
+
+    A change is told by torch's count of changes in place; what writes past torch counts it itself
+    (:func:`alphagrpo.models.weights.apply`).
+    """
+
+    def __init__(self, a: Tensor, b: Tensor, dtype: torch.dtype) -> None:
+        self._a, self._b = (torch.empty_like(t, dtype=dtype, requires_grad=False) for t in (a, b))
+        self._changes = (-1, -1)
+        self._sources = (a.data_ptr(), b.data_ptr())
+
+    def made_of(self, a: Tensor, b: Tensor) -> bool:
+        """Whether these are the tensors that were converted."""
+        return self._sources == (a.data_ptr(), b.data_ptr())
+
+    def of(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """A and B as they are now."""
+        changes = (a._version, b._version)
+        if changes != self._changes:
+            self._a.copy_(a)
+            self._b.copy_(b)
+            self._changes = changes
+        return self._a, self._b
 
 
 def add_lora(
@@ -132,6 +186,15 @@ def load_lora_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             )
     for name, tensor in own.items():
         tensor.copy_(state[name])
+
+
+def refresh(model: nn.Module) -> None:
+    """Convert all adapters that changed since they were last used; see :meth:`LoraLinear.refresh`.
+
+    For graphs, which run no Python that would notice.
+    """
+    for adapter in adapters(model).values():
+        adapter.refresh()
 
 
 @contextmanager

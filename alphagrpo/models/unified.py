@@ -10,12 +10,14 @@ D hidden, H/W pixels, R guidance branch.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from alphagrpo.options import AttentionKernel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,6 +110,22 @@ def pack(contexts: Sequence[Context]) -> Context:
     )
 
 
+class AttentionShape(NamedTuple):
+    """A block that a model reads, as attention sees it."""
+
+    name: str
+    batch: int
+    queries: int
+    keys: int
+    """Those cached and the block's own."""
+    causal: bool
+    """Whether each query has a mask of its own; else all see everything."""
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"{self.name}: {self.batch} x {self.queries} queries, {self.keys} keys"
+
+
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
     """Ids of the tokens that frame text and images."""
@@ -120,6 +138,31 @@ class SpecialTokens:
     """``<|vision_start|>``"""
     image_end: int
     """``<|vision_end|>``"""
+
+
+class TokenReader(Protocol):
+    """Reads one token of each of B sequences after another, writing what it caches in place.
+
+    Between :meth:`load` and the last :meth:`read` the host learns nothing and decides nothing, and
+    every address stays, so that a read can be captured as a CUDA graph and replayed.
+    """
+
+    @property
+    def room(self) -> int:
+        """Tokens that fit, those of the context included."""
+        ...
+
+    def load(self, context: Context) -> None:
+        """Begin behind ``context``, with the model's weights as they are now."""
+        ...
+
+    def read(self, ids: Tensor, seen: int) -> Tensor:
+        """Read ``ids`` [B] as one more token of each sequence.
+
+        Attention sees the first ``seen`` places, at least those written and the new one. Returns
+        hidden states [B, D] after the final norm.
+        """
+        ...
 
 
 @runtime_checkable
@@ -142,6 +185,14 @@ class UnifiedModel(Protocol):
         """
         ...
 
+    def set_attention(self, kernel: AttentionKernel) -> None:
+        """Compute attention with ``kernel`` from now on."""
+        ...
+
+    def attention_trial(self, shape: AttentionShape) -> tuple[str, Callable[[], Tensor]]:
+        """The kernel that a block of ``shape`` gets, and a call of it on one random input."""
+        ...
+
     def empty_context(self, batch: int) -> Context:
         """A context of ``batch`` sequences that have read nothing (T = 0)."""
         ...
@@ -154,6 +205,10 @@ class UnifiedModel(Protocol):
         ``lengths`` [B] counts each row's real tokens (0 allowed). Each real token takes one rotary
         position. Returns the longer context and the hidden states [B, L, D] after the final norm.
         """
+        ...
+
+    def token_reader(self, batch: int, room: int) -> TokenReader:
+        """Buffers for ``room`` tokens of each of ``batch`` sequences, written in place."""
         ...
 
     def read_latents(self, context: Context, latents: Tensor, grid: tuple[int, int]) -> Context:

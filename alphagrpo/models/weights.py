@@ -147,6 +147,9 @@ def apply(
                 flat[piece] = chunk[at : at + piece.stop - piece.start]
             if own is None:
                 parameter.copy_(torch.from_numpy(flat).view(parameter.dtype).view(parameter.shape))
+            else:
+                # What keeps something made of it asks torch whether it changed.
+                torch.autograd.graph.increment_version(parameter)
 
 
 def checksum(pieces: Sequence[Chunk]) -> str:

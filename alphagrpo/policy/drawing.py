@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from alphagrpo.flow import Window
 from alphagrpo.models.unified import UnifiedModel
 from alphagrpo.policy.contexts import Branches, Prefix, read_thoughts
 from alphagrpo.policy.denoising import FlowPlan, Path, denoise, start_noise
-from alphagrpo.policy.thinking import Thought, think
+from alphagrpo.policy.thinking import Thought, ThoughtSampler, think
 from alphagrpo.policy.working import DECODED_AT_ONCE
 from alphagrpo.types import ImageSegment, TextSegment
 
@@ -47,6 +48,8 @@ class ThoughtSettings:
 
     sampling: SamplingParams
     max_tokens: int
+    sampler: ThoughtSampler | None = None
+    """None takes the reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +118,8 @@ def draw_batch(
     context, log_probs = prefix.full, None
     thoughts: list[Thought] = []
     if thinking is not None:
-        thoughts = think(
-            model,
+        sample = thinking.sampler or partial(think, model)
+        thoughts = sample(
             context,
             seeds=keys.thoughts,
             samples=keys.samples,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -14,7 +14,20 @@ from alphagrpo.config import RunConfig
 from alphagrpo.errors import CheckpointError
 from alphagrpo.models.unified import UnifiedModel
 from alphagrpo.policy.family import FAMILY, check_picture_size
+from alphagrpo.policy.repeatability import check_repeatable
 from alphagrpo.policy.trainable import add_adapters, trainable_parameters
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back, without framing ids on the way in."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text``, no framing ids added."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of ``token_ids``, think tags included."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +45,23 @@ def load_policy(config: RunConfig) -> Policy:
 
     Raises:
         CheckpointError: for a model folder that is missing, truncated or of another shape.
-        ConfigError: for a picture size the model cannot draw.
+        ConfigError: for a picture size the model cannot draw, and for a card on which the run's
+            attention does not repeat itself.
     """
     section = config.model
     device = section.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    check_picture_size(config.task, FAMILY.shape(section.folder))
+    shape = FAMILY.shape(section.folder)
+    check_picture_size(config.task, shape)
     model = FAMILY.load(section.folder, dtype=getattr(torch, section.dtype), device=device)
     module = cast(nn.Module, model)
     if section.trainable == "lora":
         add_adapters(module, section.lora, config.seed)
     trainable_parameters(module, section.trainable)
+    model.set_attention(section.attention)
+    if torch.device(device).type == "cuda":
+        check_repeatable(model, config, shape)
     return Policy(model, FolderTokenizer(section.folder))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,8 +17,11 @@ from alphagrpo.models.unified import UnifiedModel
 from alphagrpo.policy.contexts import Ids, ImageConditions, read_prefix
 from alphagrpo.policy.denoising import FlowPlan
 from alphagrpo.policy.drawing import GeneratedBatch, RandomKeys, ThoughtSettings, draw_batch
+from alphagrpo.policy.effect import WeightsEffect
+from alphagrpo.policy.loading import Tokenizer
 from alphagrpo.policy.recipe import GroupSeeds, Recipe
 from alphagrpo.policy.starts import check_start, image_conditions
+from alphagrpo.policy.static_thinking import thought_sampler
 from alphagrpo.policy.trainable import trainable_parameters
 from alphagrpo.ports import Picture, PictureRequest
 from alphagrpo.rewards.format import format_bonus
@@ -37,18 +40,6 @@ from alphagrpo.types import (
 )
 
 
-class Tokenizer(Protocol):
-    """Text to ids and back, without framing ids on the way in."""
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of ``text``, no framing ids added."""
-        ...
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of ``token_ids``, think tags included."""
-        ...
-
-
 class RolloutWorker:
     """Draws with one set of weights at a time.
 
@@ -59,6 +50,9 @@ class RolloutWorker:
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.manifest: WeightsManifest | None = None
         self.parameters = trainable_parameters(cast(nn.Module, model), config.model.trainable)
+        device = next(iter(self.parameters.values())).device
+        self._effect = WeightsEffect(model)
+        self._sampler = thought_sampler(model, config.rollout.thinking, device)
         task, side = config.task, model.pixels_per_token
         self.grid = (task.height // side, task.width // side)
         self._system = np.asarray(tokenizer.encode(task.system_prompt), np.int64)
@@ -69,15 +63,27 @@ class RolloutWorker:
         return -1 if self.manifest is None else self.manifest.version
 
     def apply_weights(self, manifest: WeightsManifest, chunks: Sequence[weights.Chunk]) -> None:
-        """Use the published weights; WeightsError where they are broken, and the old ones stay."""
+        """Use the published weights.
+
+        Raises:
+            WeightsError: where they are broken, and the old ones stay; or where they have no
+                effect (:class:`alphagrpo.policy.effect.WeightsEffect`).
+        """
         weights.apply(self.parameters, manifest, chunks)
+        self._effect.check(manifest)
         self.manifest = manifest
 
     def adopt(self, manifest: WeightsManifest) -> None:
         """The model's parameters are those of ``manifest`` already: it shares them with a learner
         that has proved so.
         """
+        self._effect.check(manifest)
         self.manifest = manifest
+
+    @property
+    def effect(self) -> float | None:
+        """How far the weights in use moved the policy from those before; None for the first."""
+        return self._effect.relative
 
     # -- groups, for training
 
@@ -248,7 +254,8 @@ class RolloutWorker:
         return (system, *segments) if think else segments
 
     def _thinking(self, think: bool, sampling: SamplingParams) -> ThoughtSettings | None:
-        return ThoughtSettings(sampling, self.config.task.max_think_tokens) if think else None
+        most = self.config.task.max_think_tokens
+        return ThoughtSettings(sampling, most, self._sampler) if think else None
 
     def _pictures(self, prompts: Sequence[Prompt], batch: GeneratedBatch) -> tuple[Picture, ...]:
         latents = batch.latents

@@ -19,6 +19,8 @@ class RolloutResult:
     timings: Timings
     drafts: tuple[Sample, ...] = ()
     draft: int | None = None
+    effect: float | None = None
+    """See :attr:`alphagrpo.ports.GroupReport.effect`."""
 
     def report(self, questions: QuestionSet, runner: str, reference: object) -> GroupReport:
         """The small half, as the loop sees it."""
@@ -31,6 +33,7 @@ class RolloutResult:
             timings=self.timings,
             drafts=self.drafts,
             draft=self.draft,
+            effect=self.effect,
         )
 
 

@@ -72,6 +72,11 @@ class Worker(Weighted, Protocol):
         """A trajectory's thought as text."""
         ...
 
+    @property
+    def effect(self) -> float | None:
+        """How far the weights in use moved the policy from those before; None for the first."""
+        ...
+
 
 class GroupRunner:
     """Runs jobs over a worker, a verifier and a weight store. Belongs to one event loop."""
@@ -131,7 +136,7 @@ class GroupRunner:
             result = await self._refined_from(order, draft)
         self._remember(order, complete=bool(result.group.valid) and all(result.group.valid))
         self.groups_done += 1
-        return result
+        return replace(result, effect=self._worker.effect)
 
     async def draw_drafts(
         self, job: RolloutJob, questions: QuestionSet, *, keep_pictures: int = 0

@@ -120,6 +120,7 @@ class SlicedPool:
             timings=Timings(verify_s=longest, tail_s=perf_counter() - sampled),
             slices=reports,
             spent=tuple((report.runner, report.timings) for report in reports),
+            effect=max((r.effect for r in reports if r.effect is not None), default=None),
         )
 
     async def _part(

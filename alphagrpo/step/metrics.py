@@ -46,6 +46,8 @@ def step_metrics(
     }
     step_s = times["time/step_s"]
     metrics["samples/per_second"] = len(samples) / step_s if step_s else 0.0
+    if effects := [group.effect for group in groups if group.effect is not None]:
+        metrics["weights/effect"] = max(effects)
     return metrics | times | reward_metrics(samples) | refinement_metrics(groups)
 
 

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from alphagrpo.cli.console import Narrator
-from alphagrpo.cli.ray_session import ray_session
-from alphagrpo.cli.serving import deployed, private_cpus
+from benchmarks.serving_probe import private_serve
 
 
 @contextmanager
@@ -17,11 +16,8 @@ def cluster_with(services: Path, spare_cpus: int) -> Iterator[str]:
 
     ``spare_cpus``: logical ones, for a run's own processes. This process is joined to it.
     """
-    import ray
+    with private_serve(services, Narrator(), spare_cpus=spare_cpus):
+        # Imported here, not before: Ray reads its authentication mode once, when it is imported.
+        import ray
 
-    from services.serve_config import load_serve_file
-
-    serve_file = load_serve_file(services)
-    with ray_session(None, num_cpus=private_cpus(serve_file) + spare_cpus) as session:
-        with deployed(serve_file, Narrator(), session):
-            yield ray.get_runtime_context().gcs_address
+        yield str(ray.get_runtime_context().gcs_address)

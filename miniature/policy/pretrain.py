@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 
 from alphagrpo.models.bagel import Bagel, BagelConfig, load_bagel, random_bagel, save_bagel
 from alphagrpo.models.bagel.autoencoder import Autoencoder
-from alphagrpo.models.bagel.checkpoint import FLOAT32_MODULES
+from alphagrpo.models.bagel.checkpoint import FLOAT32_MODULES, TEXT_HEAD
 from alphagrpo.models.bagel.config import AutoencoderConfig, LlmConfig, SpecialIds, VitConfig
 from alphagrpo.shapes.specs import random_scene
 from alphagrpo.shapes.world import CELL, SIZE
@@ -202,7 +202,7 @@ def save_policy(model: Bagel, tokenizer: PreTrainedTokenizerFast, folder: str | 
     the values that were stored.
     """
     for name, parameter in model.named_parameters():
-        if not name.startswith(FLOAT32_MODULES):
+        if not name.startswith((TEXT_HEAD, *FLOAT32_MODULES)):
             parameter.data = parameter.data.to(torch.bfloat16)
     save_bagel(model, folder)
     model.float()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +39,15 @@ WIDTH = 128
 VISION_LAYERS, TEXT_LAYERS = 4, 5
 
 
-def verifier_model(tokenizer: PreTrainedTokenizerFast) -> Idefics3ForConditionalGeneration:
-    """A fresh model: 4 vision and 5 text layers of width 128."""
+def image_tokens(side: int) -> int:
+    """Tokens of a picture of ``side`` x ``side`` pixels."""
+    return (side // PATCH // FOLD) ** 2
+
+
+def verifier_model(
+    tokenizer: PreTrainedTokenizerFast, side: int = SIZE
+) -> Idefics3ForConditionalGeneration:
+    """A fresh model for pictures of ``side`` pixels: 4 vision and 5 text layers of width 128."""
     special = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -55,7 +63,7 @@ def verifier_model(tokenizer: PreTrainedTokenizerFast) -> Idefics3ForConditional
             "intermediate_size": 3 * WIDTH,
             "num_hidden_layers": VISION_LAYERS,
             "num_attention_heads": 4,
-            "image_size": SIZE,
+            "image_size": side,
             "patch_size": PATCH,
             "hidden_act": "relu",
         },
@@ -67,7 +75,7 @@ def verifier_model(tokenizer: PreTrainedTokenizerFast) -> Idefics3ForConditional
             "num_hidden_layers": TEXT_LAYERS,
             "num_attention_heads": WIDTH // 32,
             "num_key_value_heads": WIDTH // 32,
-            "max_position_embeddings": 256,
+            "max_position_embeddings": max(256, 2 * image_tokens(side)),
             "tie_word_embeddings": False,
             **special,
         },
@@ -239,10 +247,12 @@ def save_verifier(
     output: Path, model: Idefics3ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Write weights, config, tokenizer and the two processor files vLLM reads."""
+    vision: Any = model.config.vision_config
+    side = vision.image_size
     output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
-    edge = {"longest_edge": SIZE}
+    edge = {"longest_edge": side}
     image_processor = {
         "image_processor_type": "Idefics3ImageProcessor",
         "do_convert_rgb": True,
@@ -258,7 +268,7 @@ def save_verifier(
         "image_std": [0.5] * 3,
         "do_pad": True,
     }
-    processor = {"processor_class": "Idefics3Processor", "image_seq_len": IMAGE_TOKENS}
+    processor = {"processor_class": "Idefics3Processor", "image_seq_len": image_tokens(side)}
     for name, value in (("preprocessor", image_processor), ("processor", processor)):
         (output / f"{name}_config.json").write_text(json.dumps(value, indent=2) + "\n")
 

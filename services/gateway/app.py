@@ -7,12 +7,13 @@ by handle and gives their errors as HTTP statuses, each with rule, value and rem
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from ray import serve
 from ray.serve.exceptions import BackPressureError
 
@@ -30,22 +31,27 @@ from alphagrpo.errors import (
 from alphagrpo.images import ImageLimits, decode_base64_image
 from alphagrpo.rewards.judging import judge_picture
 from alphagrpo.rewards.programs import load_reward_program, reward_program, reward_programs
+from alphagrpo.types import Verdict
 from services.client import connect_decomposer, connect_verifier
 from services.exposure import check_exposure, listening_host
 from services.gateway import models
 from services.gateway.callers import callers_of
 from services.gateway.generate import Generator, add_generate
 from services.gateway.guard import Guard, Recorder
-from services.gateway.score import (
-    as_prompt,
+from services.gateway.score import as_prompt, question_set, score_response
+from services.gateway.verify import (
+    PIXELS_BODY,
     as_questions,
     question_models,
-    question_set,
-    score_response,
+    raw_pictures,
+    raw_response,
+    told_or_error,
     verdict_models,
+    verify_response,
 )
 from services.generator.client import connect_generator
 from services.metrics import GatewayMetrics
+from services.raw_picture import MOST_PICTURES
 from services.settings import GatewaySettings, parse_settings
 
 _STATUS: tuple[tuple[type[MeshError], int, str], ...] = (
@@ -130,14 +136,32 @@ def _add_routes(
             revision=decomposed.revision,
         )
 
-    @app.post("/v1/verify", responses=_ERRORS)
-    async def verify(request: models.VerifyRequest) -> models.VerifyResponse:
+    @app.post("/v1/verify", response_model=models.VerifyResponse, responses=_ERRORS)
+    async def verify(request: models.VerifyRequest) -> Response:
         """P(yes) or the grade of every question about a picture, in one call."""
         pixels = decode_base64_image(request.image, limits)
         questions = as_questions(request.questions, settings.max_questions)
-        return models.VerifyResponse(
-            verdicts=verdict_models(await verifier.verify(pixels, questions))
+        return verify_response(await verifier.verify(pixels, questions))
+
+    @app.post(
+        "/v1/verify/pixels",
+        response_model=models.RawResponse,
+        responses=_ERRORS,
+        openapi_extra=PIXELS_BODY,
+    )
+    async def verify_pixels(request: Request) -> Response:
+        """The same for programs: some pictures at once, no PNG and no base64.
+
+        The body is a line of JSON, `[{"height": …, "width": …, "questions": […]}, …]`, and behind
+        its line end the pixels of all pictures, three bytes each, row by row. Where every picture
+        fails, the answer is the first one's error.
+        """
+        pictures = raw_pictures(await request.body(), limits, settings.max_questions)
+        answers = await asyncio.gather(
+            *(verifier.verify(pixels, questions) for pixels, questions in pictures),
+            return_exceptions=True,
         )
+        return raw_response([_raw_answer(each) for each in told_or_error(answers)])
 
     @app.post("/v1/score", responses=_ERRORS)
     async def score(request: models.ScoreRequest) -> models.ScoreResponse:
@@ -214,6 +238,15 @@ def _mesh_error(error: MeshError) -> JSONResponse:
     return _error(500, "internal", str(error))
 
 
+def _raw_answer(answer: tuple[Verdict, ...] | MeshError) -> models.RawAnswer:
+    """Verdicts of one picture among several, or why it has none, as it would be told alone."""
+    if not isinstance(answer, MeshError):
+        return models.RawAnswer(verdicts=verdict_models(answer))
+    response = _mesh_error(answer)
+    error = json.loads(bytes(response.body))["error"]
+    return models.RawAnswer(error=models.RawError(status=response.status_code, **error))
+
+
 def _error(
     status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
@@ -228,7 +261,11 @@ def _served_app(args: dict[str, Any]) -> FastAPI:
     patience = settings.patience()
     return create_app(
         connect_decomposer(app=settings.decomposer_app, **patience),
-        connect_verifier(app=settings.verifier_app, **patience),
+        # A slot for each picture of every request taken: none waits for a call of another.
+        connect_verifier(
+            app=settings.verifier_app,
+            **patience | {"max_concurrency": settings.max_concurrency * MOST_PICTURES},
+        ),
         settings,
         connect_generator(app=settings.generator_app, **patience)
         if settings.generator_app

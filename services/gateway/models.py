@@ -63,6 +63,14 @@ class VerifyRequest(_Strict):
     )
 
 
+class RawPicture(_Strict):
+    """One picture of a body of raw pixels."""
+
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    questions: list[QuestionModel | str] = Field(min_length=1)
+
+
 class VerdictModel(BaseModel):
     """The judge's answer to one question."""
 
@@ -80,6 +88,27 @@ class VerifyResponse(BaseModel):
     """One verdict per question, in order."""
 
     verdicts: list[VerdictModel]
+
+
+class RawError(BaseModel):
+    """Why a picture among several has no verdicts."""
+
+    status: int = Field(description="The HTTP status it would have alone.", examples=[503])
+    code: str = Field(examples=["unavailable"])
+    message: str
+
+
+class RawAnswer(BaseModel):
+    """What became of one picture among several: its verdicts in order, or an error."""
+
+    verdicts: list[VerdictModel] = []
+    error: RawError | None = None
+
+
+class RawResponse(BaseModel):
+    """One answer per picture, in order."""
+
+    answers: list[RawAnswer]
 
 
 class ScoreRequest(_Strict):

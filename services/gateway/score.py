@@ -1,16 +1,16 @@
-"""Questions, verdicts and scores between the gateway's models and the mesh's records."""
+"""Scores between the gateway's models and the mesh's records."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from alphagrpo.errors import ConfigError
-from alphagrpo.judging.questions import questions_from_records, questions_to_records
 from alphagrpo.ports import Decomposer
 from alphagrpo.rewards.judging import questions_for
 from alphagrpo.rewards.programs import RewardProgram, asks_the_set
-from alphagrpo.types import Prompt, Question, QuestionSet, Score, Verdict
+from alphagrpo.types import Prompt, QuestionSet, Score
 from services.gateway import models
+from services.gateway.verify import as_questions, question_models, verdict_models
 
 
 def as_prompt(text: str) -> Prompt:
@@ -39,35 +39,6 @@ async def question_set(
             "questions out or choose another program"
         )
     return QuestionSet(prompt=prompt, questions=as_questions(own_questions, most), revision="given")
-
-
-def as_questions(items: Sequence[models.QuestionModel | str], most: int) -> tuple[Question, ...]:
-    """At most ``most`` questions with ids of their own; ConfigError for others."""
-    if len(items) > most:
-        raise ConfigError(f"a picture is asked at most {most} questions, got {len(items)}; split")
-    records = [
-        item.model_dump()
-        if isinstance(item, models.QuestionModel)
-        else {"id": f"s{i}", "text": item, "kind": "semantic", "tag": "Existence"}
-        for i, item in enumerate(items)
-    ]
-    questions = questions_from_records(records)
-    if len({question.id for question in questions}) < len(questions):
-        raise ConfigError("questions have ids of their own, some share one; rename them")
-    return questions
-
-
-def question_models(questions: Sequence[Question]) -> list[models.QuestionModel]:
-    """Questions as they are sent."""
-    return [models.QuestionModel(**record) for record in questions_to_records(questions)]
-
-
-def verdict_models(verdicts: Sequence[Verdict]) -> list[models.VerdictModel]:
-    """Verdicts as they are sent."""
-    return [
-        models.VerdictModel(question_id=v.question_id, p_yes=v.p_yes, judge=v.judge, grade=v.grade)
-        for v in verdicts
-    ]
 
 
 def score_response(score: Score, questions: QuestionSet) -> models.ScoreResponse:

@@ -23,6 +23,8 @@ from alphagrpo.errors import (
 )
 from alphagrpo.judging.store import QuestionStore
 from alphagrpo.types import Prompt, Question, QuestionSet, Verdict
+from services import raw_picture
+from services.caller import CALLER
 from services.client import (
     DecomposerClient,
     VerifierClient,
@@ -48,24 +50,34 @@ class FakeTransport:
     def __init__(self, *errors: Exception, wait_s: float = 0.0) -> None:
         self.errors = list(errors)
         self.wait_s = wait_s
+        self.bad: set[int] = set()
+        """First pixels of pictures that have no verdicts."""
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.active = self.most_active = 0
 
     async def call(self, method: str, *args: Any) -> Any:
         self.calls.append((method, args))
-        self.active += 1
+        number = len(args[0]) if method == "verify_all" else 1
+        self.active += number
         self.most_active = max(self.active, self.most_active)
         try:
             await asyncio.sleep(self.wait_s)
         finally:
-            self.active -= 1
+            self.active -= number
         if self.errors:
             raise self.errors.pop(0)
         if method == "info":
             return {"revision": "single@1"}
         if method == "decompose":
             return QuestionSet(prompt=args[0], questions=QUESTIONS, revision="single@1")
-        return [Verdict(question_id=q.id, p_yes=0.5, judge="j") for q in args[1]]
+        if method == "verify_all":
+            return [self.picture(*asked) for asked in args[0]]
+        return self.picture(*args)
+
+    def picture(self, pixels: Any, questions: Any) -> Any:
+        if pixels[0, 0, 0] in self.bad:
+            return BadImage("bad")
+        return [Verdict(question_id=q.id, p_yes=0.5, judge="j") for q in questions]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +142,7 @@ async def test_a_service_timeout_is_not_taken_for_the_clients_own():
     assert client.stats.late == 0
 
 
-async def test_no_more_calls_at_once_than_slots():
+async def test_no_more_pictures_at_once_than_slots():
     transport = FakeTransport(wait_s=0.002)
     client = VerifierClient(transport, CallPolicy(max_concurrency=3))
     await asyncio.gather(*(client.verify(PIXELS, QUESTIONS) for _ in range(12)))
@@ -250,10 +262,71 @@ async def test_a_gateway_that_is_away_is_retried():
         if requests == 1:
             raise httpx.ConnectError("refused")
         record = {"question_id": "s0", "p_yes": 0.25, "judge": "j"}
-        return httpx.Response(200, json={"verdicts": [record]})
+        return httpx.Response(200, json={"answers": [{"verdicts": [record]}]})
 
     http = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://gateway")
     client = VerifierClient(HttpTransport("verifier", "http://gateway", client=http), QUICK)
     verdicts = await client.verify(PIXELS, QUESTIONS[:1])
     assert verdicts == (Verdict(question_id="s0", p_yes=0.25, judge="j"),)
     assert client.stats.retries == 1
+
+
+@pytest.mark.parametrize(("most_bytes", "path"), [(192, "verify/pixels"), (191, "verify")])
+async def test_a_picture_goes_raw_unless_it_is_large(monkeypatch, most_bytes, path):
+    monkeypatch.setattr(raw_picture, "MOST_BYTES", most_bytes)
+    seen = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append((request.url.path, request.headers["content-type"]))
+        verdicts = [{"question_id": q.id, "p_yes": 0.25, "judge": "j"} for q in QUESTIONS]
+        alone = {"verdicts": verdicts}
+        return httpx.Response(200, json=alone | {"answers": [alone]})
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://gateway")
+    client = VerifierClient(HttpTransport("verifier", "http://gateway", client=http), QUICK)
+    assert len(await client.verify(PIXELS, QUESTIONS)) == 2
+    kind = raw_picture.MEDIA_TYPE if path.endswith("pixels") else "application/json"
+    assert seen == [(f"/v1/{path}", kind)]
+
+
+async def test_pictures_of_a_group_go_a_few_to_a_call():
+    transport = FakeTransport()
+    client = VerifierClient(transport, QUICK)
+    pictures = [np.full((8, 8, 3), shade, np.uint8) for shade in range(9)]
+    transport.bad = {5}
+    answers = await asyncio.gather(
+        *(client.verify(pixels, QUESTIONS) for pixels in pictures), return_exceptions=True
+    )
+    assert [method for method, _ in transport.calls] == ["verify_all", "verify_all", "verify"]
+    assert [len(args[0]) for _, args in transport.calls[:2]] == [4, 4]
+    assert [i for i, answer in enumerate(answers) if isinstance(answer, BadImage)] == [5]
+    assert (client.stats.calls, client.stats.answered) == (9, 8)
+
+
+async def test_pictures_of_different_callers_go_apart():
+    transport = FakeTransport()
+    client = VerifierClient(transport, QUICK)
+
+    async def ask(run: str) -> None:
+        CALLER.set(run)
+        await client.verify(PIXELS, QUESTIONS)
+
+    await asyncio.gather(*(ask(run) for run in ("a", "b", "a")))
+    assert [method for method, _ in transport.calls] == ["verify_all", "verify"]
+
+
+async def test_errors_of_some_pictures_come_over_http_as_they_are():
+    def answer(request: httpx.Request) -> httpx.Response:
+        verdicts = [{"question_id": q.id, "p_yes": 0.25, "judge": "j"} for q in QUESTIONS]
+        bad = {"status": 400, "code": "bad_image", "message": "bad"}
+        return httpx.Response(
+            200, json={"answers": [{"verdicts": verdicts, "error": None}, {"error": bad}]}
+        )
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://gateway")
+    client = VerifierClient(HttpTransport("verifier", "http://gateway", client=http), QUICK)
+    good, bad = await asyncio.gather(
+        *(client.verify(PIXELS, QUESTIONS) for _ in range(2)), return_exceptions=True
+    )
+    assert [verdict.p_yes for verdict in good] == [0.25, 0.25]
+    assert isinstance(bad, BadImage)

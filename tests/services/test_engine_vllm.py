@@ -20,7 +20,8 @@ from alphagrpo.judging.verification import VerificationProgram
 from alphagrpo.judging.yesno import answer_tokens
 from alphagrpo.rewards.programs import Holistic
 from alphagrpo.types import Question, QuestionSet
-from services.engine_vllm import VllmEngine, engine_arguments
+from services.engine_start import engine_arguments
+from services.engine_vllm import VllmEngine
 from services.settings import EngineSettings
 from services.watching import watch
 from tests.services.models import make_random
@@ -61,6 +62,46 @@ def _plain_log_probs(folder: Path, question: str) -> torch.Tensor:
     return logits.float().log_softmax(-1)
 
 
+async def _check_scores(engine: VllmEngine, folder: Path, tokens: Sequence[int]) -> None:
+    """A batch has the model's numbers in order, and vLLM is told what it is told of each alone."""
+    texts = [QUESTION, "is there a blue square ?", "is there ?"]
+    prompts = ["<image>" + text for text in texts]
+    # The last has another head: what follows the picture is not all that differs.
+    inputs = await engine._inputs.about([*prompts, "is <image> red ?"], PIXELS, "inputs")
+    for prompt, shared in zip([*prompts, "is <image> red ?"], inputs, strict=True):
+        alone = await engine._inputs.one(prompt, PIXELS, "inputs")
+        for field in ("type", "prompt_token_ids", "mm_hashes", "mm_placeholders"):
+            assert shared[field] == alone[field], (prompt, field)
+    sent = [inputs[i]["mm_kwargs"]["image"][0] is not None for i in range(4)]
+    assert sent == [True, False, False, False], "the picture goes to the engine once"
+    asked = {"pixels": PIXELS, "image_key": image_hash(PIXELS)}
+    batch = await engine.score_tokens(prompts, tokens, **asked)
+    for text, got in zip(texts, batch, strict=True):
+        plain = _plain_log_probs(folder, text)
+        assert set(tokens) <= set(got)
+        for token in tokens:
+            assert got[token] == pytest.approx(float(plain[token]), abs=1e-4)
+    assert await engine.score_tokens(prompts, tokens, **asked) == batch, "to the bit"
+    with pytest.raises(ServiceError, match="max_model_len"):
+        await engine.score_tokens([prompts[0], "<image>" + "red " * 200], tokens, **asked)
+    await _check_cancelling(engine, prompts, tokens)
+
+
+async def _check_cancelling(
+    engine: VllmEngine, prompts: Sequence[str], tokens: Sequence[int]
+) -> None:
+    """A batch that is given up leaves nothing behind in vLLM, and the engine goes on."""
+    asked = {"pixels": 255 - PIXELS, "image_key": "given up"}
+    batch = asyncio.create_task(engine.score_tokens(prompts, tokens, **asked))
+    while not engine._llm.output_processor.has_unfinished_requests():  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    batch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await batch
+    assert not engine._llm.output_processor.has_unfinished_requests()
+    assert len(await engine.score_tokens(prompts, tokens, **asked)) == len(prompts)
+
+
 async def _check_grades(engine: VllmEngine, folder: Path) -> None:
     """Structured output gives a whole number from 0 to 10, the likeliest one, or an error."""
     questions = Holistic().questions(QuestionSet(prompt="a red circle", questions=(), revision="-"))
@@ -93,7 +134,7 @@ async def _check_silence(engine: VllmEngine, tokens: Sequence[int]) -> None:
     for process in _engine_processes():
         process.send_signal(signal.SIGSTOP)
     try:
-        asked = engine.score_tokens("<image>?", tokens, pixels=255 - PIXELS, image_key="stopped")
+        asked = engine.score_tokens(["<image>?"], tokens, pixels=255 - PIXELS, image_key="stopped")
         owed = asyncio.create_task(asked)
         reasons: list[str] = []
         await asyncio.wait_for(watch(engine, reasons.append, look_s=0.2), timeout=120)
@@ -114,22 +155,18 @@ async def test_scores_and_grades_are_the_models_and_a_dead_engine_says_so(folder
     try:
         assert engine.model.revision == folder_revision(folder)
         tokens = answer_tokens(engine.tokenizer)
-        got = await engine.score_tokens(
-            "<image>" + QUESTION, tokens.all, pixels=PIXELS, image_key=image_hash(PIXELS)
-        )
-        plain = _plain_log_probs(folder, QUESTION)
-        assert set(tokens.all) <= set(got)
-        for token in tokens.all:
-            assert got[token] == pytest.approx(float(plain[token]), abs=1e-4)
+        await _check_scores(engine, folder, tokens.all)
         await _check_grades(engine, folder)
         await engine.check_health()
         await _check_silence(engine, tokens.all)
         assert not engine.alarm.is_set()
+        (core,) = _engine_processes()
+        assert core.environ()["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64", "or it grows for an hour"
         for process in _engine_processes():
             process.kill()
             process.wait(30)
         with pytest.raises(ServiceUnavailable, match="alive"):
-            await engine.score_tokens("<image>?", tokens.all, pixels=PIXELS, image_key="other")
+            await engine.score_tokens(["<image>?"], tokens.all, pixels=PIXELS, image_key="other")
         assert engine.alarm.is_set()
         with pytest.raises(ServiceUnavailable, match="dead"):
             await engine.check_health()
@@ -137,7 +174,7 @@ async def test_scores_and_grades_are_the_models_and_a_dead_engine_says_so(folder
         engine.shutdown()
     assert engine.failure() is None, "shut down on purpose"
     with pytest.raises(ServiceUnavailable, match="shut down"):
-        await engine.score_tokens("<image>?", tokens.all, pixels=PIXELS, image_key="other")
+        await engine.score_tokens(["<image>?"], tokens.all, pixels=PIXELS, image_key="other")
 
 
 def test_options_win_and_unknown_ones_are_refused(folder):

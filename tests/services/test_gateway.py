@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -21,10 +22,12 @@ from alphagrpo.errors import (
     ServiceUnavailable,
 )
 from alphagrpo.images import encode_png_base64
+from alphagrpo.judging.questions import questions_to_records
 from alphagrpo.types import Prompt, Question, QuestionSet, Verdict
 from services.client import DecomposerClient, VerifierClient
 from services.gateway import app as gateway_app
 from services.gateway.app import create_app
+from services.raw_picture import MEDIA_TYPE, pack
 from services.settings import GatewaySettings
 from services.transport import HttpTransport
 
@@ -90,6 +93,73 @@ async def test_score_takes_the_callers_own_questions():
         scored = (await http.post("/v1/score", json=body)).json()
     assert [v["question_id"] for v in scored["verdicts"]] == ["a", "b"]
     assert scored["revision"] == "given"
+
+
+async def test_raw_pixels_are_judged_as_a_png_is():
+    services = FakeServices()
+    shades = np.random.default_rng(3)
+    pictures = [shades.integers(0, 256, (16, 12 + i, 3), dtype=np.uint8) for i in range(3)]
+    async with _http(services) as http:
+        body = pack([(pixels, QUESTIONS[: 1 + i % 2]) for i, pixels in enumerate(pictures)])
+        headers = {"content-type": MEDIA_TYPE}
+        raw = await http.post("/v1/verify/pixels", content=body, headers=headers)
+        records = questions_to_records(QUESTIONS[:1])
+        asked = {"image": encode_png_base64(pictures[0]), "questions": records}
+        as_json = await http.post("/v1/verify", json=asked)
+    assert raw.status_code == 200
+    answers = raw.json()["answers"]
+    assert [len(answer["verdicts"]) for answer in answers] == [1, 2, 1]
+    assert answers[0] == as_json.json() | {"error": None}
+    assert raw.headers["content-type"] == as_json.headers["content-type"] == "application/json"
+    for seen, sent in zip(services.pixels, [*pictures, pictures[0]], strict=True):
+        assert np.array_equal(seen, sent)
+
+
+async def test_a_picture_without_verdicts_takes_none_from_the_others():
+    class Choosy(FakeServices):
+        async def verify(self, pixels: Any, questions: Any) -> tuple[Verdict, ...]:
+            if pixels[0, 0, 0] in (1, 2):
+                raise ServiceUnavailable("gone") if pixels[0, 0, 0] == 1 else ServiceError("odd")
+            return await super().verify(pixels, questions)
+
+    pictures = [(np.full((16, 16, 3), i, np.uint8), QUESTIONS) for i in range(3)]
+    async with _http(Choosy()) as http:
+        some = await http.post("/v1/verify/pixels", content=pack(pictures))
+        none = await http.post("/v1/verify/pixels", content=pack(pictures[1:]))
+    told, gone, odd = some.json()["answers"]
+    assert (len(told["verdicts"]), told["error"]) == (2, None)
+    assert gone["error"] == {"status": 503, "code": "unavailable", "message": "gone"}
+    assert (odd["error"]["status"], odd["verdicts"]) == (502, [])
+    assert (none.status_code, none.json()["error"]["code"]) == (503, "unavailable")
+
+
+ONE = {"height": 16, "width": 16, "questions": ["a ?"]}
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "message"),
+    [
+        ([{"height": 16, "width": 16}], 422, "questions"),
+        ([ONE | {"questions": []}], 422, "questions"),
+        ([ONE | {"questions": ["a ?"] * 5}], 422, "at most 4"),
+        ([ONE | {"height": 15}], 400, "720 for 16 x 15, got 768 bytes"),
+        ([ONE, ONE], 400, "768 for 16 x 16, got 0 bytes"),
+        ([ONE | {"height": 1, "width": 256}], 400, "256 x 1"),
+        ([ONE | {"height": 1 << 20, "width": 1 << 20}], 400, "pixels"),
+        ([ONE | {"height": -1}], 422, "height"),
+        ([ONE | {"depth": 1}], 422, "depth"),
+        ([], 422, "at least 1"),
+        ([ONE] * 5, 422, "at most 4"),
+        ("no list", 422, "list"),
+        (None, 400, "see /docs"),
+    ],
+)
+async def test_bad_raw_pixels_say_what_is_wrong(head, status, message):
+    first = b"{" if head is None else json.dumps(head).encode()
+    async with _http(FakeServices(), max_questions=4) as http:
+        answer = await http.post("/v1/verify/pixels", content=first + b"\n" + bytes(768))
+    assert answer.status_code == status
+    assert message in answer.json()["error"]["message"]
 
 
 def _caused(error: Exception, cause: Exception) -> Exception:
@@ -215,7 +285,7 @@ async def test_openapi_is_valid_and_shows_examples():
         document = (await http.get("/openapi.json")).json()
         assert (await http.get("/docs")).status_code == 200
     validate(document)
-    posts = {"/v1/decompose", "/v1/verify", "/v1/score", "/v1/generate"}
+    posts = {"/v1/decompose", "/v1/verify", "/v1/verify/pixels", "/v1/score", "/v1/generate"}
     assert posts | {"/healthz", "/v1/info"} == set(document["paths"])
     for path in posts:
         assert {"400", "401", "413", "422", "429", "503", "504"} <= set(
@@ -267,7 +337,8 @@ def test_a_replica_reaches_the_named_applications_with_the_gateways_patience(mon
     monkeypatch.setattr(gateway_app, "listening_host", lambda: "127.0.0.1")
     recorder = gateway_app.GatewayMetrics
     assert gateway_app._served_app(args) == ("decomposer", "verifier", settings, None, recorder)
-    assert reached == {"decomposer": {"app": "d", **patience}, "verifier": {"app": "v", **patience}}
+    pictures = patience | {"max_concurrency": 4 * 64}
+    assert reached == {"decomposer": {"app": "d", **patience}, "verifier": {"app": "v", **pictures}}
     gateway_app._served_app({**args, "generator_app": "g"})
     assert reached["generator"] == {"app": "g", **patience}
     monkeypatch.setattr(gateway_app, "listening_host", lambda: "0.0.0.0")

@@ -178,3 +178,14 @@ async def test_statuses_without_a_known_code_pass_or_do_not(status: int, passes:
     with pytest.raises(ServiceError, match=f"answered {status}: proxy says no") as caught:
         await by.call("verify", {})
     assert is_retryable(caught.value) is passes
+
+
+async def test_bytes_are_posted_as_they_are() -> None:
+    by, requests = over_http(httpx.Response(200, json={"verdicts": []}))
+    assert await by.post_bytes("verify/pixels", b"\x00\n", "image/x") == {"verdicts": []}
+    (request,) = requests
+    assert (request.url.path, request.content) == ("/v1/verify/pixels", b"\x00\n")
+    assert request.headers["content-type"] == "image/x"
+    by, _ = over_http(httpx.Response(503, text="gone"))
+    with pytest.raises(ServiceUnavailable, match="gone"):
+        await by.post_bytes("verify/pixels", b"", "image/x")

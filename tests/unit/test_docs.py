@@ -41,6 +41,7 @@ MADE_BY_USERS = {
     # No path: metrics, a type of content.
     "reward/mean",
     "prompts/put_off",
+    "weights/effect",
     "prompts/skipped",
     "prompts/dropped",
     "learner/lag",

@@ -16,6 +16,7 @@ from alphagrpo.images import (
     decode_image,
     encode_png_base64,
     image_hash,
+    raw_image,
 )
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
@@ -81,3 +82,23 @@ def test_names_depend_on_content_and_shape_alone():
     assert image_hash(copy) == image_hash(PIXELS)
     assert image_hash(PIXELS.reshape(24, 16, 3)) != image_hash(PIXELS)
     assert image_hash(255 - PIXELS) != image_hash(PIXELS)
+
+
+def test_raw_pixels_are_a_view_of_their_bytes():
+    data = PIXELS.tobytes()
+    assert np.array_equal(raw_image(data, 16, 24), PIXELS)
+    assert raw_image(memoryview(data), 16, 24).base is not None
+
+
+@pytest.mark.parametrize(
+    ("size", "limits", "message"),
+    [
+        ((16, 23), ImageLimits(), "1104 for 23 x 16, got 1152 bytes"),
+        ((24, 24), ImageLimits(), "1728 for 24 x 24, got 1152 bytes"),
+        ((4, 96), ImageLimits(), "sides of at least 8"),
+        ((16, 24), ImageLimits(max_pixels=383), "at most 383 pixels"),
+    ],
+)
+def test_raw_pixels_of_another_size_are_refused(size, limits, message):
+    with pytest.raises(BadImage, match=message):
+        raw_image(PIXELS.tobytes(), *size, limits)

@@ -26,8 +26,11 @@ from alphagrpo.models.bagel.layout import AUTOENCODER_FILE, OWNER, WEIGHT_FILES,
 from alphagrpo.models.bagel.model import Bagel
 from alphagrpo.tensor_files import open_tensors
 
-FLOAT32_MODULES = ("language_model.lm_head.", "llm2vae.", "latent_pos_embed.", "vit_pos_embed.")
-"""Heads are computed in float32; keeping their weights so saves a conversion at every call."""
+TEXT_HEAD = "language_model.lm_head."
+"""Never rounded: it keeps the type of the file, where that is the wider one. Products of bfloat16
+are exact in float32, so that a released head gains nothing from being widened."""
+FLOAT32_MODULES = ("llm2vae.", "latent_pos_embed.", "vit_pos_embed.")
+"""Computed in float32; keeping their few weights so saves a conversion at every call."""
 
 
 def load_bagel(
@@ -40,7 +43,9 @@ def load_bagel(
 
     Args:
         folder: the checkpoint folder.
-        dtype: type of the weights, heads and autoencoder excepted, which stay in float32.
+        dtype: type of the weights. The velocity head, position tables and autoencoder are in
+            float32 whatever it is, and the text head is in the wider one of this type and the
+            file's.
         device: where to put them.
 
     Raises:
@@ -53,7 +58,7 @@ def load_bagel(
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     state = read_weights(weight_files(folder), expected, str(device))
     for name, tensor in state.items():
-        state[name] = tensor.to(torch.float32 if name.startswith(FLOAT32_MODULES) else dtype)
+        state[name] = tensor.to(_kept_type(name, tensor.dtype, dtype))
     model.load_state_dict(state, assign=True)
     model.set_autoencoder(_load_autoencoder(folder, model.autoencoder, str(device)))
     return model.eval()
@@ -137,6 +142,12 @@ def read_weights(
                 state[name] = file.get_tensor(name)
     _check(state, expected)
     return state
+
+
+def _kept_type(name: str, stored: torch.dtype, asked: torch.dtype) -> torch.dtype:
+    if name.startswith(FLOAT32_MODULES):
+        return torch.float32
+    return torch.promote_types(stored, asked) if name.startswith(TEXT_HEAD) else asked
 
 
 def _check(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:

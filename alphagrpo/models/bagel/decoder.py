@@ -16,14 +16,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from alphagrpo.models.bagel.attention import AttentionKernel, attend
+from alphagrpo.kernels import rotate, swiglu
+from alphagrpo.models.bagel.attention import attend, prepared
+from alphagrpo.models.bagel.cache import Past
 from alphagrpo.models.bagel.config import LlmConfig
 from alphagrpo.models.bagel.embeddings import rotary
 from alphagrpo.models.bagel.mlp_parts import in_parts
 from alphagrpo.models.bagel.norm import RmsNorm
+from alphagrpo.models.bagel.precision import working_type
+from alphagrpo.options import AttentionKernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +43,11 @@ class Rotation:
         """Tables for ``position`` [B, S], or [B, 1] where all tokens share one position."""
         cos, sin = rotary(position, config.head_dim, config.rope_theta)
         cos, sin = cos[:, :, None], sin[:, :, None]
-        # rotate(x) = x * cos + swap_halves(x) * signed sin: a roll swaps, the sign is kept here.
+        # A rotation swaps halves by a roll, which keeps their signs: the sign is kept here.
         low, high = sin.chunk(2, dim=-1)
         sin = torch.cat([-low, high], dim=-1)
         scale = config.head_dim**-0.5
         return cls(cos * scale, sin * scale, cos, sin)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return torch.addcmul(x * cos, torch.roll(x, x.shape[-1] // 2, dims=-1), sin)
 
 
 class Mlp(nn.Module):
@@ -62,7 +61,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] to [..., D]."""
-        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class Attention(nn.Module):
@@ -116,7 +115,7 @@ class Layer(nn.Module):
         self,
         parts: Sequence[tuple[str, Tensor]],
         rotation: Rotation,
-        past: tuple[Tensor, Tensor],
+        past: Past,
         bias: Tensor | None,
         kernel: AttentionKernel,
         outputs: frozenset[str],
@@ -140,10 +139,10 @@ class Layer(nn.Module):
         skipped = v.shape[1] - q.shape[1]
         if skipped and q_cos.shape[1] > 1:
             raise ValueError("only tokens at one shared rotary position may be left out as queries")
-        q = _rotate(q, q_cos, q_sin).to(v.dtype)
+        q = rotate(q, q_cos, q_sin, dtype=v.dtype)
         if bias is not None and skipped and bias.shape[1] > 1:
             raise ValueError("only a block that sees everything may leave out queries")
-        mixed = attend(q, _heads_first(past[0], k), _heads_first(past[1], v), bias, kernel)
+        mixed = attend(q, *past.joined(k, v), bias, kernel)
         done = []
         start = 0
         for i in answered:
@@ -164,26 +163,17 @@ class Layer(nn.Module):
             for (suffix, _), x in zip(parts, norms, strict=True)
         ]
         v = _join([pair[1] for pair in pairs])
-        k = _rotate(_join([pair[0] for pair in pairs]), rotation.k_cos, rotation.k_sin)
-        return k.to(v.dtype), v
+        k = _join([pair[0] for pair in pairs])
+        return rotate(k, rotation.k_cos, rotation.k_sin, dtype=v.dtype), v
 
 
 def _lowered(x: Tensor) -> Tensor:
     """``x`` in autocast's type: one conversion here instead of one per projection."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    return x.to(working_type(x))
 
 
 def _join(tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim=1)
-
-
-def _heads_first(past: Tensor, new: Tensor) -> Tensor:
-    """Cached and new tokens together as [B, kv_heads, T + S, head_dim], in one copy."""
-    new = new.transpose(1, 2)
-    if past.shape[1] == 0:
-        return new.contiguous()
-    return torch.cat([past.to(new.dtype).transpose(1, 2), new], dim=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +218,7 @@ class Decoder(nn.Module):
         gen: Tensor | None,
         position: Tensor,
         bias: Tensor | None,
-        past: tuple[Sequence[Tensor], Sequence[Tensor]],
+        past: Sequence[Past],
         outputs: frozenset[str] = BOTH,
     ) -> Decoded:
         """Run one block against a cache.
@@ -238,17 +228,17 @@ class Decoder(nn.Module):
             gen: inputs [B, G, D] of the generation expert, or None.
             position: rotary positions [B, S] in the order (und, gen), or [B, 1] if all share one.
             bias: additive mask [B, S or 1, T + S], see :func:`~.attention.attend`.
-            past: cached keys and values, per layer [B, T, kv_heads, head_dim].
+            past: what each layer has cached.
             outputs: which experts' outputs are needed; the last layer computes no others.
         """
         parts = [(s, x) for s, x in (("", und), ("_moe_gen", gen)) if x is not None]
         rotation = Rotation.at(position, self.config)
+        bias = prepared(bias, parts[0][1], self.kernel)
         keys, values = [], []
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             needed = BOTH if i < last else outputs
-            pair = (past[0][i], past[1][i])
-            inputs = (parts, rotation, pair, bias, self.kernel, needed)
+            inputs = (parts, rotation, past[i], bias, self.kernel, needed)
             if i < self.recompute and torch.is_grad_enabled():
                 parts, k, v = checkpoint(layer, *inputs, True, use_reentrant=False)
             else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alphagrpo.models.bagel.attention import bias_from
+from alphagrpo.models.bagel.attention import attend, bias_from, chosen, random_inputs
 from alphagrpo.models.bagel.autoencoder import Autoencoder
+from alphagrpo.models.bagel.cache import cached_layers
 from alphagrpo.models.bagel.config import BagelConfig
 from alphagrpo.models.bagel.decoder import BOTH, GEN, NONE, Decoded, LanguageModel
 from alphagrpo.models.bagel.embeddings import (
@@ -28,8 +29,11 @@ from alphagrpo.models.bagel.embeddings import (
     patchify,
     unpatchify,
 )
+from alphagrpo.models.bagel.precision import wide_linear
+from alphagrpo.models.bagel.tokens import BagelTokens
 from alphagrpo.models.bagel.vit import VisionTransformer, whole_patches
-from alphagrpo.models.unified import Context, SpecialTokens
+from alphagrpo.models.unified import AttentionShape, Context, SpecialTokens
+from alphagrpo.options import AttentionKernel
 
 
 class Bagel(nn.Module):
@@ -97,6 +101,17 @@ class Bagel(nn.Module):
         """Trade time for memory in training: see :attr:`Decoder.recompute`."""
         self.language_model.model.recompute = layers
 
+    def set_attention(self, kernel: AttentionKernel) -> None:
+        """Compute attention with ``kernel``, in decoder and vision transformer."""
+        self.language_model.model.kernel = kernel
+        self.vit_model.set_attention(kernel)
+
+    def attention_trial(self, shape: AttentionShape) -> tuple[str, Callable[[], Tensor]]:
+        """See the protocol; of the decoder."""
+        kernel = self.language_model.model.kernel
+        inputs = random_inputs(self.config.llm, shape, dtype=self.dtype, device=self.device)
+        return chosen(*inputs, kernel), partial(attend, *inputs, kernel)
+
     # -- contexts
 
     def empty_context(self, batch: int) -> Context:
@@ -145,10 +160,14 @@ class Bagel(nn.Module):
             None,
             context.position[:, None] + step,
             bias_from(torch.cat([cached, own], dim=2)),
-            (context.keys, context.values),
+            cached_layers(context),
         )
         real = step[None, :] < lengths[:, None]
         return self._grown(context, block, real, lengths), block.und
+
+    def token_reader(self, batch: int, room: int) -> BagelTokens:
+        """Buffers for tokens one after another; see the protocol."""
+        return BagelTokens(self, batch, room)
 
     def read_latents(self, context: Context, latents: Tensor, grid: tuple[int, int]) -> Context:
         """Read a clean picture given as latent tokens [B, N, C]; time 0 is embedded as well."""
@@ -167,7 +186,7 @@ class Bagel(nn.Module):
             None,
             context.position[:, None],
             self._full_bias(context, inputs.shape[1]),
-            (context.keys, context.values),
+            cached_layers(context),
             outputs,
         )
 
@@ -177,7 +196,7 @@ class Bagel(nn.Module):
             latents,
             context.position[:, None],
             self._full_bias(context, latents.shape[1] + 2),
-            (context.keys, context.values),
+            cached_layers(context),
             outputs,
         )
 
@@ -230,8 +249,7 @@ class Bagel(nn.Module):
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits [..., V] in float32 of hidden states [..., D]."""
-        with torch.autocast(hidden.device.type, enabled=False):
-            return functional.linear(hidden.float(), self.text_head().float())
+        return wide_linear(hidden, self.text_head())
 
     def text_head(self) -> Tensor:
         """The head's weight [V, D]."""
@@ -239,9 +257,7 @@ class Bagel(nn.Module):
 
     def velocity_head(self, hidden: Tensor) -> Tensor:
         """Velocity [..., C] in float32 of latent tokens' hidden states [..., D]."""
-        head = self.llm2vae
-        with torch.autocast(hidden.device.type, enabled=False):
-            return functional.linear(hidden.float(), head.weight.float(), head.bias.float())
+        return wide_linear(hidden, self.llm2vae.weight, self.llm2vae.bias)
 
     # -- drawing
 
@@ -292,7 +308,7 @@ class Bagel(nn.Module):
 
     def extra_repr(self) -> str:
         """The shape in one line."""
-        llm: Any = self.config.llm
+        llm = self.config.llm
         return (
             f"layers={llm.num_hidden_layers}, hidden={llm.hidden_size}, vocabulary={llm.vocab_size}"
         )

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from alphagrpo.models.bagel.attention import bias_from
+from alphagrpo.models.bagel.cache import cached_layers
 from alphagrpo.models.bagel.packed import Pack
 
 if TYPE_CHECKING:
@@ -111,9 +112,7 @@ def training_forward(
     position = torch.tensor(pack.position_ids, device=model.device)[order][None]
     mask = torch.block_diag(*pack.masks()).bool().to(model.device)[order][:, order][None]
     none = model.empty_context(1)
-    block = model.language_model.model(
-        und, gen, position, bias_from(mask), (none.keys, none.values)
-    )
+    block = model.language_model.model(und, gen, position, bias_from(mask), cached_layers(none))
     joined = torch.cat([x for x in (block.und, block.gen) if x is not None], dim=1)[0]
     hidden = joined[torch.argsort(order)]
     return _losses(model, pack, hidden, target)

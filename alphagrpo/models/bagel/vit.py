@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alphagrpo.models.bagel.attention import AttentionKernel, attend
+from alphagrpo.models.bagel.attention import attend
 from alphagrpo.models.bagel.config import VitConfig
 from alphagrpo.models.bagel.resize import ResizeRule
+from alphagrpo.options import AttentionKernel
 
 
 def whole_patches(pixels: NDArray[np.uint8], patch: int, max_patches: int) -> Tensor:
@@ -105,6 +106,12 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.vision_model = _VisionModel(config)
+
+    def set_attention(self, kernel: AttentionKernel) -> None:
+        """Compute attention with ``kernel`` from now on."""
+        for module in self.modules():
+            if isinstance(module, _Attention):
+                module.kernel = kernel
 
     def forward(self, patches: Tensor, position: Tensor, bias: Tensor | None = None) -> Tensor:
         """Encode; ``bias`` [B, N, N] keeps pictures of different sizes in one row apart."""

@@ -31,6 +31,14 @@ def test_the_last_step_is_kept_whatever_its_number(tmp_path: Path) -> None:
     assert [step_of(path) for path in folder.checkpoints()] == [0, 2, 3]
 
 
+def test_what_a_checkpoint_took_is_in_the_line_of_the_step_after(tmp_path: Path) -> None:
+    folder = train(config_in(tmp_path, num_steps=3, checkpoint_every=2))
+    seconds = {line["step"]: line.get("time/checkpoint_s", 0.0) for line in folder.metrics()}
+    assert seconds[1] > 0, "the checkpoint of step 0"
+    assert seconds[2] == 0
+    assert seconds[3] > 0
+
+
 def test_a_crash_between_checkpoints_takes_the_lost_steps_again(tmp_path: Path) -> None:
     config = config_in(tmp_path)
 

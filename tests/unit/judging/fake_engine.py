@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from alphagrpo.judging.engine import ModelInfo
@@ -30,7 +30,9 @@ class FakeTokenizer:
 
 
 class FakeEngine:
-    """Records what it is asked. ``answers``: text by prompt; ``p_yes``: probability by prompt."""
+    """Records what it is asked. ``answers``: text by prompt; ``p_yes``: probability by prompt;
+    ``gate``: what a batch waits for.
+    """
 
     def __init__(
         self,
@@ -38,16 +40,17 @@ class FakeEngine:
         answers: Callable[[str], str] = lambda prompt: "",
         p_yes: Callable[[str], float] = lambda prompt: 0.5,
         tokenizer: FakeTokenizer | None = None,
+        gate: Callable[[], Awaitable[Any]] = lambda: asyncio.sleep(0),
     ) -> None:
         self.model = ModelInfo(name="fake", revision="00000001")
         self.tokenizer = tokenizer or FakeTokenizer()
-        self.answers, self.p_yes = answers, p_yes
+        self.answers, self.p_yes, self.gate = answers, p_yes, gate
         self.prompts: list[str] = []
         self.temperatures: list[float] = []
         self.keys: list[str] = []
         self.choices: list[Sequence[str] | None] = []
-        self.active = self.most_active = 0
-        self.active_at_start: list[int] = []
+        self.batches: list[tuple[str, ...]] = []
+        self.cancelled: list[tuple[str, ...]] = []
 
     async def generate(
         self,
@@ -71,16 +74,19 @@ class FakeEngine:
         return self.answers(prompt)
 
     async def score_tokens(
-        self, prompt: str, token_ids: Sequence[int], *, pixels: Any, image_key: str
-    ) -> Mapping[int, float]:
-        self.prompts.append(prompt)
-        self.keys.append(image_key)
-        self.active_at_start.append(self.active)
-        self.active += 1
+        self, prompts: Sequence[str], token_ids: Sequence[int], *, pixels: Any, image_key: str
+    ) -> list[Mapping[int, float]]:
+        self.prompts += prompts
+        self.batches.append(tuple(prompts))
+        self.keys += [image_key] * len(prompts)
         try:
-            await asyncio.sleep(0.001)
-        finally:
-            self.active -= 1
+            await self.gate()
+        except asyncio.CancelledError:
+            self.cancelled.append(tuple(prompts))
+            raise
+        return [self._scores(prompt, token_ids) for prompt in prompts]
+
+    def _scores(self, prompt: str, token_ids: Sequence[int]) -> Mapping[int, float]:
         share = self.p_yes(prompt)
         yes = {self.tokenizer.words.index(word) for word in self.tokenizer.words if "es" in word}
         each = {True: share / len(yes), False: (1 - share) / (len(self.tokenizer.words) - len(yes))}

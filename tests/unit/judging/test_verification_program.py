@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 
@@ -36,17 +37,18 @@ async def test_verdicts_come_in_order_with_the_judge():
     assert program.judge.startswith("fake@00000001.")
 
 
-async def test_first_question_goes_alone_then_all_at_once():
+async def test_where_it_is_warmed_first_one_goes_alone():
     engine = FakeEngine()
-    await VerificationProgram(engine).verify(PIXELS, _ask("a ?", "b ?", "c ?"))
-    assert engine.active_at_start == [0, 0, 1]
+    program = VerificationProgram(engine, warm_first=True)
+    await program.verify(PIXELS, _ask("a ?", "b ?", "c ?"))
+    assert engine.batches == [("<image>a ?",), ("<image>b ?", "<image>c ?")]
     assert set(engine.keys) == {image_hash(PIXELS)}
 
 
-async def test_without_warming_all_go_at_once():
+async def test_all_questions_go_at_once():
     engine = FakeEngine()
-    await VerificationProgram(engine, warm_first=False).verify(PIXELS, _ask("a ?", "b ?", "c ?"))
-    assert engine.active_at_start == [0, 1, 2]
+    await VerificationProgram(engine).verify(PIXELS, _ask("a ?", "b ?", "c ?"))
+    assert engine.batches == [("<image>a ?", "<image>b ?", "<image>c ?")]
 
 
 async def test_a_repeated_question_is_asked_once_and_remembered():
@@ -87,18 +89,18 @@ async def test_answers_are_kept_by_picture_question_and_judge():
 
 async def test_a_known_picture_is_not_warmed_again():
     engine = FakeEngine()
-    program = VerificationProgram(engine)
+    program = VerificationProgram(engine, warm_first=True)
     await program.verify(PIXELS, _ask("a ?"))
-    engine.active_at_start.clear()
+    engine.batches.clear()
     await program.verify(PIXELS, _ask("a ?", "b ?", "c ?"))
-    assert engine.active_at_start == [0, 1]
+    assert engine.batches == [("<image>b ?", "<image>c ?")]
 
 
 async def test_every_spelling_of_both_answers_is_scored_and_summed():
     class FakeUnevenEngine(FakeEngine):
         """P(yes) lies in one spelling, P(no) in three."""
 
-        async def score_tokens(self, prompt, token_ids, *, pixels, image_key):
+        def _scores(self, prompt, token_ids):
             shares = {"yes": 0.01, " yes": 0.39, "Yes": 0.0, "no": 0.05, " no": 0.1, "No": 0.05}
             words = {self.tokenizer.words.index(word): share for word, share in shares.items()}
             return {
@@ -209,3 +211,62 @@ async def test_questions_out_of_bounds_are_refused(texts):
     program = VerificationProgram(FakeEngine(), max_questions=2, max_question_chars=30)
     with pytest.raises(ConfigError):
         await program.verify(PIXELS, _ask(*texts))
+
+
+async def test_callers_with_the_same_picture_share_what_is_under_way():
+    gate = asyncio.Event()
+    engine = FakeEngine(p_yes=lambda prompt: 0.9 if "a ?" in prompt else 0.2, gate=gate.wait)
+    program = VerificationProgram(engine)
+    first = asyncio.create_task(program.verify(PIXELS, _ask("a ?", "b ?")))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(program.verify(PIXELS.copy(), _ask("c ?", "a ?")))
+    other = asyncio.create_task(program.verify(255 - PIXELS, _ask("a ?")))
+    await asyncio.sleep(0.001)
+    gate.set()
+    assert [v.p_yes for v in await first] == pytest.approx([0.9, 0.2])
+    assert [(v.question_id, round(v.p_yes, 6)) for v in await second] == [("s0", 0.2), ("s1", 0.9)]
+    await other
+    assert engine.batches == [("<image>a ?", "<image>b ?"), ("<image>c ?",), ("<image>a ?",)]
+
+
+async def test_a_caller_that_leaves_takes_no_answer_from_another():
+    gate = asyncio.Event()
+    engine = FakeEngine(gate=gate.wait)
+    program = VerificationProgram(engine)
+    first, second = (
+        asyncio.create_task(program.verify(PIXELS, _ask(*texts)))
+        for texts in (("a ?", "b ?"), ("b ?",))
+    )
+    await asyncio.sleep(0.001)
+    first.cancel()
+    await asyncio.wait({first})
+    gate.set()
+    assert len(await second) == 1
+    assert (len(engine.batches), engine.cancelled) == (1, [])
+    gate.clear()
+    alone = asyncio.create_task(program.verify(PIXELS, _ask("c ?", "d ?")))
+    await asyncio.sleep(0.001)
+    alone.cancel()
+    await asyncio.wait({alone})
+    await asyncio.sleep(0)
+    assert engine.cancelled == [("<image>c ?", "<image>d ?")]
+
+
+async def test_anothers_refused_question_does_not_refuse_ones_own():
+    def p_yes(prompt: str) -> float:
+        if "b" in prompt:
+            raise ServiceError("too long")
+        return 0.7
+
+    gate = asyncio.Event()
+    engine = FakeEngine(p_yes=p_yes, gate=gate.wait)
+    program = VerificationProgram(engine)
+    first, second = (
+        asyncio.create_task(program.verify(PIXELS, _ask(*texts)))
+        for texts in (("a ?", "b ?"), ("a ?",))
+    )
+    await asyncio.sleep(0.001)
+    gate.set()
+    with pytest.raises(ServiceError, match="too long"):
+        await first
+    assert (await second)[0].p_yes == pytest.approx(0.7)

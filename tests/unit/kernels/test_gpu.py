@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from alphagrpo.flow import Guidance, shifted_times
-from alphagrpo.kernels import guided_transition, replay_transition, token_log_probs
+from alphagrpo.kernels import (
+    guided_transition,
+    replay_transition,
+    rms_norm,
+    rotate,
+    swiglu,
+    token_log_probs,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -42,17 +49,67 @@ def test_replay_has_the_rollouts_bits_and_the_references_values(renorm):
     assert all(torch.isfinite(leaf.grad).all() for leaf in leaves)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_token_log_probs_on_the_gpu(dtype):
-    hidden = torch.randn(100, 512).to(dtype)
-    head = (torch.randn(20000, 512) / 16).to(dtype)
-    targets = torch.randint(20000, (100,))
-    device, host = hidden.cuda().requires_grad_(), hidden.clone().requires_grad_()
-    got = token_log_probs(device, head.cuda(), targets.cuda())
-    expected = token_log_probs(host, head, targets)
-    for a, b in zip(got, expected, strict=True):
-        assert torch.allclose(a.cpu(), b, atol=2e-5)
-    got[0].sum().backward()
-    expected[0].sum().backward()
-    scale = host.grad.float().abs().max()
-    assert (device.grad.cpu().float() - host.grad.float()).abs().max() < 1e-2 * scale
+FLOAT, BRAIN = torch.float32, torch.bfloat16
+
+
+@pytest.mark.parametrize("tokens", [1, 100, 1792])
+@pytest.mark.parametrize(
+    ("dtype", "head_dtype"), [(FLOAT, FLOAT), (BRAIN, BRAIN), (BRAIN, FLOAT), (FLOAT, BRAIN)]
+)
+def test_token_log_probs_against_float64(dtype, head_dtype, tokens):
+    """The product's pair of types, and those beside it; every run has the same bits."""
+    hidden = torch.randn(tokens, 3584, device="cuda").to(dtype)
+    head = (torch.randn(20_000, 3584, device="cuda") / 60).to(head_dtype)
+    targets = torch.randint(20_000, (tokens,), device="cuda")
+    with torch.no_grad():
+        rolled = token_log_probs(hidden, head, targets)
+    runs = []
+    for _ in range(3):
+        leaf = hidden.clone().requires_grad_()
+        got = token_log_probs(leaf, head, targets)
+        (got[0] + 0.3 * got[1]).sum().backward()
+        assert all(torch.equal(a, b) for a, b in zip(got, rolled, strict=True))
+        runs.append(leaf.grad)
+    assert torch.equal(runs[0], runs[1])
+    assert torch.equal(runs[0], runs[2])
+    exact = hidden.double().requires_grad_()
+    want = token_log_probs(exact, head.double(), targets, backend="reference")
+    (want[0] + 0.3 * want[1]).sum().backward()
+    tolerance = 2e-6 * (1.0 + (exact @ head.double().T).abs().max().item())
+    for a, b in zip(rolled, want, strict=True):
+        assert (a - b).abs().max() < tolerance
+    rounding = 1e-5 if dtype == FLOAT else 4e-3
+    assert (runs[0] - exact.grad).abs().max() < rounding * exact.grad.abs().max()
+
+
+def layer_operations() -> dict:
+    weight = torch.rand(3584, device="cuda").to(BRAIN)
+    angle = torch.rand(2, 1, 1, 128, device="cuda")
+    cos, sin = angle.cos(), angle.sin()
+
+    def turned(x, dtype, backend):
+        heads = x.view(2, -1, 28, 128)
+        return rotate(heads, cos.to(x.dtype) if dtype else cos, sin, dtype=dtype, backend=backend)
+
+    return {
+        "norm": lambda x, wide, how: rms_norm(x, weight.to(wide or BRAIN), 1e-6, backend=how),
+        "rotate": lambda x, wide, how: turned(x, wide or BRAIN, how),
+        "swiglu": lambda x, wide, how: swiglu(x, x.flip(-1), backend=how),
+    }
+
+
+@pytest.mark.parametrize("name", ["norm", "rotate", "swiglu"])
+def test_layer_passes_against_float64_with_one_rounding(name):
+    operation = layer_operations()[name]
+    x = torch.randn(2 * 1026, 3584, device="cuda").to(BRAIN)
+    with torch.no_grad():
+        rolled = operation(x, None, "auto")
+    leaf, exact = x.clone().requires_grad_(), x.double().requires_grad_()
+    got, want = operation(leaf, None, "auto"), operation(exact, torch.float64, "reference")
+    assert got.dtype == BRAIN
+    assert torch.equal(got, rolled)
+    pull = torch.randn_like(got)
+    got.backward(pull)
+    want.backward(pull.double())
+    for a, b in ((got, want), (leaf.grad, exact.grad)):
+        assert (a - b).abs().max() < 8e-3 * b.abs().max()

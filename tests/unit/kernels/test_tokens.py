@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from alphagrpo.kernels import token_log_probs
+from alphagrpo.kernels import reference, token_log_probs
 from alphagrpo.kernels.reference import TOKEN_CHUNK
 
 
@@ -39,6 +41,65 @@ def test_half_precision_inputs_are_multiplied_in_float32():
     assert log_probs.dtype == torch.float32
     assert (log_probs - exact).abs().max() < 1e-5
     assert (rounded - exact).abs().max() > 1e-3  # what a bfloat16 head would have cost
+
+
+HALF_HEADS = [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16)]
+OTHERS = [(torch.bfloat16, torch.float32), (torch.float16, torch.float16)]
+
+
+@pytest.mark.parametrize(("dtype", "head_dtype"), [*HALF_HEADS, *OTHERS])
+def test_values_and_gradient_of_every_pair_of_types(dtype, head_dtype, monkeypatch):
+    monkeypatch.setattr(reference, "HEAD_CHUNK", 16)
+    hidden, head, targets = inputs(TOKEN_CHUNK + 3)
+    hidden, head = hidden.to(dtype), head.to(head_dtype)
+    sides = []
+    for wide in (False, True):
+        leaf = (hidden.double() if wide else hidden.clone()).requires_grad_()
+        log_probs, entropy = token_log_probs(leaf, head.double() if wide else head, targets)
+        (log_probs + 0.3 * entropy).sum().backward()
+        sides.append((log_probs.double(), entropy.double(), leaf.grad.double()))
+    (*values, grad), (*exact, exact_grad) = sides
+    for got, want in zip(values, exact, strict=True):
+        assert (got - want).abs().max() < 1e-5
+    rounding = 1e-5 if dtype == torch.float32 else 4e-3
+    assert (grad - exact_grad).abs().max() < rounding * exact_grad.abs().max()
+
+
+@pytest.mark.parametrize(("dtype", "head_dtype"), HALF_HEADS)
+def test_a_half_precision_head_is_widened_in_pieces(dtype, head_dtype, monkeypatch):
+    """Forward and backward: a copy of the released head would be 2 GB."""
+    monkeypatch.setattr(reference, "HEAD_CHUNK", 16)
+    hidden, head, targets = inputs(3)
+    hidden, head = hidden.to(dtype).requires_grad_(), head.to(head_dtype)
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, Tensor) and "copy" in function.__name__:
+                largest.append(out.numel())
+            return out
+
+    largest: list[int] = []
+    with Sizes():
+        log_probs, _ = token_log_probs(hidden, head, targets)
+        log_probs.sum().backward()
+    assert len(largest) >= 2 * 4, "four pieces, forward and backward"
+    assert max(largest) == 16 * head.shape[1]
+
+
+def test_a_float32_head_is_multiplied_at_once():
+    """As ever: the bits of a run on a CPU do not depend on how heads are cut."""
+    hidden, head, targets = inputs(7)
+    log_probs, _ = token_log_probs(hidden, head, targets)
+    plain = (hidden @ head.T).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    assert torch.equal(log_probs, plain)
+
+
+def test_autocast_does_not_round_the_logits():
+    hidden, head, targets = inputs(7)
+    plain, _ = token_log_probs(hidden, head, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(token_log_probs(hidden, head, targets)[0], plain)
 
 
 def test_no_tokens_give_no_values():

@@ -14,7 +14,7 @@ from alphagrpo.kernels import (
     guided_transition,
     replay_transition,
 )
-from alphagrpo.kernels.philox import philox
+from alphagrpo.kernels.philox import PIECE, normal, philox, torch_words, uniform
 
 RENORMS = ["none", "global", "channel", "text_channel"]
 TIMES = shifted_times(16, 3.0).tolist()
@@ -127,6 +127,46 @@ def test_philox_gives_the_published_words():
     assert [w.item() for w in philox(zero, (zero, zero, zero, zero))] == [0x6627E8D5, 0xE169C58D]
     key = torch.full((1,), -1, dtype=torch.int64)
     assert [w.item() for w in philox(key, (ones, ones, ones, ones))] == [0x408F276D, 0x41C83B0E]
+
+
+def random_words(*shape: int) -> Tensor:
+    return torch.randint(2**32, shape, generator=torch.Generator().manual_seed(len(shape)))
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((1,), (PIECE + 7,), (1,), (1,), (1,)),
+        ((3, 1), (1, PIECE), (3, 1), (1, 1), (1, 1)),
+        ((3, 1), (1, 1), (3, 1), (1, 1), (3, 5)),
+        ((2, 1, 1), (4, 9), (1, 9), (9,), ()),
+        ((1,), (0,), (1,), (1,), (1,)),
+    ],
+)
+def test_both_ways_to_compute_words_give_the_same(shapes):
+    """Numpy's, in pieces, and torch's, which CUDA without Triton takes."""
+    seed, *counter = (random_words(*shape) for shape in shapes)
+    seed = seed - 2**31 + (seed << 32)  # negative and positive keys of 64 bits
+    got, want = philox(seed, tuple(counter)), torch_words(seed, tuple(counter))
+    for a, b in zip(got, want, strict=True):
+        assert a.shape == b.shape
+        assert torch.equal(a, b)
+
+
+def test_noise_has_the_bits_of_its_formula_over_whole_tensors():
+    seeds, samples = torch.tensor([5, -7, 2**62]), torch.tensor([0, 2**32 - 1, 3])
+    size = PIECE + 77
+    zero = torch.zeros(3, size, dtype=torch.int64)
+    counter = (zero + torch.arange(size), zero + samples[:, None], zero + 9, zero)
+    whole = normal(*torch_words(seeds[:, None], counter))
+    assert torch.equal(gaussian_noise(seeds, samples, 9, (size,)), whole)
+
+
+def test_uniforms_fold_the_sign_bit():
+    words = torch.tensor([0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
+    largest = float(torch.tensor(4.6566127342e-10 * 2**31, dtype=torch.float32))
+    assert uniform(words).tolist() == pytest.approx([0.0, 2**-31, largest, largest, 0.0])
+    assert largest < 1.0
 
 
 def test_noise_is_standard_normal_and_never_repeats():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from alphagrpo.errors import CheckpointError
+from alphagrpo.kernels import token_log_probs
 from alphagrpo.models.bagel.checkpoint import load_bagel, random_bagel, save_bagel
 from alphagrpo.models.bagel.config import AutoencoderConfig, BagelConfig, tiny_config
 from alphagrpo.models.bagel.model import Bagel
@@ -56,15 +58,42 @@ def test_random_model_is_a_function_of_the_seed() -> None:
     assert not same(random_bagel(tiny_config(), 5), random_bagel(tiny_config(), 6))
 
 
-def test_bfloat16_keeps_heads_and_autoencoder_in_float32(folder: Path) -> None:
-    model = load_bagel(folder, dtype=torch.bfloat16)
-    assert model.dtype == torch.bfloat16
-    assert model.text_head().dtype == torch.float32
-    assert model.llm2vae.weight.dtype == torch.float32
+@pytest.fixture
+def released(model: Bagel, tmp_path: Path) -> Path:
+    """A folder whose weights are all stored in bfloat16, as the released ones are."""
+    save_bagel(deepcopy(model).to(torch.bfloat16), tmp_path / "released")
+    return tmp_path / "released"
+
+
+def test_a_released_checkpoint_keeps_its_text_head_in_bfloat16(released: Path) -> None:
+    stored = load_file(released / "ema.safetensors")["language_model.lm_head.weight"]
+    assert stored.dtype == torch.bfloat16
+    model = load_bagel(released, dtype=torch.bfloat16)
+    assert model.dtype == model.text_head().dtype == torch.bfloat16
+    assert torch.equal(model.text_head(), stored)
+    for module in (model.llm2vae, model.latent_pos_embed, model.vit_pos_embed):
+        assert {tensor.dtype for tensor in module.state_dict().values()} == {torch.float32}
     assert next(model.autoencoder.parameters()).dtype == torch.float32
     v = model.velocity(model.empty_context(1), torch.zeros(1, 1, 16), torch.ones(1), (1, 1))
     assert v.dtype == torch.float32
     assert torch.isfinite(v).all()
+
+
+def test_a_text_head_is_never_rounded(folder: Path, released: Path) -> None:
+    """The wider of the file's type and the type that is asked for."""
+    assert load_bagel(folder, dtype=torch.bfloat16).text_head().dtype == torch.float32
+    assert load_bagel(released).text_head().dtype == torch.float32
+    assert load_bagel(released, dtype=torch.float16).text_head().dtype == torch.float32
+    assert load_bagel(folder, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_a_kept_head_gives_the_logits_of_its_float32_copy(released: Path) -> None:
+    model = load_bagel(released, dtype=torch.bfloat16)
+    hidden, targets = torch.randn(4, 32).bfloat16(), torch.tensor([0, 5, 1, 39])
+    kept = token_log_probs(hidden, model.text_head().detach(), targets)[0]
+    widened = token_log_probs(hidden, model.text_head().detach().float(), targets)[0]
+    torch.testing.assert_close(kept, widened)
+    assert model.text_logits(hidden).dtype == torch.float32
 
 
 def test_shards_with_an_index_load(model: Bagel, folder: Path) -> None:

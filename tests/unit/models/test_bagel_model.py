@@ -188,7 +188,7 @@ def test_both_attention_kernels_agree(model: Bagel) -> None:
     kernels = [m for m in model.modules() if hasattr(m, "kernel")]
     assert len(kernels) > 1, "decoder and vision transformer"
     for module in kernels:
-        module.kernel = "sdpa"
+        module.kernel = "efficient"
     torch.testing.assert_close(run(), plain, atol=1e-5, rtol=1e-5)
 
 

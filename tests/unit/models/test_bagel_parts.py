@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from alphagrpo.flow import Guidance
-from alphagrpo.models.bagel.attention import MASKED, attend, bias_from
+from alphagrpo.models.bagel.attention import (
+    ALIGNMENT,
+    CUDNN_LEAST_QUERIES,
+    MASKED,
+    attend,
+    bias_from,
+    prepared,
+)
 from alphagrpo.models.bagel.embeddings import (
     PositionTable,
     TimeEmbedder,
@@ -25,6 +32,7 @@ from alphagrpo.models.bagel.norm import RmsNorm
 from alphagrpo.models.bagel.sampling import Branches, draw, greedy_text, guided_velocity, to_bytes
 from alphagrpo.models.bagel.vit import whole_patches
 from alphagrpo.models.unified import Context, pack
+from alphagrpo.options import AttentionKernel
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -156,9 +164,33 @@ def test_a_row_that_may_see_nothing_is_finite_in_both_kernels() -> None:
     q, k, v = normal(1, 2, 2, 4), normal(1, 1, 3, 4, seed=1), normal(1, 1, 3, 4, seed=2)
     bias = bias_from(torch.tensor([[[True] * 3, [False] * 3]]))
     assert bias[0, 1].tolist() == [MASKED] * 3
-    results = [attend(q, k, v, bias, kernel) for kernel in ("matmul", "sdpa")]
+    results = [attend(q, k, v, bias, kernel) for kernel in ("matmul", "efficient", "math")]
     assert all(torch.isfinite(result).all() for result in results)
     torch.testing.assert_close(results[0][0, 0], results[1][0, 0], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("queries", [1, 5, CUDNN_LEAST_QUERIES + 3])
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("kernel", ["efficient", "math"])
+def test_fused_kernels_with_shared_keys_agree_with_the_products(
+    queries: int, own: bool, kernel: AttentionKernel
+) -> None:
+    """Heads folded into rows, keys repeated, masks for all queries and for each."""
+    q, k, v = normal(2, queries, 6, 8), normal(2, 2, 141, 8, seed=1), normal(2, 2, 141, 8, seed=2)
+    generator = torch.Generator().manual_seed(3)
+    allowed = torch.rand(2, queries if own else 1, 141, generator=generator) > 0.4
+    allowed[:, :, 0] = True
+    bias = bias_from(allowed)
+    want = attend(q, k, v, bias, "matmul")
+    torch.testing.assert_close(attend(q, k, v, bias, kernel), want, atol=1e-5, rtol=1e-5)
+    ready = prepared(bias, q, kernel)
+    assert ready is not None
+    assert ready.stride(-2) % ALIGNMENT == 0
+    assert torch.equal(ready, bias)
+    assert prepared(ready, q, kernel) is ready, "converted once"
+    assert torch.equal(attend(q, k, v, ready, kernel), attend(q, k, v, bias, kernel))
+    nothing = attend(q, k, v, None, kernel)
+    torch.testing.assert_close(nothing, attend(q, k, v, None, "matmul"), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

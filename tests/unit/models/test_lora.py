@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from alphagrpo.errors import CheckpointError, ConfigError
+from alphagrpo.models import weights
 from alphagrpo.models.bagel.checkpoint import load_bagel, model_names, save_bagel
 from alphagrpo.models.bagel.model import Bagel
 from alphagrpo.models.lora import (
@@ -16,6 +17,7 @@ from alphagrpo.models.lora import (
     load_lora_state,
     lora_state,
     merge,
+    refresh,
 )
 from alphagrpo.policy.family import FAMILY
 from alphagrpo.policy.trainable import trainable_parameters
@@ -205,3 +207,56 @@ def test_merging_leaves_a_plain_layer_with_the_sum_and_the_bias(model: Bagel) ->
 def test_an_unknown_kind_is_refused_by_name(model: Bagel) -> None:
     with pytest.raises(ConfigError, match="one of lora, experts, got 'all'"):
         trainable_parameters(model, "all")  # type: ignore[arg-type]
+
+
+def halved(model: Bagel) -> Bagel:
+    """The frozen weights in bfloat16, the adapters in float32."""
+    for name, parameter in model.named_parameters():
+        if ".lora_" not in name:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return model
+
+
+def test_the_same_bits_with_gradient_and_without(model: Bagel) -> None:
+    """Rollout adds the adapter in place with weights converted once, replay does neither."""
+    for subject in (frozen(trained(model)), halved(model)):
+        for name, parameter in subject.named_parameters():
+            parameter.requires_grad_(".lora_" in name)
+        with torch.no_grad():
+            drawn = run(subject)
+        replayed = run(subject)
+        assert replayed.requires_grad
+        assert torch.equal(drawn, replayed)
+
+
+@pytest.mark.parametrize("way", ["optimizer", "published", "loaded"])
+@torch.no_grad()
+def test_converted_adapters_follow_the_weights_whoever_changes_them(model: Bagel, way: str) -> None:
+    subject = halved(trained(model))
+    parameters = trainable_parameters(subject, "lora")
+    before = run(subject)
+    adapter = next(iter(adapters(subject).values()))
+    kept = [tensor.data_ptr() for tensor in adapter.factors(torch.bfloat16)]
+    new = {name: -2.0 * parameter for name, parameter in parameters.items()}
+    if way == "optimizer":
+        torch._foreach_mul_(list(parameters.values()), -2.0)
+    elif way == "published":
+        manifest, chunks = weights.flatten(new, version=1, kind="lora")
+        weights.apply(parameters, manifest, chunks)
+    else:
+        load_lora_state(subject, new)
+    refresh(subject)
+    converted = adapter.factors(torch.bfloat16)
+    assert torch.equal(converted[0], adapter.lora_a.to(torch.bfloat16))
+    assert torch.equal(converted[1], adapter.lora_b.to(torch.bfloat16))
+    assert [tensor.data_ptr() for tensor in converted] == kept, "graphs read these addresses"
+    assert not torch.equal(run(subject), before)
+
+
+@torch.no_grad()
+def test_what_is_unchanged_is_not_converted_again(model: Bagel) -> None:
+    subject = halved(trained(model))
+    run(subject)
+    adapter = next(iter(adapters(subject).values()))
+    adapter.factors(torch.bfloat16)[0].fill_(7.0)
+    assert bool((adapter.factors(torch.bfloat16)[0] == 7.0).all())

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from alphagrpo.config import RunConfig
+from alphagrpo.errors import WeightsError
 from alphagrpo.models import weights
 from alphagrpo.policy.trainable import trainable_parameters
 from alphagrpo.policy.worker import RolloutWorker
@@ -135,6 +136,34 @@ def test_published_weights_are_drawn_with() -> None:
     after = worker.sample_group(job)
     assert (worker.version, after.trajectories[0].policy_version) == (5, 5)
     assert not same(before, after)
+
+
+def test_weights_without_effect_are_refused_and_those_before_stay_named() -> None:
+    """Whether they are pulled or shared with a learner on the same card."""
+    worker = make_worker()
+    parameters = trainable_parameters(worker.model, "experts")
+    first, chunks = weights.flatten(parameters, version=0)
+    worker.apply_weights(first, chunks)
+    assert worker.effect is None
+    with torch.no_grad():
+        next(iter(parameters.values())).mul_(2.0)
+    worker.adopt(weights.flatten(parameters, version=1)[0])
+    assert worker.effect is not None
+    assert worker.effect > 0
+    for version in (2, 3):
+        worker.adopt(replace(first, version=version, checksum=f"other {version}"))
+    idle = replace(first, version=4, checksum="other 4")
+    with pytest.raises(WeightsError, match="must change what the policy computes"):
+        worker.adopt(idle)
+    assert worker.version == 3
+    worker.apply_weights(first, chunks)
+    for version in (2, 3):
+        worker.adopt(replace(first, version=version, checksum=f"other {version}"))
+    same_bytes, _ = weights.flatten(parameters, version=4)
+    with torch.no_grad():
+        worker.model.llm2vae.weight.mul_(2.0)
+    with pytest.raises(WeightsError, match="the same weights must give the same output"):
+        worker.adopt(replace(same_bytes, checksum="other 3"))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

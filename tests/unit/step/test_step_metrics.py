@@ -55,6 +55,13 @@ def test_samples_per_second_are_those_of_the_wall_clock() -> None:
     assert metrics["samples/per_second"] == pytest.approx(3 / 14)
 
 
+def test_the_largest_effect_of_the_weights_is_told_where_a_runner_has_one() -> None:
+    none = group([sample(0.5)])
+    assert "weights/effect" not in metrics_of([none])
+    groups = [none, group([sample(0.5)], effect=0.25), group([sample(0.5)], effect=0.5)]
+    assert metrics_of(groups)["weights/effect"] == 0.5
+
+
 def test_samples_are_counted_over_all_groups_and_trained_ones_over_usable_groups() -> None:
     whole = group([sample(0.25), sample(0.75), sample(None)])
     dropped = group([sample(None), sample(None), sample(0.5)])

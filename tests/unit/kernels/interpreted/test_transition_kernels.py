@@ -13,7 +13,6 @@ from alphagrpo.kernels import (
     gaussian_noise,
     guided_transition,
     replay_transition,
-    token_log_probs,
 )
 
 RENORMS = ["none", "global", "channel", "text_channel"]
@@ -100,47 +99,3 @@ def test_noise(step):
     got = gaussian_noise(seeds, samples, step, (500, 7), backend="triton")
     expected = gaussian_noise(seeds, samples, step, (500, 7), backend="reference")
     assert (got - expected).abs().max() < 2e-6
-
-
-FLOAT, BRAIN, HALF = torch.float32, torch.bfloat16, torch.float16
-
-
-# The last case has two blocks of tokens and two chunks of the vocabulary.
-@pytest.mark.parametrize(
-    ("tokens", "vocabulary", "width", "dtype", "head_dtype"),
-    [
-        (5, 300, 48, FLOAT, FLOAT),
-        (5, 300, 48, BRAIN, BRAIN),
-        (5, 300, 48, BRAIN, FLOAT),
-        (5, 300, 48, FLOAT, BRAIN),
-        (5, 300, 48, HALF, HALF),
-        (66, 4200, 24, FLOAT, FLOAT),
-    ],
-)
-def test_token_log_probs(tokens, vocabulary, width, dtype, head_dtype):
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(tokens, width, generator=generator).to(dtype)
-    head = (torch.randn(vocabulary, width, generator=generator) / 4).to(head_dtype)
-    targets = torch.randint(vocabulary, (tokens,), generator=generator)
-    weights = torch.linspace(-1, 1, tokens)
-    results = []
-    for backend in ("triton", "reference"):
-        leaf = hidden.clone().requires_grad_()
-        log_probs, entropy = token_log_probs(leaf, head, targets, backend=backend)
-        (log_probs * weights + 0.3 * entropy).sum().backward()
-        results.append((log_probs.detach(), entropy.detach(), leaf.grad.float()))
-    (log_probs, entropy, grad), (log_probs_ref, entropy_ref, grad_ref) = results
-    tolerance = 2e-6 * (1.0 + (hidden.float() @ head.float().T).abs().max().item())
-    assert (log_probs - log_probs_ref).abs().max() < tolerance
-    assert (entropy - entropy_ref).abs().max() < tolerance
-    assert relative(grad, grad_ref) < (1e-5 if dtype == torch.float32 else 1e-2)
-
-
-def test_token_bits_do_not_depend_on_the_batch():
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(70, 32, generator=generator)
-    head = torch.randn(200, 32, generator=generator)
-    targets = torch.randint(200, (70,), generator=generator)
-    together, _ = token_log_probs(hidden, head, targets, backend="triton")
-    single, _ = token_log_probs(hidden[69:], head, targets[69:], backend="triton")
-    assert torch.equal(single[0], together[69])

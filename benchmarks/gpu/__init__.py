@@ -1,0 +1,1 @@
+"""One card, one command: ``python -m benchmarks.gpu``."""
