@@ -31,6 +31,8 @@ class Handling:
     """
 
     decoded_at_once: int = DECODED_AT_ONCE
+    lowered_adapters: bool = True
+    """Whether adapters are kept in the type of the weights too, converted once per version."""
     read_beside_pack: bool = False
     """Whether a replay keeps what each sample has read beside the pack that holds it too."""
 
