@@ -19,7 +19,7 @@ BENCHMARKS = {
     "metrics": "series there at a first scrape and a minute later",
     "rounds": "one pass against one and two inference rounds: seconds, pictures per second",
     "weights": "publish, fetch and apply of 323 MB against put, get and one copy",
-    "verification": "questions per second: one call per picture against one request per question",
+    "verification": "verdicts a second beside vLLM's own server asked by question; prefix hits",
 }
 
 

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 GATEWAY = "services.gateway:build"
-ROUTES = ("/v1/decompose", "/v1/verify", "/v1/score", "/v1/generate", "/v1/info")
+ROUTES = (
+    "/v1/decompose",
+    "/v1/verify",
+    "/v1/verify/pixels",
+    "/v1/score",
+    "/v1/generate",
+    "/v1/info",
+)
 HEALTH = "/healthz"
 _ANY = ("0.0.0.0", "::", "")
 

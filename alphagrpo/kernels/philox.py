@@ -11,6 +11,7 @@ unsigned numbers of 64 bits to multiply.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -26,6 +27,7 @@ START_STEP = 0xFFFFFFFF
 ROUNDS = 10
 PIECE = 65536
 """Numbers whose words are computed at one time, in 3 MiB of scratch."""
+_OWN = threading.local()
 _WORD = 0xFFFFFFFF
 _MULTIPLIER_A, _MULTIPLIER_B = 0xD2511F53, 0xCD9E8D57
 _KEY_A, _KEY_B = 0x9E3779B9, 0xBB67AE85
@@ -82,8 +84,11 @@ def _pieces(arrays: Sequence[NDArray[np.int64]]) -> Iterator[tuple[slice, Words,
 
 
 def _rounds(seed: Words, counter: Sequence[Words], shape: tuple[int, ...]) -> tuple[Words, Words]:
-    """Two of the four words at a time: (c0, c2), which are multiplied, and (c1, c3)."""
-    multiplied, other, products = np.empty((3, 2, *shape), np.uint64)
+    """Two of the four words at a time: (c0, c2), which are multiplied, and (c1, c3).
+
+    The results are good until the thread's next call.
+    """
+    multiplied, other, products = _scratch(6 * math.prod(shape)).reshape(3, 2, *shape)
     multiplied[0], other[0], multiplied[1], other[1] = counter
     axes = (2, *(1,) * len(shape))
     factors = np.array([_MULTIPLIER_A, _MULTIPLIER_B], np.uint64).reshape(axes)
@@ -98,7 +103,14 @@ def _rounds(seed: Words, counter: Sequence[Words], shape: tuple[int, ...]) -> tu
         multiplied &= _WORD  # the upper half came from ``other``, a product of the round before
         k0, k1 = (k0 + _KEY_A) & _WORD, (k1 + _KEY_B) & _WORD
         other, products = crossed, other
-    return multiplied[0], other[0] & _WORD
+    return multiplied[0], np.bitwise_and(other[0], _WORD, out=multiplied[1])
+
+
+def _scratch(size: int) -> Words:
+    """The thread's own buffer: fresh memory would cost more than the arithmetic."""
+    if getattr(_OWN, "buffer", np.empty(0)).size < size:
+        _OWN.buffer = np.empty(size, np.uint64)
+    return _OWN.buffer[:size]
 
 
 def uniform(word: Tensor) -> Tensor:

@@ -113,7 +113,8 @@ class MemoryEstimate:
     @property
     def shared(self) -> int:
         """Runner and rank in one, which learns what it drew: it has the weights whole, and once."""
-        return self.weights + self.state + max(self.learning.peak, self.drawing.peak)
+        learning = self.learning.peak + self.drawing.buffers
+        return self.weights + self.state + max(learning, self.drawing.peak)
 
     @property
     def state(self) -> int:

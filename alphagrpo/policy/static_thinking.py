@@ -19,13 +19,10 @@ from alphagrpo.config.schema import SamplingParams
 from alphagrpo.models.unified import Context, UnifiedModel
 from alphagrpo.options import Thinking
 from alphagrpo.policy.thinking import Thought, ThoughtSampler, pick, think, thoughts_of, uniforms
+from alphagrpo.policy.working import BUCKET
 
 log = logging.getLogger(__name__)
 
-BUCKET = 256
-"""Places that attention sees are a multiple of it: as many graphs as buckets, and masked places
-cost little beside the weights.
-"""
 CHECK_EVERY = 16
 """Tokens between two looks at whether all rows have ended: each look waits for the GPU."""
 

@@ -16,6 +16,10 @@ DECODED_AT_ONCE = 4
 """Pictures that the autoencoder decodes at a time: 14 at once took 14 GB for a quarter of a second
 at 512 x 512, four take less than the denoising before them.
 """
+BUCKET = 256
+"""Places that a sampled token sees, and that a thought's buffers have, are a multiple of it: so
+many graphs are captured, and masked places cost little beside the weights.
+"""
 LOGIT_COPIES = 12
 """Matrices of a batch's logits while an id is picked: probabilities, sorted ones with their ids in
 int64, running sums, and what is compared.
@@ -33,6 +37,8 @@ class Handling:
     decoded_at_once: int = DECODED_AT_ONCE
     lowered_adapters: bool = True
     """Whether adapters are kept in the type of the weights too, converted once per version."""
+    static_buffers: bool = True
+    """Whether thoughts are sampled in buffers that stay, on a GPU, or in a cache that is copied."""
     read_beside_pack: bool = False
     """Whether a replay keeps what each sample has read beside the pack that holds it too."""
 
@@ -47,6 +53,8 @@ class DrawingSpace:
 
     context: int
     """Keys and values of what each sequence has read, once and once more per packed branch."""
+    buffers: int
+    """Of these, thoughts' buffers, which stay when what was drawn with them is gone."""
     thinking: int
     denoising: int
     decoding: int
@@ -83,7 +91,9 @@ class Working:
 
     def drawing(self, handling: Handling = AS_IT_IS) -> DrawingSpace:
         """The most that any of the run's drawings takes."""
-        found = [self._drawing(load, handling) for load in drawn_loads(self._config, self._shape)]
+        loads = drawn_loads(self._config, self._shape)
+        kept = max(self._buffers(load, handling) for load in loads)
+        found = [self._drawing(load, handling, kept) for load in loads]
         return DrawingSpace(
             **{
                 name: max(getattr(space, name) for space in found)
@@ -104,22 +114,32 @@ class Working:
         ]
         return max(found, key=lambda space: space.peak)
 
-    def _drawing(self, load: Load, handling: Handling) -> DrawingSpace:
+    def _drawing(self, load: Load, handling: Handling, kept: int) -> DrawingSpace:
+        """``kept``: buffers that another batch may have left."""
         task, shape = self._config.task, self._shape
         read = self._read(load)
         packed = read + self._packed(load)
         forward = shape.forward_values(load.samples * load.branches, self._query, load.length)
         pictures = min(load.samples, handling.decoded_at_once)
-        # The cache of one token more is there beside the one before it.
-        cached = 2 * load.samples * load.length * self._token
+        # In a cache that is copied, the one of a token more is there beside the one before it.
+        copied = 0 if kept else 2 * load.samples * load.length * self._token
         logits = LOGIT_COPIES * load.samples * shape.vocabulary * FLOAT_BYTES
         return DrawingSpace(
             context=packed,
-            thinking=read + cached + logits if load.thought else 0,
-            denoising=packed + forward * self._width,
+            buffers=kept,
+            thinking=read + kept + copied + logits if load.thought else 0,
+            denoising=packed + kept + forward * self._width,
             # The pack may still be there, as it was where this was measured.
-            decoding=packed + shape.decoded_bytes(pictures, task.height, task.width),
+            decoding=packed + kept + shape.decoded_bytes(pictures, task.height, task.width),
         )
+
+    def _buffers(self, load: Load, handling: Handling) -> int:
+        """Of a batch's thoughts."""
+        how, device = self._config.rollout.thinking, self._config.model.device
+        eager = how == "eager" or (how == "auto" and device == "cpu")
+        if not load.thought or eager or not handling.static_buffers:
+            return 0
+        return load.samples * -(-load.length // BUCKET) * BUCKET * self._token
 
     def _pictures(self, load: Load, recomputed: int, handling: Handling) -> LearningSpace:
         sequences = load.samples * load.branches

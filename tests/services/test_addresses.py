@@ -35,7 +35,13 @@ def test_a_gateway_has_routes_a_health_url_and_a_call() -> None:
     (gateway,) = addresses_of(details(args={"token_variable": "TOKEN"}), ["gateway", "absent"])
     assert gateway.url == "http://127.0.0.1:8123"
     assert gateway.health == "http://127.0.0.1:8123/healthz"
-    assert gateway.routes == ("/v1/decompose", "/v1/verify", "/v1/score", "/v1/info")
+    assert gateway.routes == (
+        "/v1/decompose",
+        "/v1/verify",
+        "/v1/verify/pixels",
+        "/v1/score",
+        "/v1/info",
+    )
     assert gateway.token_variable == "TOKEN"
     assert gateway.call.startswith(
         'curl http://127.0.0.1:8123/v1/decompose -H "Authorization: Bearer $TOKEN" -H '

@@ -94,7 +94,7 @@ def test_the_table_for_people_is_stable(capsys: pytest.CaptureFixture[str]) -> N
         "understanding expert 6.53 B",
         "LoRA 161.5 M rank 32, both experts; all else frozen",
         "weights 29.61 GB bfloat16, 116.3 M of them float32; in every runner and the learner",
-        "drawing: decoding 7.00 GB likewise, 4 pictures at a time",
+        "drawing: decoding 8.03 GB likewise, 4 pictures at a time",
         "AdamW moments 1.29 GB learner",
         "keys and values 56 KiB per token bfloat16",
         "|log ratio| allowed 1.0e-06 / 2.0e-02 image / text at step 0; a run above it is refused",
@@ -194,7 +194,7 @@ def test_the_prediction_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(BAGEL), *SEVEN_AND_ONE, "--dry-run", "--card", "a100"]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for expected in (
-        "runner 38.53 GB 80 GB: fits; 141 GB: fits",
+        "runner 39.55 GB 80 GB: fits; 141 GB: fits",
         "assumed card A100 estimate: the H200's figures x 0.32, the ratio of published peaks",
         "drawing a group 63.7 s 5,491 TFLOP, thoughts 21.8 s of it",
         "judging 25.2 s W = 50.4 s; judge GPUs: 2, 1% busy",
@@ -297,7 +297,7 @@ def test_shared_cards_have_a_table_of_their_own(capsys: pytest.CaptureFixture[st
     assert main(["train", str(BAGEL), *SEVEN_AND_ONE, "--dry-run", *changes]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for expected in (
-        "runner and rank 51.20 GB one copy of the weights",
+        "runner and rank 52.23 GB one copy of the weights",
         "drawing and learning 4.3 min W = 18.7 min + 15.8 min; cards: 8, 100% busy",
     ):
         assert expected in lines, expected

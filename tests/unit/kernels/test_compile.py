@@ -111,14 +111,25 @@ def token_kernels(
     }
 
 
-def multiplying_loops(cubin: bytes, folder: Path) -> list[list[str]]:
-    """Machine instructions of each innermost loop that multiplies."""
+def cuobjdump(cubin: bytes, folder: Path, option: str) -> str:
     import triton
 
     file = folder / "kernel.cubin"
     file.write_bytes(cubin)
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    said = subprocess.run([tool, "-sass", file], capture_output=True, text=True, check=True).stdout
+    return subprocess.run([tool, option, file], capture_output=True, text=True, check=True).stdout
+
+
+def stack_bytes(cubin: bytes, folder: Path) -> int:
+    """What a thread keeps in memory for want of registers."""
+    said = re.search(r"STACK:(\d+)", cuobjdump(cubin, folder, "--dump-resource-usage"))
+    assert said is not None
+    return int(said[1])
+
+
+def multiplying_loops(cubin: bytes, folder: Path) -> list[list[str]]:
+    """Machine instructions of each innermost loop that multiplies."""
+    said = cuobjdump(cubin, folder, "-sass")
     lines = [(int(m[1], 16), m[2]) for m in re.finditer(r"/\*([0-9a-f]{4,})\*/\s+([^;]*);", said)]
     jumps = ((end, re.search(r"BRA.* 0x([0-9a-f]+)", text)) for end, text in lines)
     loops = [(int(m[1], 16), end) for end, m in jumps if m and int(m[1], 16) < end]
@@ -140,6 +151,7 @@ def test_token_kernels_of_the_product_multiply_on_tensor_cores_without_spilling(
         kinds = {text.split(".")[0].split()[-1] for text in body}
         assert "LDGSTS" in kinds, name
         assert not kinds & {"LDL", "STL"}, name
+        assert stack_bytes(code.asm["cubin"], tmp_path) <= 256, f"{name}, once a block"
 
 
 @pytest.mark.parametrize(("hidden", "head"), [(BRAIN, FLOAT), (FLOAT, BRAIN)])

@@ -14,7 +14,7 @@ from alphagrpo.models.bagel.config import tiny_config
 from alphagrpo.models.bagel.sizes import BagelShape
 from alphagrpo.policy.loads import Load, TaskLoad, drawn_loads, learnt_loads, task_load
 from alphagrpo.policy.memory import MemoryEstimate, ModelSize, memory_estimate, model_size
-from alphagrpo.policy.working import LOGIT_COPIES, Handling
+from alphagrpo.policy.working import BUCKET, LOGIT_COPIES, Handling
 from tests.fakes import make_config
 
 
@@ -73,6 +73,7 @@ def test_drawing_with_adapters_is_the_sum_of_its_parts() -> None:
     """Four samples of 32 x 32 pixels: 4 tokens of 16 channels; 2 branches; thoughts of 6."""
     result = estimate(config_of(model={"trainable": "lora", "dtype": "bfloat16"}))
     read, query = 4 * (2 + 128 + 6) * 10, 4 * 2 * (4 + 2)
+    buffers = 4 * BUCKET * 10
     assert asdict(result) == {
         "tokens_per_image": 4,
         "weights": 3351 * 2 + 9 * 2,
@@ -87,9 +88,10 @@ def test_drawing_with_adapters_is_the_sum_of_its_parts() -> None:
         "drawing": {
             # Once as it was read, and once more in each branch of the pack.
             "context": 3 * read,
-            "thinking": 3 * read + LOGIT_COPIES * 4 * 40 * 4,
-            "denoising": 3 * read + 3 * query * 2,
-            "decoding": 3 * read + 4 * 32 * 32,
+            "buffers": buffers,
+            "thinking": read + buffers + LOGIT_COPIES * 4 * 40 * 4,
+            "denoising": 3 * read + buffers + 3 * query * 2,
+            "decoding": 3 * read + buffers + 4 * 32 * 32,
         },
         # What each has read lies in the pack.
         "learning": {"context": 2 * read, "activations": 50 * query * 2},
@@ -99,6 +101,17 @@ def test_drawing_with_adapters_is_the_sum_of_its_parts() -> None:
     }
     assert result.runner == 6720 + 280 + 140 + result.drawing.peak
     assert result.learner == 6720 + (1 + 3 + 2) * 280 + 140 + result.learning.peak
+
+
+def test_buffers_of_thoughts_stay_on_a_card_unless_thoughts_are_sampled_without() -> None:
+    """Also while a card that draws and learns learns; of the largest batch, in whole buckets."""
+    config = config_of(rollout={"group_size": 9}, task={"max_think_tokens": 200})
+    kept = estimate(config)
+    assert kept.drawing.buffers == 9 * 2 * BUCKET * 20
+    eager = estimate(config_of(rollout={"group_size": 9, "thinking": "eager"}))
+    on_cpu = estimate(config_of(rollout={"group_size": 9}, model={"device": "cpu"}))
+    assert eager.drawing.buffers == on_cpu.drawing.buffers == 0
+    assert kept.shared >= kept.weights + kept.state + kept.learning.peak + kept.drawing.buffers
 
 
 def test_thoughts_decide_where_they_are_longer_than_pictures() -> None:
@@ -111,9 +124,9 @@ def test_thoughts_decide_where_they_are_longer_than_pictures() -> None:
 def test_pictures_are_decoded_four_at_a_time() -> None:
     config = config_of(rollout={"group_size": 9})
     drawing = estimate(config).drawing
-    assert drawing.decoding - drawing.context == 4 * 32 * 32
+    assert drawing.decoding - drawing.context - drawing.buffers == 4 * 32 * 32
     whole = memory_estimate(config, SHAPE, SIZE, handling=Handling(decoded_at_once=14)).drawing
-    assert whole.decoding - whole.context == 9 * 32 * 32
+    assert whole.decoding - whole.context - whole.buffers == 9 * 32 * 32
 
 
 def test_refining_reads_a_picture_and_a_request_and_keeps_every_round() -> None:
