@@ -44,6 +44,11 @@ def memory_rows(config: RunConfig, size: ModelSize, memory: MemoryEstimate) -> l
     rows = [
         ("weights", _size(memory.weights), f"{dtype}{wide}; in every runner{holders}"),
         ("float32 masters", _size(memory.masters), "learner"),
+        *(
+            [("adapters in " + dtype, _size(memory.lowered), "in every process, once per version")]
+            if memory.lowered
+            else []
+        ),
         ("gradients", _size(memory.gradients), "learner, with those of groups ahead"),
         ("AdamW moments", _size(memory.optimizer), "learner"),
         ("keys and values", f"{size.kv_bytes_per_token / 1024:g} KiB per token", dtype),

@@ -86,7 +86,7 @@ def process_case(config: RunConfig, shape: PolicyShape, size: ModelSize, process
 def runner_case(config: RunConfig, estimate: MemoryEstimate) -> Case:
     """A runner that only draws. Weights on their way to it are in main memory."""
     adapters = estimate.trainable * MASTER_BYTES if config.model.trainable == "lora" else 0
-    held = estimate.weights + adapters + estimate.drawing.peak
+    held = estimate.weights + adapters + estimate.lowered + estimate.drawing.peak
     return Case(name="runner", peak_bytes=held + LIBRARIES_BYTES)
 
 

@@ -84,6 +84,8 @@ class MemoryEstimate:
     trainable: int
     """Number of weights that train."""
     masters: int
+    lowered: int
+    """Adapters once more, in the type of the weights."""
     gradients: int
     """Of the group in work, of the step's sum, and of groups that were replayed ahead of a late
     one.
@@ -106,7 +108,7 @@ class MemoryEstimate:
     @property
     def runner(self) -> int:
         """Runner: weights, its adapter or trained weights as pulled, and what drawing takes."""
-        return self.weights + self.trainable * MASTER_BYTES + self.drawing.peak
+        return self.weights + self.trainable * MASTER_BYTES + self.lowered + self.drawing.peak
 
     @property
     def shared(self) -> int:
@@ -117,7 +119,7 @@ class MemoryEstimate:
     @property
     def state(self) -> int:
         """What a rank has of the trained weights beside the model's own."""
-        return self.masters + self.gradients + self.optimizer
+        return self.masters + self.lowered + self.gradients + self.optimizer
 
 
 def model_size(config: RunConfig) -> tuple[PolicyShape, ModelSize]:
@@ -173,6 +175,9 @@ def memory_estimate(
         gathered=layer * (2 * width + MASTER_BYTES),
         trainable=trainable,
         masters=part * MASTER_BYTES if separate else 0,
+        lowered=size.lora * width
+        if lora and width < MASTER_BYTES and handling.lowered_adapters
+        else 0,
         gradients=part * MASTER_BYTES * _gradients_at_once(config),
         optimizer=part * 2 * MASTER_BYTES,
         drawing=working.drawing(handling),

@@ -35,6 +35,8 @@ class Handling:
     """
 
     decoded_at_once: int = DECODED_AT_ONCE
+    lowered_adapters: bool = True
+    """Whether adapters are kept in the type of the weights too, converted once per version."""
     static_buffers: bool = True
     """Whether thoughts are sampled in buffers that stay, on a GPU, or in a cache that is copied."""
     read_beside_pack: bool = False

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from alphagrpo.models.bagel.config import LlmConfig
 
-PART_TOKENS = 8192
+PART_TOKENS = 6144
 """Most tokens that go through an MLP at a time: enough rows that products of 7B's sizes still fill
 a card, and a fraction of the 28,728 that a group has in a step with two branches.
 """

@@ -194,7 +194,7 @@ def test_the_prediction_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(BAGEL), *SEVEN_AND_ONE, "--dry-run", "--card", "a100"]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for expected in (
-        "runner 39.45 GB 80 GB: fits; 141 GB: fits",
+        "runner 39.55 GB 80 GB: fits; 141 GB: fits",
         "assumed card A100 estimate: the H200's figures x 0.32, the ratio of published peaks",
         "drawing a group 63.7 s 5,491 TFLOP, thoughts 21.8 s of it",
         "judging 25.2 s W = 50.4 s; judge GPUs: 2, 1% busy",
@@ -242,7 +242,7 @@ def test_what_fits_where_is_told_of_every_number_of_ranks(
     ]
     (note,) = [note for note in found["notes"] if "needs about" in note]
     assert note == (
-        "a learner, 1 of 2 needs about 169 GB, H200 has 141; raise learner.ranks, raise "
+        "a learner, 1 of 2 needs about 168 GB, H200 has 141; raise learner.ranks, raise "
         "rollout.slices or lower rollout.group_size"
     )
 
@@ -297,7 +297,7 @@ def test_shared_cards_have_a_table_of_their_own(capsys: pytest.CaptureFixture[st
     assert main(["train", str(BAGEL), *SEVEN_AND_ONE, "--dry-run", *changes]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for expected in (
-        "runner and rank 52.22 GB one copy of the weights",
+        "runner and rank 52.23 GB one copy of the weights",
         "drawing and learning 4.3 min W = 18.7 min + 15.8 min; cards: 8, 100% busy",
     ):
         assert expected in lines, expected

@@ -110,7 +110,7 @@ def test_truncated_weights_are_found_without_reading_them(
         FAMILY.check(tmp_path)
 
 
-NOTHING_DRAWN = DrawingSpace(context=0, thinking=0, denoising=0, decoding=0)
+NOTHING_DRAWN = DrawingSpace(context=0, buffers=0, thinking=0, denoising=0, decoding=0)
 
 
 def estimate_of(config: RunConfig) -> MemoryEstimate:

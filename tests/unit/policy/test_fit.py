@@ -31,7 +31,9 @@ MEASURED_CODE = replace(
     BagelShape.released(),
     practice=Practice(repeated_keys=True, part_tokens=None, wide_head=True),
 )
-MEASURED_HANDLING = Handling(decoded_at_once=14, static_buffers=False, read_beside_pack=True)
+MEASURED_HANDLING = Handling(
+    decoded_at_once=14, lowered_adapters=False, static_buffers=False, read_beside_pack=True
+)
 
 
 def config_of(name: str, *overrides: str) -> RunConfig:

@@ -81,6 +81,7 @@ def test_drawing_with_adapters_is_the_sum_of_its_parts() -> None:
         "gathered": 0,
         "trainable": 70,
         "masters": 70 * 4,
+        "lowered": 70 * 2,
         # Of three groups a step: one in work, the sum, and one that came ahead.
         "gradients": 3 * 70 * 4,
         "optimizer": 70 * 8,
@@ -98,8 +99,8 @@ def test_drawing_with_adapters_is_the_sum_of_its_parts() -> None:
         # Latents around 3 steps and at the end, pixels, ids and log-probabilities; 3 prompts.
         "trajectories_per_step": 4 * 3 * (5 * 4 * 16 * 4 + 32 * 32 * 3 + 6 * 12),
     }
-    assert result.runner == 6720 + 280 + result.drawing.peak
-    assert result.learner == 6720 + (1 + 3 + 2) * 280 + result.learning.peak
+    assert result.runner == 6720 + 280 + 140 + result.drawing.peak
+    assert result.learner == 6720 + (1 + 3 + 2) * 280 + 140 + result.learning.peak
 
 
 def test_buffers_of_thoughts_stay_on_a_card_unless_thoughts_are_sampled_without() -> None:
