@@ -5,7 +5,8 @@ Legend of shapes: B sequence, T cached token, S token of the block, M token a bu
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from torch import Tensor
 from alphagrpo.models.bagel.attention import ALIGNMENT, MASKED
 from alphagrpo.models.bagel.config import LlmConfig
 from alphagrpo.models.unified import Context
+
+if TYPE_CHECKING:
+    from alphagrpo.models.bagel.decoder import Decoded
 
 
 class Past(Protocol):
@@ -39,6 +43,26 @@ class Cached(NamedTuple):
 def cached_layers(context: Context) -> list[Cached]:
     """What a context holds, layer by layer."""
     return [Cached(*pair) for pair in zip(context.keys, context.values, strict=True)]
+
+
+def grown(context: Context, block: Decoded, mask: Tensor, advance: Tensor | int) -> Context:
+    """``context`` with a block behind it: which of its tokens are real [B, S], and how far rotary
+    positions go on, [B] or for all.
+    """
+
+    def joined(past: tuple[Tensor, ...], new: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if context.length == 0:
+            return new
+        pairs = zip(past, new, strict=True)
+        return tuple(torch.cat([p.to(n.dtype), n], dim=1) for p, n in pairs)
+
+    return replace(
+        context,
+        keys=joined(context.keys, block.keys),
+        values=joined(context.values, block.values),
+        mask=torch.cat([context.mask, mask], dim=1),
+        position=context.position + advance,
+    )
 
 
 class Written(NamedTuple):

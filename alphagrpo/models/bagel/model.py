@@ -7,7 +7,6 @@ token, D hidden, V vocabulary, Z autoencoder channel, H/W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch.nn import functional
 
 from alphagrpo.models.bagel.attention import attend, bias_from, chosen, random_inputs
 from alphagrpo.models.bagel.autoencoder import Autoencoder
-from alphagrpo.models.bagel.cache import cached_layers
+from alphagrpo.models.bagel.cache import cached_layers, grown
 from alphagrpo.models.bagel.config import BagelConfig
 from alphagrpo.models.bagel.decoder import BOTH, GEN, NONE, Decoded, LanguageModel
 from alphagrpo.models.bagel.embeddings import (
@@ -127,22 +126,6 @@ class Bagel(nn.Module):
             position=torch.zeros(batch, dtype=torch.int64, device=self.device),
         )
 
-    @staticmethod
-    def _grown(context: Context, block: Decoded, mask: Tensor, advance: Tensor | int) -> Context:
-        def joined(past: tuple[Tensor, ...], new: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            if context.length == 0:
-                return new
-            pairs = zip(past, new, strict=True)
-            return tuple(torch.cat([p.to(n.dtype), n], dim=1) for p, n in pairs)
-
-        return replace(
-            context,
-            keys=joined(context.keys, block.keys),
-            values=joined(context.values, block.values),
-            mask=torch.cat([context.mask, mask], dim=1),
-            position=context.position + advance,
-        )
-
     # -- reading
 
     def read_text(
@@ -163,7 +146,7 @@ class Bagel(nn.Module):
             cached_layers(context),
         )
         real = step[None, :] < lengths[:, None]
-        return self._grown(context, block, real, lengths), block.und
+        return grown(context, block, real, lengths), block.und
 
     def token_reader(self, batch: int, room: int) -> BagelTokens:
         """Buffers for tokens one after another; see the protocol."""
@@ -210,7 +193,7 @@ class Bagel(nn.Module):
     def _read_image(self, context: Context, block: Decoded) -> Context:
         shape = block.keys[0].shape[:2]
         mask = torch.ones(shape, dtype=torch.bool, device=context.mask.device)
-        return self._grown(context, block, mask, 1)
+        return grown(context, block, mask, 1)
 
     # -- inputs of the decoder
 
