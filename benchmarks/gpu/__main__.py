@@ -42,7 +42,7 @@ def main() -> int:
     bench = Bench(
         subject=subject(args.recipe, thought_tokens=args.thought_tokens, device=DEVICE),
         roofs=roofs(ROOF_REPEATS),
-        tokens=min(64, args.thought_tokens),
+        tokens=min(32, args.thought_tokens),
     )
     console.print(
         f"{card}, torch {torch.__version__}: copy {bench.roofs.copy / 1e9:.0f} GB/s, "
