@@ -1,8 +1,8 @@
 """A short chaos with services that stand in, in a process of its own: its verdict, as JSON.
 
 A process joins one cluster in its life, and the tests' process has one. ``python -m
-tests.short_chaos FOLDER`` kills a runner, the learner, the registry and the driver of a run, and
-damages its newest checkpoint.
+tests.short_chaos FOLDER`` kills the registry, the learner and the driver of a run, and damages its
+newest checkpoint; runners are killed elsewhere (tests/cluster/test_actors.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from benchmarks.walk.hosts import ROOT
 
 FOUND = "found.json"
 KINDS = (
-    Kind("kill", "runner", 1),
     Kind("kill", "registry", 1),
     Kind("kill", "learner", 1),
     Kind("damage", "learner", 1),

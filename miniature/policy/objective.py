@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from alphagrpo.models.bagel import Bagel
 from alphagrpo.models.bagel.attention import bias_from
+from alphagrpo.models.bagel.cache import cached_layers
 from alphagrpo.models.unified import Context
 from alphagrpo.shapes.render import render
 from alphagrpo.shapes.specs import random_scene
@@ -104,7 +105,7 @@ def velocities(model: Bagel, context: Context, latents: Tensor, t: Tensor) -> Te
         inputs,
         context.position[:, None],
         bias_from(torch.cat([cached, own], dim=2)),
-        (context.keys, context.values),
+        cached_layers(context),
     )
     return model.velocity_head(block.gen).view(latents.shape)
 
