@@ -103,7 +103,8 @@ def test_a_lost_rank_costs_one_start_of_the_ranks_and_no_group(
 ) -> None:
     """The second run of two ranks ends with the bits of the first, whatever happened to it."""
     deadline = {"ranks": 2, "deadline_s": 10.0}
-    with started(config_for(f"lost-{number.name}", *files, learner=deadline)) as run:
+    changes = {"learner": deadline, "deadlines": {"ping_s": 8.0}}
+    with started(config_for(f"lost-{number.name}", *files, **changes)) as run:
         reports = [run.step()]
         run.save(tmp_path / "saved")
         before = [s["pid"] for s in run.wait_for(run.mesh.learner.status())]
