@@ -28,10 +28,12 @@ class LocalPolicy:
         import torch
 
         from alphagrpo.policy.checkpoint import load_weights
+        from alphagrpo.policy.devices import check_pictures_device
         from alphagrpo.policy.loading import load_policy
         from alphagrpo.policy.worker import RolloutWorker
 
         torch.set_num_threads(config.rollout.threads)
+        check_pictures_device(config, "this process")
         policy = load_policy(config)
         self._config = config
         self._worker = RolloutWorker(policy.model, policy.tokenizer, config)

@@ -26,6 +26,9 @@ GB = 1e9
 BFLOAT16_CAPABILITY = (8, 0)
 """Compute capability from which products of bfloat16 are the hardware's own."""
 
+FOR_PICTURES = "set model.device to cpu"
+"""What helps where only pictures are drawn."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
@@ -48,14 +51,32 @@ def check_device(config: RunConfig, role: str, process: Process) -> None:
     Raises:
         UnfitDevice: for a GPU, a driver or a torch that the run cannot use.
     """
-    kind = config.model.device
-    if kind == "cpu" or (kind == "auto" and not torch.cuda.is_available()):
+    device = _fit_device(config, role)
+    if device is None:
         return
-    device = found_device()
-    check_capability(device, config.model.dtype, role)
     case = process_case(config, *model_size(config), process)
     share = device_share(config, process)
     check_room(device, case.peak_bytes, role, settings_for_room(config, process), share)
+
+
+def check_pictures_device(config: RunConfig, role: str) -> None:
+    """The same for a process that draws for people: how many pictures at once is theirs to say, the
+    weights must fit.
+    """
+    device = _fit_device(config, role)
+    if device is not None:
+        weights = model_size(config)[1].bytes_in(config.model.dtype)
+        check_room(device, weights, f"{role}, for the weights alone,", FOR_PICTURES, share=1.0)
+
+
+def _fit_device(config: RunConfig, role: str) -> Device | None:
+    """The GPU of this process, which computes in the run's type; None on a CPU."""
+    kind = config.model.device
+    if kind == "cpu" or (kind == "auto" and not torch.cuda.is_available()):
+        return None
+    device = found_device()
+    check_capability(device, config.model.dtype, role)
+    return device
 
 
 def device_share(config: RunConfig, process: Process) -> float:

@@ -243,6 +243,7 @@ def open_queue(settings: GeneratorSettings) -> PolicyQueue:
     """
     import torch
 
+    from alphagrpo.policy.devices import check_pictures_device
     from alphagrpo.policy.loading import load_policy
     from alphagrpo.policy.worker import RolloutWorker
 
@@ -250,6 +251,7 @@ def open_queue(settings: GeneratorSettings) -> PolicyQueue:
     model = config.model.model_copy(update={"path": locate(config.model.path, project_root())})
     config = config.model_copy(update={"model": model})
     torch.set_num_threads(config.rollout.threads)
+    check_pictures_device(config, "the generator")
     policy = load_policy(config)
     worker = RolloutWorker(policy.model, policy.tokenizer, config)
     queue = PolicyQueue(

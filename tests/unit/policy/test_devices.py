@@ -16,6 +16,7 @@ from alphagrpo.policy.devices import (
     Device,
     check_capability,
     check_device,
+    check_pictures_device,
     check_room,
     computed,
     found_device,
@@ -27,6 +28,7 @@ CONFIGS = Path(__file__).parents[3] / "deploy/configs"
 H200 = Device(name="NVIDIA H200", capability=(9, 0), memory_bytes=150_754_820_096)
 L40S = Device(name="NVIDIA L40S", capability=(8, 9), memory_bytes=48_000_000_000)
 H100 = Device(name="NVIDIA H100", capability=(9, 0), memory_bytes=85_520_809_984)
+A10 = Device(name="NVIDIA A10", capability=(8, 6), memory_bytes=24_000_000_000)
 T4 = Device(name="Tesla T4", capability=(7, 5), memory_bytes=15_800_000_000)
 TOLD = (
     "CUDA out of memory. Tried to allocate 4.15 GiB. GPU 0 has a total capacity of 79.15 GiB of "
@@ -170,6 +172,21 @@ def test_a_process_is_refused_before_anything_is_loaded(monkeypatch: pytest.Monk
     monkeypatch.setattr(devices, "torch", fake_torch(T4))
     with pytest.raises(UnfitDevice, match=r"compute capability 8\.0"):
         check_device(config, "rollout-0", "runner")
+
+
+def test_who_draws_for_people_needs_room_for_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of()
+    for device, what in (
+        (T4, "compute capability"),
+        (A10, "for the weights alone, needs about 29"),
+    ):
+        monkeypatch.setattr(devices, "torch", fake_torch(device))
+        with pytest.raises(UnfitDevice, match=what):
+            check_pictures_device(config, "this process")
+    monkeypatch.setattr(devices, "torch", fake_torch(L40S))
+    check_pictures_device(config, "this process")
+    monkeypatch.setattr(devices, "torch", fake_torch(None))
+    check_pictures_device(config_of("model.device=cpu"), "this process")
 
 
 def test_on_a_cpu_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
