@@ -24,7 +24,7 @@ from alphagrpo.types import Question
 SIDE, IMAGE_TOKENS = 256, 256
 QUESTIONS, PICTURES, ROUNDS = 45, 6, 3
 COLUMNS = ("warm_first", "prompt tokens", "found in the cache", "hit rate", "questions/s")
-SIZES = ("red", "green", "blue", "yellow", "purple")
+COLOURS = ("red", "green", "blue", "yellow", "purple")
 THINGS = ("circle", "square", "triangle", "cross", "star", "ring", "line", "dot", "arc")
 
 
@@ -53,10 +53,15 @@ class PrefixCounter:
 
 def questions() -> list[Question]:
     """As many different questions as the paper asks about a picture."""
-    texts = [f"is there a {colour} {thing} ?" for colour in SIZES for thing in THINGS]
+    texts = [f"is there a {colour} {thing} ?" for colour in COLOURS for thing in THINGS]
+    return numbered(texts[:QUESTIONS])
+
+
+def numbered(texts: Sequence[str]) -> list[Question]:
+    """Questions of these texts, with ids in their order."""
     return [
         Question(id=f"s{i}", text=text, kind="semantic", tag="Existence")
-        for i, text in enumerate(texts[:QUESTIONS])
+        for i, text in enumerate(texts)
     ]
 
 

@@ -106,10 +106,7 @@ def make_questions(number: int) -> list[Question]:
     texts += [f"is there a {colour} {kind} there ?" for colour in COLOURS for kind in KINDS]
     if number > len(texts):
         raise SystemExit(f"at most {len(texts)} questions, got {number}; pass fewer")
-    return [
-        Question(id=f"s{i}", text=text, kind="semantic", tag="Existence")
-        for i, text in enumerate(texts[:number])
-    ]
+    return prefix_cache.numbered(texts[:number])
 
 
 def by_picture(client: VerifierClient, questions: Sequence[Question]) -> Ask:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
+from alphagrpo.errors import MeshError
+
 A = TypeVar("A")
 R = TypeVar("R")
 
@@ -110,3 +112,13 @@ def _cancel_unwanted(
     """Nobody waits for a bundle any more: it need not be answered."""
     if not task.done() and all(asked.answer.cancelled() for asked in bundle):
         task.cancel()
+
+
+def only_mesh_errors(answers: Sequence[R | BaseException]) -> list[R | MeshError]:
+    """Gathered answers of a bundle; raises the first error that is none of the mesh's."""
+    kept: list[R | MeshError] = []
+    for answer in answers:
+        if isinstance(answer, BaseException) and not isinstance(answer, MeshError):
+            raise answer
+        kept.append(answer)
+    return kept

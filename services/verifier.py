@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ray import serve
@@ -14,6 +14,7 @@ from ray.serve.config import BackpressureConfig
 from alphagrpo.errors import MeshError
 from alphagrpo.judging.verification import VerificationProgram
 from alphagrpo.types import Question, Verdict
+from services.bundles import only_mesh_errors
 from services.engine_vllm import VllmEngine
 from services.metrics import VerifierMetrics
 from services.paths import check_model
@@ -80,10 +81,7 @@ class VerifierDeployment:
             *(self.verify(pixels, questions, run) for pixels, questions in asked),
             return_exceptions=True,
         )
-        for answer in answers:
-            if isinstance(answer, BaseException) and not isinstance(answer, MeshError):
-                raise answer
-        return cast("list[tuple[Verdict, ...] | MeshError]", answers)
+        return only_mesh_errors(answers)
 
     async def info(self) -> dict[str, Any]:
         """The judge's name and revisions, and how its cache does."""

@@ -19,7 +19,7 @@ from alphagrpo.config.schema import SamplingParams
 from alphagrpo.models.unified import Context, UnifiedModel
 from alphagrpo.options import Thinking
 from alphagrpo.policy.thinking import Thought, ThoughtSampler, pick, think, thoughts_of, uniforms
-from alphagrpo.policy.working import BUCKET
+from alphagrpo.policy.working import BUCKET, samples_eagerly
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def thought_sampler(model: UnifiedModel, how: Thinking, device: torch.device) ->
 
     ``static`` takes buffers without graphs, ``eager`` the reference, wherever the model is.
     """
-    if how == "eager" or (how == "auto" and device.type != "cuda"):
+    if samples_eagerly(how, device.type):
         return partial(think, model)
     return StaticThinker(model, graphs=how == "auto")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alphagrpo.config import RunConfig
+from alphagrpo.options import Thinking
 from alphagrpo.policy.family import PolicyShape
 from alphagrpo.policy.loads import Load, drawn_loads, learnt_loads
 
@@ -135,8 +136,7 @@ class Working:
 
     def _buffers(self, load: Load, handling: Handling) -> int:
         """Of a batch's thoughts."""
-        how, device = self._config.rollout.thinking, self._config.model.device
-        eager = how == "eager" or (how == "auto" and device == "cpu")
+        eager = samples_eagerly(self._config.rollout.thinking, self._config.model.device)
         if not load.thought or eager or not handling.static_buffers:
             return 0
         return load.samples * -(-load.length // BUCKET) * BUCKET * self._token
@@ -169,6 +169,11 @@ class Working:
 
     def _packed(self, load: Load) -> int:
         return load.samples * load.length * load.branches * self._token * (load.branches > 1)
+
+
+def samples_eagerly(how: Thinking, device: str) -> bool:
+    """Whether thoughts are sampled without buffers that stay, on a device of this kind."""
+    return how == "eager" or (how == "auto" and device == "cpu")
 
 
 def tokens_per_image(config: RunConfig, shape: PolicyShape) -> int:

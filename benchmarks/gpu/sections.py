@@ -22,7 +22,7 @@ from alphagrpo.policy.repeatability import REPEATS, attention_shapes, try_attent
 from alphagrpo.policy.static_thinking import thought_sampler
 from alphagrpo.policy.thinking import Thought
 from alphagrpo.policy.timing import TERA, group_work
-from alphagrpo.types import Group
+from alphagrpo.types import Group, Trajectory
 from benchmarks.gpu.card import kernels_of, peak_gb, seconds
 from benchmarks.gpu.subject import Subject, scored
 from benchmarks.kernel_cases import cases
@@ -280,9 +280,9 @@ def _first_difference(thoughts: list[Thought], others: list[Thought]) -> int | N
     return min(places, default=None)
 
 
-def _same(one: object, other: object) -> bool:
+def _same(one: Trajectory, other: Trajectory) -> bool:
     """Whether two trajectories have the same thoughts and the same picture, to the bit."""
-    pairs = zip(one.texts, other.texts, strict=True)  # type: ignore[attr-defined]
+    pairs = zip(one.texts, other.texts, strict=True)
     texts = all(np.array_equal(a.token_ids, b.token_ids) for a, b in pairs)
-    a, b = one.image, other.image  # type: ignore[attr-defined]
+    a, b = one.image, other.image
     return texts and np.array_equal(a.latents, b.latents) and np.array_equal(a.pixels, b.pixels)

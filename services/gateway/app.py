@@ -7,7 +7,6 @@ by handle and gives their errors as HTTP statuses, each with rule, value and rem
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -66,6 +65,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": models.ErrorResponse} for status in (400, 401, 413, 422, 429, 502, 503, 504)
 }
 _FULL = (BackPressureError, Overloaded)
+_TOO_MANY = 429
 _PROBE_S = 5.0
 
 
@@ -230,21 +230,27 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _mesh_error(error: MeshError) -> JSONResponse:
+    status, code = _status_of(error)
+    headers = {"retry-after": "1"} if status == _TOO_MANY else None
+    return _error(status, code, str(error), headers)
+
+
+def _status_of(error: MeshError) -> tuple[int, str]:
+    """The HTTP status of an error, and the code that programs know it by."""
     if isinstance(error, Overloaded) or isinstance(error.__cause__, _FULL):
-        return _error(429, "too_many_requests", str(error), {"retry-after": "1"})
+        return _TOO_MANY, "too_many_requests"
     for kind, status, code in _STATUS:
         if isinstance(error, kind):
-            return _error(status, code, str(error))
-    return _error(500, "internal", str(error))
+            return status, code
+    return 500, "internal"
 
 
 def _raw_answer(answer: tuple[Verdict, ...] | MeshError) -> models.RawAnswer:
     """Verdicts of one picture among several, or why it has none, as it would be told alone."""
     if not isinstance(answer, MeshError):
         return models.RawAnswer(verdicts=verdict_models(answer))
-    response = _mesh_error(answer)
-    error = json.loads(bytes(response.body))["error"]
-    return models.RawAnswer(error=models.RawError(status=response.status_code, **error))
+    status, code = _status_of(answer)
+    return models.RawAnswer(error=models.RawError(status=status, code=code, message=str(answer)))
 
 
 def _error(

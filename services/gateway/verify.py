@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from fastapi.exceptions import RequestValidationError
@@ -14,6 +14,7 @@ from alphagrpo.images import ImageLimits, raw_image
 from alphagrpo.judging.questions import questions_from_records, questions_to_records
 from alphagrpo.types import Question, Verdict
 from services import raw_picture
+from services.bundles import only_mesh_errors
 from services.gateway import models
 from services.raw_picture import MOST_PICTURES
 
@@ -96,16 +97,14 @@ def verify_response(verdicts: Sequence[Verdict]) -> Response:
 
 def told_or_error(
     answers: Sequence[tuple[Verdict, ...] | BaseException],
-) -> Iterator[tuple[Verdict, ...] | MeshError]:
+) -> list[tuple[Verdict, ...] | MeshError]:
     """Answers about several pictures; raises the first error where there is nothing else, and any
     that is none of the mesh's.
     """
-    if all(isinstance(answer, MeshError) for answer in answers):
-        raise cast(MeshError, answers[0])
-    for answer in answers:
-        if isinstance(answer, BaseException) and not isinstance(answer, MeshError):
-            raise answer
-        yield answer
+    told = only_mesh_errors(answers)
+    if all(isinstance(answer, MeshError) for answer in told):
+        raise cast(MeshError, told[0])
+    return told
 
 
 def raw_response(answers: list[models.RawAnswer]) -> Response:
